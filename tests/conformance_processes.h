@@ -1,0 +1,713 @@
+/* Several processes, real time: work shared without loss or overlap, crashes, waiting and being woken. */
+
+enum { PRODUCERS = 2, CONSUMERS = 3, PER_PRODUCER = 150 };
+
+typedef struct shared_work {
+    int number;
+    int ids;     /* write end: what was handled */
+    int go_on;   /* read end: closed by the parent when all is done */
+    int enqueued;
+    bool with_loop;
+} shared_work;
+
+static int produce_in_child(void *user)
+{
+    shared_work *work_of = (shared_work *)user;
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    int i, sent = 0;
+    close(work_of->ids);
+    while (sent < PER_PRODUCER) {
+        pgqrs_enqueue_item items[7];
+        pgqrs_receipt receipts[7];
+        int count = 1 + (sent + work_of->number) % 7;
+        if (count > PER_PRODUCER - sent)
+            count = PER_PRODUCER - sent;
+        memset(items, 0, sizeof(items));
+        for (i = 0; i < count; i++)
+            items[i].payload = "1";
+        if (pgqrs_enqueue_many(store, T.queue, items, (size_t)count, receipts) != PGQRS_OK) {
+            fprintf(stderr, "# producer: %s\n", pgqrs_last_error(store)->message);
+            return 1;
+        }
+        for (i = 0; i < count; i++)
+            if (write(work_of->enqueued, &receipts[i].id, sizeof(receipts[i].id)) != (ssize_t)sizeof(receipts[i].id))
+                return 2;
+        sent += count;
+    }
+    pgqrs_close(store);
+    return 0;
+}
+
+static bool all_is_done(int go_on)
+{
+    struct pollfd ready;
+    ready.fd = go_on;
+    ready.events = POLLIN;
+    ready.revents = 0;
+    return poll(&ready, 1, 0) > 0;
+}
+
+static int consume_in_child(void *user)
+{
+    shared_work *work_of = (shared_work *)user;
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    pgqrs_dequeue_desc claim = {0};
+    pgqrs_messages *messages = NULL;
+    close(work_of->enqueued);
+    claim.limit = (size_t)(1 + work_of->number * 3);
+    claim.wait_ms = 100;
+    while (!all_is_done(work_of->go_on)) {
+        pgqrs_settlement items[16];
+        size_t i;
+        if (pgqrs_dequeue_many(store, T.queue, &claim, &messages) != PGQRS_OK) {
+            fprintf(stderr, "# consumer: %s\n", pgqrs_last_error(store)->message);
+            return 1;
+        }
+        for (i = 0; i < messages->count; i++)
+            items[i] = pgqrs_settlement_for(&messages->items[i], PGQRS_ARCHIVE);
+        if (pgqrs_settle(store, items, messages->count, NULL, NULL, NULL) != PGQRS_OK) {
+            fprintf(stderr, "# consumer: %s\n", pgqrs_last_error(store)->message);
+            return 2;
+        }
+        for (i = 0; i < messages->count; i++)
+            if (items[i].result != PGQRS_OK ||
+                write(work_of->ids, &items[i].id, sizeof(items[i].id)) != (ssize_t)sizeof(items[i].id))
+                return 3;
+        pgqrs_free(messages);
+    }
+    pgqrs_close(store);
+    return 0;
+}
+
+static pgqrs_result tell_id(const pgqrs_message *message, void *user)
+{
+    shared_work *work_of = (shared_work *)user;
+    return write(work_of->ids, &message->id, sizeof(message->id)) == (ssize_t)sizeof(message->id) ? PGQRS_OK
+                                                                                                   : PGQRS_ERR_HANDLER;
+}
+
+static int work_in_child(void *user)
+{
+    shared_work *work_of = (shared_work *)user;
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    pgqrs_worker *worker = pgqrs_worker_open(store, T.queue, tell_id, NULL, work_of, NULL);
+    close(work_of->enqueued);
+    if (!worker) {
+        fprintf(stderr, "# worker: %s\n", pgqrs_last_error(store)->message);
+        return 1;
+    }
+    while (!all_is_done(work_of->go_on))
+        if (pgqrs_worker_poll(worker, 100, NULL) != PGQRS_OK) {
+            fprintf(stderr, "# worker: %s\n", pgqrs_last_error(store)->message);
+            return 2;
+        }
+    if (pgqrs_worker_close(worker) != PGQRS_OK)
+        return 3;
+    pgqrs_close(store);
+    return 0;
+}
+
+static int compare_ids(const void *a, const void *b)
+{
+    int64_t left = *(const int64_t *)a, right = *(const int64_t *)b;
+    return left < right ? -1 : left > right;
+}
+
+/* Reads ids until `count` have come, or nothing comes for 20 seconds. */
+static size_t read_ids(int descriptor, int64_t *ids, size_t count)
+{
+    size_t have = 0;
+    while (have < count * sizeof(*ids)) {
+        struct pollfd ready;
+        ssize_t size;
+        ready.fd = descriptor;
+        ready.events = POLLIN;
+        ready.revents = 0;
+        if (poll(&ready, 1, 20000) <= 0)
+            break;
+        size = read(descriptor, (char *)ids + have, count * sizeof(*ids) - have);
+        if (size <= 0)
+            break;
+        have += (size_t)size;
+    }
+    return have / sizeof(*ids);
+}
+
+static void share_work(child_function consumer)
+{
+    enum { all = PRODUCERS * PER_PRODUCER };
+    static int64_t sent[all + 1], done[all * 2];
+    int handled[2], go_on[2], enqueued[2];
+    pid_t children[PRODUCERS + CONSUMERS];
+    shared_work work_of[PRODUCERS + CONSUMERS];
+    size_t i, sent_count, done_count;
+    char extra;
+    close_all_stores();
+    EQ(0, pipe(handled));
+    EQ(0, pipe(go_on));
+    EQ(0, pipe(enqueued));
+    for (i = 0; i < COUNT_OF(children); i++) {
+        work_of[i].number = (int)i;
+        work_of[i].ids = handled[1];
+        work_of[i].go_on = go_on[0];
+        work_of[i].enqueued = enqueued[1];
+        children[i] = fork();
+        if (children[i] == 0) {
+            close(handled[0]);
+            close(go_on[1]);
+            close(enqueued[0]);
+            alarm(60);
+            _exit(i < PRODUCERS ? produce_in_child(&work_of[i]) : consumer(&work_of[i]));
+        }
+        YES(children[i] > 0);
+    }
+    close(handled[1]);
+    close(go_on[0]);
+    close(enqueued[1]);
+    sent_count = read_ids(enqueued[0], sent, all);
+    done_count = read_ids(handled[0], done, all);
+    close(go_on[1]);
+    for (i = 0; i < COUNT_OF(children); i++)
+        child_ended_well(children[i]);
+    /* Nothing may come after the last one. */
+    while (done_count < COUNT_OF(done) && read(handled[0], &done[done_count], sizeof(done[0])) == (ssize_t)sizeof(done[0]))
+        done_count++;
+    EQ(0, read(enqueued[0], &extra, 1));
+    close(handled[0]);
+    close(enqueued[0]);
+    EQ(all, sent_count);
+    EQ(all, done_count);
+    qsort(sent, all, sizeof(sent[0]), compare_ids);
+    qsort(done, all, sizeof(done[0]), compare_ids);
+    for (i = 0; i < all; i++) {
+        EQ(sent[i], done[i]);
+        if (i > 0)
+            YES(sent[i] != sent[i - 1]);
+    }
+    T.store = open_store(NULL);
+    NUMBERS(0, 0, 0, all, 0);
+    OK(pgqrs_verify(T.store));
+}
+
+static void processes_share_the_work_by_hand(void)
+{
+    share_work(consume_in_child);
+}
+
+static void processes_share_the_work_in_loops(void)
+{
+    share_work(work_in_child);
+    EQ(0, worker_rows());
+}
+
+/* A store whose clock is the real one plus what the test adds. */
+static int64_t clock_offset_us;
+static int64_t shifted_now(void *user)
+{
+    (void)user;
+    return real_us() + clock_offset_us;
+}
+
+static pgqrs_store_desc shifted_desc(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    desc.clock.now_us = shifted_now;
+    return desc;
+}
+
+typedef struct crash {
+    int tell;
+    bool with_worker;
+} crash;
+
+static int claim_and_hang_in_child(void *user)
+{
+    crash *how = (crash *)user;
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc claim = {.lease_ms = 20000};
+    if (how->with_worker && pgqrs_worker_register(store, "crasher", &(pgqrs_register_desc){.queue = T.queue}, &claim.worker) != PGQRS_OK)
+        return 1;
+    if (pgqrs_dequeue(store, T.queue, &claim, &message) != PGQRS_OK || !message)
+        return 2;
+    if (write(how->tell, &message->id, sizeof(message->id)) != (ssize_t)sizeof(message->id))
+        return 3;
+    for (;;)
+        pause();
+}
+
+static int64_t crash_while_holding(bool with_worker)
+{
+    int pipes[2], status = 0;
+    crash how;
+    pid_t child;
+    int64_t id = 0;
+    EQ(0, pipe(pipes));
+    how.tell = pipes[1];
+    how.with_worker = with_worker;
+    child = start_child(claim_and_hang_in_child, &how);
+    EQ(1, read_ids(pipes[0], &id, 1));
+    EQ(0, kill(child, SIGKILL));
+    EQ(child, waitpid(child, &status, 0));
+    YES(WIFSIGNALED(status));
+    close(pipes[0]);
+    close(pipes[1]);
+    return id;
+}
+
+static void killed_consumer_loses_its_lease_and_nothing_else(void)
+{
+    pgqrs_store_desc desc = shifted_desc();
+    const pgqrs_message *message;
+    int64_t id;
+    clock_offset_us = 0;
+    reopen_with(&desc);
+    put_batch(T.queue, 1, 0, &id);
+    close_all_stores();
+    EQ(id, crash_while_holding(false));
+    T.store = open_store(&desc);
+    YES(take() == NULL);
+    STATE("leased", id);
+    clock_offset_us = 20001000;
+    message = must_take();
+    EQ(id, message->id);
+    EQ(2, message->attempt);
+    SAME(SECRET_PAYLOAD, message->payload);
+    OK(pgqrs_archive(T.store, message));
+    OK(pgqrs_verify(T.store));
+}
+
+static void killed_worker_can_take_over_its_own_name(void)
+{
+    pgqrs_store_desc desc = shifted_desc();
+    pgqrs_worker_ref worker;
+    int64_t id;
+    clock_offset_us = 0;
+    reopen_with(&desc);
+    id = put();
+    close_all_stores();
+    crash_while_holding(true);
+    T.store = open_store(&desc);
+    FAILS(ERR_WORKER_ACTIVE, pgqrs_worker_register(T.store, "crasher", NULL, &worker));
+    clock_offset_us = 5 * SECOND_US;
+    OK(pgqrs_worker_register(T.store, "crasher", &(pgqrs_register_desc){.stale_ms = 4000}, &worker));
+    STATE("ready", id);
+    EQ(2, take_as(by(worker))->attempt);
+}
+
+static void killed_worker_can_be_reclaimed_early(void)
+{
+    pgqrs_store_desc desc = shifted_desc();
+    int64_t id, workers = -1, messages = -1;
+    clock_offset_us = 0;
+    reopen_with(&desc);
+    id = put();
+    close_all_stores();
+    crash_while_holding(true);
+    T.store = open_store(&desc);
+    clock_offset_us = 5 * SECOND_US;
+    OK(pgqrs_worker_reclaim(T.store, T.queue, 4000, &workers, &messages));
+    EQ(1, workers);
+    EQ(1, messages);
+    STATE("ready", id);
+}
+
+/* Enqueues and is killed right after the acknowledgement. */
+static int enqueue_and_die_in_child(void *user)
+{
+    int tell = *(int *)user;
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    pgqrs_receipt receipt;
+    int i;
+    for (i = 0; i < 20; i++) {
+        if (pgqrs_enqueue(store, T.queue, SECRET_PAYLOAD, NULL, &receipt) != PGQRS_OK)
+            return 1;
+        if (write(tell, &receipt.id, sizeof(receipt.id)) != (ssize_t)sizeof(receipt.id))
+            return 2;
+    }
+    kill(getpid(), SIGKILL);
+    return 3;
+}
+
+static void acknowledged_enqueues_survive_a_killed_producer(void)
+{
+    int pipes[2], status = 0;
+    int64_t ids[20];
+    pid_t child;
+    size_t i;
+    close_all_stores();
+    EQ(0, pipe(pipes));
+    child = start_child(enqueue_and_die_in_child, &pipes[1]);
+    EQ(20, read_ids(pipes[0], ids, 20));
+    EQ(child, waitpid(child, &status, 0));
+    YES(WIFSIGNALED(status));
+    close(pipes[0]);
+    close(pipes[1]);
+    T.store = open_store(NULL);
+    for (i = 0; i < 20; i++)
+        STATE("ready", ids[i]);
+    OK(pgqrs_verify(T.store));
+}
+
+/* --- waiting --- */
+
+static int enqueue_soon_in_child(void *user)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_store *store = child_store(&desc);
+    (void)user;
+    sleep_ms(300);
+    if (pgqrs_enqueue(store, T.queue, "1", NULL, NULL) != PGQRS_OK)
+        return 1;
+    pgqrs_close(store);
+    return 0;
+}
+
+/* Behind a pooler nobody can be woken: there, poll_ms decides. */
+static int64_t patient_poll_ms(void)
+{
+    return on(ON_PGBOUNCER) ? 100 : 8000;
+}
+
+static void waiting_dequeue_is_woken_by_another_process(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_dequeue_desc claim = {.wait_ms = 20000};
+    pid_t child;
+    int64_t start;
+    const pgqrs_message *message;
+    desc.poll_ms = patient_poll_ms();
+    close_all_stores();
+    child = start_child(enqueue_soon_in_child, NULL);
+    T.store = open_store(&desc);
+    start = monotonic_ms();
+    message = take_as(claim);
+    BETWEEN(0, 4000, monotonic_ms() - start);
+    YES(message != NULL);
+    child_ended_well(child);
+}
+
+static void waiting_loop_is_woken_by_another_process(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_work_desc once = {.max_messages = 1};
+    pid_t child;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    close_all_stores();
+    child = start_child(enqueue_soon_in_child, NULL);
+    T.store = open_store(&desc);
+    begin_handlers();
+    start = monotonic_ms();
+    OK(work(handle, once));
+    BETWEEN(0, 4000, monotonic_ms() - start);
+    EQ(1, H.calls);
+    child_ended_well(child);
+}
+
+static void descriptor_of_a_worker_speaks_when_something_comes(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_worker *worker;
+    pid_t child;
+    int64_t deadline;
+    int rounds = 0;
+    size_t handled = 0;
+    desc.poll_ms = patient_poll_ms();
+    close_all_stores();
+    child = start_child(enqueue_soon_in_child, NULL);
+    T.store = open_store(&desc);
+    begin_handlers();
+    worker = pgqrs_worker_open(T.store, T.queue, handle, NULL, NULL, NULL);
+    assert_non_null(worker);
+    deadline = monotonic_ms() + 4000;
+    while (H.calls == 0 && monotonic_ms() < deadline) {
+        struct pollfd ready;
+        int64_t timeout = pgqrs_worker_next_ms(worker);
+        YES(timeout >= 0);
+        ready.fd = pgqrs_worker_fd(worker);
+        ready.events = POLLIN;
+        ready.revents = 0;
+        if (timeout > deadline - monotonic_ms())
+            timeout = deadline - monotonic_ms();
+        poll(&ready, ready.fd >= 0 ? 1 : 0, (int)timeout);
+        OK(pgqrs_worker_poll(worker, 0, &handled));
+        rounds++;
+    }
+    EQ(1, H.calls);
+    /* It sleeps in between. */
+    BETWEEN(1, on(ON_PGBOUNCER) ? 60 : 15, rounds);
+    OK(pgqrs_worker_close(worker));
+    child_ended_well(child);
+}
+
+static void waiting_dequeue_is_woken_by_a_delay_that_ends(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int64_t start;
+    desc.poll_ms = 8000;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    put_as((pgqrs_enqueue_desc){.delay_ms = 250});
+    start = monotonic_ms();
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 6000}) != NULL);
+    BETWEEN(200, 2500, monotonic_ms() - start);
+}
+
+static void waiting_dequeue_is_woken_by_a_lease_that_ends(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int64_t start;
+    desc.poll_ms = 8000;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    put();
+    assert_non_null(take_as((pgqrs_dequeue_desc){.lease_ms = 250}));
+    start = monotonic_ms();
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 6000}) != NULL);
+    BETWEEN(150, 2500, monotonic_ms() - start);
+}
+
+static void waiting_dequeue_ends_empty_at_the_deadline(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_messages *messages = NULL;
+    pgqrs_dequeue_desc claim = {.limit = 5, .wait_ms = 200};
+    int64_t start;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    start = monotonic_ms();
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 200}) == NULL);
+    BETWEEN(190, 2000, monotonic_ms() - start);
+    start = monotonic_ms();
+    OK(pgqrs_dequeue_many(T.store, T.queue, &claim, &messages));
+    keep(messages);
+    EQ(0, messages->count);
+    BETWEEN(190, 2000, monotonic_ms() - start);
+}
+
+static void waiting_does_not_keep_a_full_queue_waiting(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int64_t start;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    put_batch(T.queue, 3, 0, NULL);
+    start = monotonic_ms();
+    EQ(3, take_many_with(T.store, T.queue, (pgqrs_dequeue_desc){.limit = 10, .wait_ms = 20000})->count);
+    BETWEEN(0, 2000, monotonic_ms() - start);
+}
+
+static void waiting_moves_the_manual_clock(void)
+{
+    int64_t start = T.now_us, id = put_as((pgqrs_enqueue_desc){.delay_ms = 5000});
+    const pgqrs_message *message = take_as((pgqrs_dequeue_desc){.wait_ms = 60000});
+    assert_non_null(message);
+    EQ(id, message->id);
+    BETWEEN(5 * SECOND_US, 6 * SECOND_US, T.now_us - start);
+    start = T.now_us;
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 7000}) == NULL);
+    BETWEEN(6990000, 8 * SECOND_US, T.now_us - start);
+}
+
+static void waiting_for_ever_ends_with_stop(void)
+{
+    pgqrs_stop(T.store);
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = PGQRS_FOREVER}) == NULL);
+    EQ(PGQRS_OK, pgqrs_last_error(T.store)->code);
+    put();
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = PGQRS_FOREVER}) != NULL);
+}
+
+static pgqrs_store *volatile signalled_store;
+static pgqrs_worker *volatile signalled_worker;
+static void on_alarm(int number)
+{
+    (void)number;
+    if (signalled_store)
+        pgqrs_stop(signalled_store);
+    if (signalled_worker)
+        pgqrs_worker_stop(signalled_worker);
+}
+
+static void alarm_in_ms(int ms)
+{
+    struct itimerval timer;
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = on_alarm;
+    action.sa_flags = SA_RESTART; /* the unkind case: system calls go on by themselves */
+    sigaction(SIGALRM, &action, NULL);
+    memset(&timer, 0, sizeof(timer));
+    timer.it_value.tv_sec = ms / 1000;
+    timer.it_value.tv_usec = (ms % 1000) * 1000;
+    /* Again and again, for the case that the first one comes too early. */
+    timer.it_interval.tv_sec = 10;
+    setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static void alarm_over(void)
+{
+    struct itimerval timer;
+    memset(&timer, 0, sizeof(timer));
+    setitimer(ITIMER_REAL, &timer, NULL);
+    signalled_store = NULL;
+    signalled_worker = NULL;
+    watch(90);
+}
+
+static void stop_from_a_signal_handler_ends_a_waiting_dequeue(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc claim = {.wait_ms = PGQRS_FOREVER};
+    pgqrs_result result;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    start = monotonic_ms();
+    signalled_store = T.store;
+    alarm_in_ms(200);
+    result = pgqrs_dequeue(T.store, T.queue, &claim, &message);
+    alarm_over();
+    OK(result);
+    YES(message == NULL);
+    BETWEEN(150, 4000, monotonic_ms() - start);
+}
+
+static void stop_from_a_signal_handler_ends_the_loop(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_result result;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    begin_handlers();
+    put_batch(T.queue, 10, 0, NULL);
+    start = monotonic_ms();
+    signalled_store = T.store;
+    alarm_in_ms(200);
+    result = pgqrs_work(T.store, T.queue, handle, NULL, NULL);
+    alarm_over();
+    OK(result);
+    EQ(10, H.calls);
+    BETWEEN(150, 4000, monotonic_ms() - start);
+    NUMBERS(0, 0, 0, 10, 0);
+    EQ(0, worker_rows());
+}
+
+static void stop_of_a_worker_from_a_signal_handler_ends_its_poll(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_worker *worker;
+    pgqrs_result result;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    begin_handlers();
+    worker = pgqrs_worker_open(T.store, T.queue, handle, NULL, NULL, NULL);
+    assert_non_null(worker);
+    start = monotonic_ms();
+    signalled_worker = worker;
+    alarm_in_ms(200);
+    result = pgqrs_worker_poll(worker, 30000, NULL);
+    alarm_over();
+    OK(result);
+    BETWEEN(150, 4000, monotonic_ms() - start);
+    YES(pgqrs_worker_stopping(worker));
+    OK(pgqrs_worker_close(worker));
+}
+
+static void *stop_from_thread(void *store)
+{
+    sleep_ms(200);
+    pgqrs_stop((pgqrs_store *)store);
+    return NULL;
+}
+
+static void stop_from_another_thread_ends_a_waiting_dequeue(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc claim = {.wait_ms = 30000};
+    pgqrs_result result;
+    pthread_t thread;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    start = monotonic_ms();
+    EQ(0, pthread_create(&thread, NULL, stop_from_thread, T.store));
+    result = pgqrs_dequeue(T.store, T.queue, &claim, &message);
+    EQ(0, pthread_join(thread, NULL));
+    OK(result);
+    YES(message == NULL);
+    BETWEEN(150, 4000, monotonic_ms() - start);
+}
+
+static void *wait_in_thread(void *store)
+{
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc claim = {.wait_ms = 5000};
+    pgqrs_dequeue((pgqrs_store *)store, T.queue, &claim, &message);
+    pgqrs_free(message);
+    return NULL;
+}
+
+static void store_used_by_two_threads_at_once_is_refused(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pthread_t thread;
+    pgqrs_result result = PGQRS_OK;
+    int i;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    EQ(0, pthread_create(&thread, NULL, wait_in_thread, T.store));
+    for (i = 0; i < 100 && result != PGQRS_ERR_WRONG_THREAD; i++) {
+        sleep_ms(20);
+        result = pgqrs_queue_pause(T.store, "nowhere");
+    }
+    pgqrs_stop(T.store);
+    EQ(0, pthread_join(thread, NULL));
+    RESULT(PGQRS_ERR_WRONG_THREAD, result);
+}
+
+static const test_case process_cases[] = {
+    CASE_ON(processes_share_the_work_by_hand, PLAIN, ON_SHARED),
+    CASE_ON(processes_share_the_work_in_loops, PLAIN, ON_SHARED),
+    CASE_ON(killed_consumer_loses_its_lease_and_nothing_else, PLAIN, ON_SHARED),
+    CASE_ON(killed_worker_can_take_over_its_own_name, FRESH, ON_SHARED),
+    CASE_ON(killed_worker_can_be_reclaimed_early, FRESH, ON_SHARED),
+    CASE_ON(acknowledged_enqueues_survive_a_killed_producer, PLAIN, ON_SHARED),
+    CASE_ON(waiting_dequeue_is_woken_by_another_process, PLAIN, ON_SHARED),
+    CASE_ON(waiting_loop_is_woken_by_another_process, PLAIN, ON_SHARED),
+    CASE_ON(descriptor_of_a_worker_speaks_when_something_comes, PLAIN, ON_SHARED),
+    CASE(waiting_dequeue_is_woken_by_a_delay_that_ends, PLAIN),
+    CASE(waiting_dequeue_is_woken_by_a_lease_that_ends, PLAIN),
+    CASE(waiting_dequeue_ends_empty_at_the_deadline, PLAIN),
+    CASE(waiting_does_not_keep_a_full_queue_waiting, PLAIN),
+    CASE(waiting_moves_the_manual_clock, PLAIN),
+    CASE(waiting_for_ever_ends_with_stop, PLAIN),
+    CASE(stop_from_a_signal_handler_ends_a_waiting_dequeue, PLAIN),
+    CASE(stop_from_a_signal_handler_ends_the_loop, PLAIN),
+    CASE(stop_of_a_worker_from_a_signal_handler_ends_its_poll, PLAIN),
+    CASE(stop_from_another_thread_ends_a_waiting_dequeue, PLAIN),
+    CASE(store_used_by_two_threads_at_once_is_refused, PLAIN),
+};

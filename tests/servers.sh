@@ -1,0 +1,279 @@
+#!/usr/bin/env bash
+# Private servers for the tests: a PostgreSQL cluster, and a pgBouncer in transaction mode in front of it.
+#
+#   tests/servers.sh start DIR    start both with everything they write inside DIR; prints what `env` prints
+#   tests/servers.sh env DIR      print the shell lines that export the DSNs
+#   tests/servers.sh stop DIR     stop both and remove DIR
+#
+#   dir=$(mktemp -d) && eval "$(tests/servers.sh start "$dir")" && ... ; tests/servers.sh stop "$dir"
+#
+# Exported: PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN (an ordinary user that owns its database and may create
+# more), PGQRS_TEST_POSTGRES_ADMIN_DSN (the superuser, not through pgBouncer), PGQRS_TEST_POSTGRES_DATA (the data
+# directory: its postmaster.pid is how a test finds the server's process to kill).
+set -euo pipefail
+
+die() {
+    echo "servers.sh: $*" >&2
+    exit 1
+}
+
+usage() {
+    echo "usage: $0 start|stop|env DIR" >&2
+    exit 2
+}
+
+[ $# -eq 2 ] || usage
+action=$1
+dir=$2
+mark=.pgqrs-test-servers
+
+# initdb and pgbouncer refuse to run as root.
+owner=
+if [ "$(id -u)" = 0 ]; then
+    for candidate in postgres nobody; do
+        if id -u "$candidate" >/dev/null 2>&1; then
+            owner=$candidate
+            break
+        fi
+    done
+    [ -n "$owner" ] || die "running as root, and there is neither a user 'postgres' nor 'nobody' to run the servers as"
+fi
+
+as_owner() {
+    # Everything runs from / because the servers' user may not be able to enter the current directory.
+    if [ -z "$owner" ]; then
+        (cd / && "$@")
+    elif command -v setpriv >/dev/null 2>&1; then
+        (cd / && setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups -- "$@")
+    else
+        (cd / && runuser -u "$owner" -- "$@")
+    fi
+}
+
+find_postgres() {
+    local candidate
+    for candidate in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5,5 -Vr) \
+        "$(pg_config --bindir 2>/dev/null || true)" "$(dirname "$(command -v initdb 2>/dev/null || echo /nonexistent/x)")"; do
+        if [ -x "$candidate/initdb" ] && [ -x "$candidate/pg_ctl" ] && [ -x "$candidate/postgres" ]; then
+            echo "$candidate"
+            return
+        fi
+    done
+    die "no PostgreSQL server found (initdb, pg_ctl); run tests/install-deps.sh test"
+}
+
+find_pgbouncer() {
+    PATH="$PATH:/usr/sbin:/sbin:/usr/local/sbin" command -v pgbouncer ||
+        die "no pgbouncer found; run tests/install-deps.sh test"
+}
+
+port_is_free() {
+    ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+# Below the range the kernel takes outgoing ports from, and far from any server's default.
+free_port() {
+    local port
+    for _ in $(seq 100); do
+        port=$((21000 + (RANDOM * 32768 + RANDOM) % 11000))
+        if port_is_free "$port"; then
+            echo "$port"
+            return
+        fi
+    done
+    die "no free port found on 127.0.0.1"
+}
+
+random_word() {
+    od -An -N12 -tx1 /dev/urandom | tr -d ' \n'
+}
+
+# A pid from a stale file may belong to somebody else by now; only a process that was started with this directory is ours.
+is_ours() {
+    local pid=$1 args
+    [ -n "$pid" ] || return 1
+    if [ -r "/proc/$pid/cmdline" ]; then
+        args=$(tr '\0' ' ' <"/proc/$pid/cmdline")
+    else
+        args=$(ps -o args= -p "$pid" 2>/dev/null || true)
+    fi
+    case $args in
+    *"$dir"/*) return 0 ;;
+    esac
+    return 1
+}
+
+pid_of() {
+    [ -r "$1" ] && head -n 1 "$1" || true
+}
+
+stop_process() {
+    local pid=$1 signal=$2
+    is_ours "$pid" || return 0
+    kill "-$signal" "$pid" 2>/dev/null || true
+    for _ in $(seq 100); do
+        is_ours "$pid" || return 0
+        sleep 0.1
+    done
+    # The cluster is thrown away, so a hard end costs nothing.
+    kill -KILL "$pid" 2>/dev/null || true
+}
+
+stop_servers() {
+    stop_process "$(pid_of "$dir/pgbouncer.pid")" INT
+    stop_process "$(pid_of "$dir/data/postmaster.pid")" INT
+}
+
+show_logs() {
+    local log
+    for log in "$dir"/log/*; do
+        [ -s "$log" ] || continue
+        echo "--- $log (end)" >&2
+        tail -n 30 "$log" >&2
+    done
+}
+
+start_postgres() {
+    local bin=$1 attempt
+    printf '%s\n' "$admin_password" >"$dir/pwfile"
+    chmod 600 "$dir/pwfile"
+    [ -z "$owner" ] || chown "$owner" "$dir/pwfile"
+    as_owner "$bin/initdb" -D "$dir/data" -U postgres --pwfile="$dir/pwfile" -A scram-sha-256 -E UTF8 --no-locale \
+        --no-sync >"$dir/log/initdb.log" 2>&1 || die_with_logs "initdb failed"
+    rm -f "$dir/pwfile"
+    # The unusual time zone and date style catch code that depends on a session setting it did not choose.
+    # No Unix socket: the tests use TCP, and a socket's path has a length limit that a deep directory would hit.
+    cat >>"$dir/data/postgresql.conf" <<END
+listen_addresses = '127.0.0.1'
+unix_socket_directories = ''
+max_connections = 120
+shared_buffers = 64MB
+fsync = off
+full_page_writes = off
+password_encryption = scram-sha-256
+timezone = 'America/St_Johns'
+datestyle = 'SQL, DMY'
+log_min_messages = warning
+log_min_error_statement = error
+log_line_prefix = '%m [%p] %a '
+autovacuum_naptime = 5s
+END
+    for attempt in 1 2 3 4 5; do
+        postgres_port=$(free_port)
+        # Another program may take the port between the look and the start: that is worth another try.
+        if as_owner "$bin/pg_ctl" -D "$dir/data" -s -w -t 60 -l "$dir/log/postgres.log" -o "-p $postgres_port" start \
+            >"$dir/log/pg_ctl.log" 2>&1 </dev/null; then
+            return
+        fi
+    done
+    die_with_logs "PostgreSQL did not start"
+}
+
+admin_sql() {
+    PGPASSWORD=$admin_password PGCONNECT_TIMEOUT=10 "$1/psql" -X -q -v ON_ERROR_STOP=1 -h 127.0.0.1 -p "$postgres_port" \
+        -U postgres -d postgres -c "$2" >>"$dir/log/setup.log" 2>&1
+}
+
+start_pgbouncer() {
+    local bouncer=$1 bin=$2 attempt
+    printf '"pgqrs" "%s"\n' "$password" >"$dir/userlist.txt"
+    for attempt in 1 2 3 4 5; do
+        pgbouncer_port=$(free_port)
+        # The pool is small so that statements of one client really move between server connections.
+        cat >"$dir/pgbouncer.ini" <<END
+[databases]
+* = host=127.0.0.1 port=$postgres_port
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = $pgbouncer_port
+unix_socket_dir =
+auth_type = scram-sha-256
+auth_file = $dir/userlist.txt
+pool_mode = transaction
+default_pool_size = 4
+max_client_conn = 200
+server_login_retry = 1
+logfile = $dir/log/pgbouncer.log
+pidfile = $dir/pgbouncer.pid
+END
+        if [ -n "$owner" ]; then
+            chown "$owner" "$dir/pgbouncer.ini" "$dir/userlist.txt"
+        fi
+        chmod 600 "$dir/userlist.txt"
+        as_owner "$bouncer" -q -d "$dir/pgbouncer.ini" >"$dir/log/pgbouncer-start.log" 2>&1 </dev/null || continue
+        for _ in $(seq 100); do
+            if PGPASSWORD=$password PGCONNECT_TIMEOUT=5 "$bin/psql" -X -q -h 127.0.0.1 -p "$pgbouncer_port" -U pgqrs \
+                -d pgqrs -c 'SELECT 1' >>"$dir/log/setup.log" 2>&1; then
+                return
+            fi
+            is_ours "$(pid_of "$dir/pgbouncer.pid")" || break
+            sleep 0.1
+        done
+        stop_process "$(pid_of "$dir/pgbouncer.pid")" INT
+    done
+    die_with_logs "pgBouncer did not start"
+}
+
+die_with_logs() {
+    show_logs
+    stop_servers
+    die "$* (the logs are kept in $dir/log)"
+}
+
+case $action in
+start)
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd -P)
+    if [ -f "$dir/env.sh" ] && is_ours "$(pid_of "$dir/data/postmaster.pid")" && is_ours "$(pid_of "$dir/pgbouncer.pid")"; then
+        cat "$dir/env.sh"
+        exit 0
+    fi
+    if [ -n "$(ls -A "$dir")" ]; then
+        # Only what an earlier run left behind is cleared; anybody else's files are not ours to delete.
+        [ -f "$dir/$mark" ] || die "$dir is not empty and was not made by this script"
+        stop_servers
+        find "$dir" -mindepth 1 -delete
+    fi
+    : >"$dir/$mark"
+    mkdir "$dir/log"
+    if [ -n "$owner" ]; then
+        chmod 755 "$dir"
+        chown -R "$owner" "$dir"
+        as_owner test -w "$dir" || die "user '$owner', who runs the servers, cannot reach $dir; choose a directory under /tmp"
+    fi
+
+    postgres_bin=$(find_postgres)
+    pgbouncer=$(find_pgbouncer)
+    password=$(random_word)
+    admin_password=$(random_word)
+    trap 'stop_servers; exit 130' INT TERM HUP
+    start_postgres "$postgres_bin"
+    admin_sql "$postgres_bin" "CREATE ROLE pgqrs LOGIN CREATEDB PASSWORD '$password'" || die_with_logs "cannot create the user"
+    admin_sql "$postgres_bin" "CREATE DATABASE pgqrs OWNER pgqrs" || die_with_logs "cannot create the database"
+    start_pgbouncer "$pgbouncer" "$postgres_bin"
+
+    cat >"$dir/env.sh" <<END
+export PGQRS_TEST_POSTGRES_DSN='postgresql://pgqrs:$password@127.0.0.1:$postgres_port/pgqrs'
+export PGQRS_TEST_PGBOUNCER_DSN='postgresql://pgqrs:$password@127.0.0.1:$pgbouncer_port/pgqrs'
+export PGQRS_TEST_POSTGRES_ADMIN_DSN='postgresql://postgres:$admin_password@127.0.0.1:$postgres_port/pgqrs'
+export PGQRS_TEST_POSTGRES_DATA='$dir/data'
+END
+    cat "$dir/env.sh"
+    ;;
+env)
+    [ -f "$dir/env.sh" ] || die "no servers were started in $dir"
+    cat "$dir/env.sh"
+    ;;
+stop)
+    [ -d "$dir" ] || exit 0
+    dir=$(cd "$dir" && pwd -P)
+    [ -f "$dir/$mark" ] || die "$dir was not made by this script"
+    stop_servers
+    find "$dir" -mindepth 1 -delete
+    rmdir "$dir" 2>/dev/null || true
+    ;;
+*)
+    usage
+    ;;
+esac
