@@ -1,3 +1,437 @@
+/*
+    pgqrs.h - a durable job queue that you copy into a C or C++ program                                       >>manual
+
+    Do this
+
+        #define PGQRS_IMPLEMENTATION
+        #include "pgqrs.h"              Postgres; link with -lpq
+        #include "pgqrs_sqlite.h"       SQLite;   link with -lsqlite3
+
+    in one source file, and include the same headers without the define everywhere else. One of the two is enough:
+    pgqrs_sqlite.h alone needs neither libpq nor its headers. Both together work in any order; the DSN picks.
+
+    CONTENTS
+        1  What it is                      8  Working: handlers and loops       15  Operations: looking and mending
+        2  A first program                 9  Foreign event loops               16  Configuration
+        3  What it promises               10  Waiting and waking                17  Postgres
+        4  The life of a message          11  Batches, and what is fast         18  Hooks
+        5  Enqueue                        12  Inside your own transaction       19  Macros
+        6  Dequeue, settle                13  Errors                            20  What it does not do
+        7  Failure, retry, dead letters   14  Threads, processes, signals       21  Writing a backend
+
+    Searchable marks start with two angle brackets: ">>queues", ">>worker", ">>postgres" and so on.
+
+
+    1  WHAT IT IS
+
+    Producers put messages (JSON texts) into named queues, consumers take them, work, and say what became of them. All state
+    is in tables of a database you already have; there is no server and no daemon. A message that was accepted is not lost,
+    whichever process dies when; a message that is being worked on belongs to one consumer at a time. pgqrs_sqlite.h keeps
+    everything in one file, pgqrs.h in a Postgres schema. Moving from one to the other is a change of the DSN.
+
+
+    2  A FIRST PROGRAM
+
+    @example first_program
+    #define PGQRS_IMPLEMENTATION
+    #include "pgqrs_sqlite.h"
+    #include <stdio.h>
+
+    static pgqrs_result send_email(const pgqrs_message *message, void *user)
+    {
+        (void)user;
+        printf("sending %s\n", message->payload);
+        return PGQRS_OK;
+    }
+
+    int main(void)
+    {
+        pgqrs_error err;
+        pgqrs_store *store = pgqrs_open("sqlite://jobs.db", NULL, &err);
+        if (!store) {
+            fprintf(stderr, "%s\n", err.message);
+            return 1;
+        }
+        pgqrs_install(store);
+        pgqrs_queue_create(store, "emails", NULL);
+        pgqrs_enqueue(store, "emails", "{\"to\":\"ada@example.com\"}", NULL, NULL);
+        pgqrs_work(store, "emails", send_email, NULL, &(pgqrs_work_desc){.until_empty = true});
+        pgqrs_close(store);
+        return 0;
+    }
+    @end
+
+    pgqrs_install and pgqrs_queue_create may run at every start: what is there is left alone. A real program looks at what
+    each call returns (chapter 13).
+
+
+    3  WHAT IT PROMISES
+
+    - Once pgqrs_enqueue has returned PGQRS_OK the message survives a crash of any process and of the database, as well as
+      the database keeps any commit.
+    - A delivery is a lease with an end. While it lasts nobody else gets the message. When it ends without a verdict (a crash,
+      a hang) the message is delivered again by itself; nobody has to clean up.
+    - Every delivery has a token of its own, message->lease. A consumer that wakes up too late can change nothing: its calls
+      return PGQRS_ERR_LEASE_LOST.
+    - Attempts are counted. A message that used them all up is moved to the dead letters, with the reason, and can be replayed.
+    - Order: higher priority first, then in the order of enqueueing. A message that comes back goes to the tail.
+
+    What happens once: the verdict. What may happen again: the handler. A crash between the last side effect of a handler and
+    its verdict means another delivery, so make effects repeatable, or put them into the same transaction (chapter 12). This
+    is what every queue with at-least-once delivery asks; what pgqrs adds is that a late verdict can do no harm.
+
+
+    4  THE LIFE OF A MESSAGE
+
+              enqueue (delay)                 enqueue
+                    |                            |
+                    v        time has come       v          dequeue
+                 DELAYED ---------------------> READY -------------------------> LEASED
+                    ^                            ^  \                             |  |  |
+                    |   retry, release later     |   \ not started by its expiry  |  |  | archive
+                    +----------------------------|----\---------------------------+  |  +----------> ARCHIVED
+                                                 |     +-------------------------------------------> ARCHIVED ("expired")
+                                                 |   lease ends, release, give back  |  | delete
+                                                 +-----------------------------------+  +----------> (gone)
+                    replay (from ARCHIVED or DEAD)                                   |
+                                                 ^                                   | attempts used up, reject
+                                                 +---------------- DEAD <------------+
+
+    LEASED -> READY by the end of a lease needs no call: the next claim on the queue, or any worker, carries it out. A crash at
+    any point leaves one of these states; there is nothing in between. "READY" in lists and metrics means: would be given to
+    the next claim, so it includes delayed messages whose time has come and leases that have run out.
+
+
+    5  ENQUEUE
+
+    @example enqueue
+    pgqrs_receipt receipt;
+    pgqrs_enqueue_desc desc = {.priority = 5, .delay_ms = 60000, .dedup_key = "invoice-17"};
+    if (pgqrs_enqueue(store, "invoices", "{\"id\":17}", &desc, &receipt) != PGQRS_OK)
+        fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+    else if (receipt.duplicate)
+        printf("invoice 17 is already queued as message %lld\n", (long long)receipt.id);
+    @end
+
+    The payload is JSON in UTF-8, checked before anything is sent: well-formed, at most 1 MiB, at most 64 levels deep; more
+    rules (forbidden and required keys, string lengths, a rate limit) are in pgqrs_validation and off by default. The text is
+    stored and returned byte for byte. pgqrs_enqueue_many stores all or nothing, in one commit, and is 10 to 30 times cheaper per
+    message. A deduplication key is unique in its queue while its message is unfinished; after that it is free again.
+    A message with an expiry that nobody has started by then is archived as "expired"; once started it does not expire.
+
+
+    6  DEQUEUE, SETTLE
+
+    @example dequeue
+    pgqrs_message *message;
+    pgqrs_dequeue_desc desc = {.wait_ms = 5000, .lease_ms = 60000};
+    if (pgqrs_dequeue(store, "invoices", &desc, &message) == PGQRS_OK && message) {
+        bool sent = send_invoice(message->payload);
+        if (sent)
+            pgqrs_archive(store, message);
+        else
+            pgqrs_retry(store, message, "the mail server did not answer");
+        pgqrs_free(message);
+    }
+    @end
+
+    No message is not an error: message is NULL. Every message taken wants one verdict: archive, delete, retry (after the
+    queue's backoff), release (after a delay of yours), reject. Without one it comes back when its lease ends. Work that takes
+    longer than the lease calls pgqrs_extend now and then; it holds for all messages of the same lease.
+
+    Settling the last messages and claiming the next ones in one round trip is pgqrs_settle, the general form of all of this:
+
+    @example settle
+    pgqrs_messages *batch = NULL, *next = NULL;
+    pgqrs_dequeue_desc desc = {.limit = 10};
+    pgqrs_settlement verdicts[10];
+    pgqrs_dequeue_many(store, "invoices", &desc, &batch);
+    while (batch && batch->count > 0) {
+        for (size_t i = 0; i < batch->count; i++)
+            verdicts[i] = pgqrs_settlement_for(&batch->items[i], PGQRS_ARCHIVE);
+        if (pgqrs_settle(store, verdicts, batch->count, "invoices", &desc, &next) != PGQRS_OK)
+            break;
+        pgqrs_free(batch);
+        batch = next;
+    }
+    pgqrs_free(batch);
+    @end
+
+
+    7  FAILURE, RETRY, DEAD LETTERS
+
+    A failed try (retry, release, an ended lease) has used one of the queue's max_attempts (5). A retry waits for
+    backoff_ms · 2^(tries - 1), at most backoff_max_ms, ±25 %: 1 s, 2 s, 4 s … 60 s by default. When the attempts are used up the
+    failing verdict itself moves the message to the dead letters. Giving a message back unstarted costs no attempt.
+
+    @example dead_letters
+    pgqrs_messages *dead;
+    if (pgqrs_dead_list(store, "invoices", 0, 100, &dead) == PGQRS_OK) {
+        for (size_t i = 0; i < dead->count; i++)
+            printf("%lld: %s\n", (long long)dead->items[i].id, dead->items[i].reason);
+        pgqrs_free(dead);
+    }
+    pgqrs_dead_replay_all(store, "invoices", NULL);
+    @end
+
+
+    8  WORKING: HANDLERS AND LOOPS
+
+    pgqrs_work takes messages, calls the handler, carries out the verdicts, and waits when there is nothing. It ends when told
+    to (pgqrs_stop, an operator's interrupt or shutdown, max_messages, until_empty) or when the store cannot be used any more. A
+    handler that fails never ends it, and a database that is away for a while is waited for. A handler says with its return
+    value whether it worked, or something more precise:
+
+    @example handler
+    static pgqrs_result handle(const pgqrs_message *message, void *user)
+    {
+        struct mailer *mailer = user;
+        switch (mailer_send(mailer, message->payload)) {
+        case MAIL_SENT: return PGQRS_OK;
+        case MAIL_BUSY: return pgqrs_message_retry(message, 30000, "the mail server is busy");
+        case MAIL_NO_SUCH_USER: return pgqrs_message_reject(message, "no such user");
+        default: return PGQRS_ERR_HANDLER; // retried after the queue's backoff
+        }
+    }
+    @end
+
+    The loop takes several messages at once as long as the handler is quick (work_desc.batch, settle_ms), so that code which
+    handles one message at a time still gets batched traffic. Verdicts are stored with the next claim, after settle_ms at the
+    latest unless a handler runs longer; a crash in between means that finished messages of that batch are delivered again.
+    .settle_ms = -1 stores each verdict before the next message is started, at the price of one commit for each.
+
+    A batch handler gets all of them, and may say something different about each:
+
+    @example batch_handler
+    static pgqrs_result handle_many(const pgqrs_messages *batch, void *user)
+    {
+        (void)user;
+        for (size_t i = 0; i < batch->count; i++)
+            if (!send_invoice(batch->items[i].payload))
+                pgqrs_message_retry(&batch->items[i], -1, "not sent");
+        return PGQRS_OK; // for all the others
+    }
+    @end
+
+    The loop registers a worker: a row that shows who works on what, with a heartbeat. Without threads nothing can beat while
+    a handler runs; a handler longer than its lease calls pgqrs_message_extend, which beats too.
+
+
+    9  FOREIGN EVENT LOOPS
+
+    @example event_loop
+    pgqrs_worker *worker = pgqrs_worker_open(store, "invoices", handler, NULL, NULL, NULL);
+    while (worker && !pgqrs_worker_stopping(worker)) {
+        struct pollfd fds[2] = {{.fd = pgqrs_worker_fd(worker), .events = POLLIN}, {.fd = my_socket, .events = POLLIN}};
+        poll(fds, 2, (int)pgqrs_worker_next_ms(worker));
+        if (fds[1].revents)
+            serve_my_socket();
+        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK)
+            fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+    }
+    pgqrs_worker_close(worker);
+    @end
+
+    poll takes at most one batch, handles and settles it. The descriptor may be -1 (a pooler between, a database in memory,
+    a system without inotify): poll(2) ignores it, and the deadline alone counts. Ask for both again after every call.
+
+
+    10  WAITING AND WAKING
+
+    A consumer that waits is woken by an enqueue: through NOTIFY on Postgres, and only when somebody sleeps, since a NOTIFY in
+    every enqueue would serialise the commits of all producers; through inotify between processes on one SQLite file. Behind
+    a transaction pooler, and for enqueues inside somebody else's transaction, it looks every poll_ms (250). It also wakes when a
+    delay or a lease of its queue ends.
+
+
+    11  BATCHES, AND WHAT IS FAST
+
+    What costs is the commit. In the order of effect: enqueue_many instead of enqueue; dequeue_many and settle with the next
+    claim instead of one by one; pgqrs_work, which does this by itself; several processes (they do not wait for each other on
+    Postgres, and share the disk fairly on SQLite). A claim costs the same with ten messages waiting and with a million.
+
+
+    12  INSIDE YOUR OWN TRANSACTION
+
+    A store on your own connection writes inside your transaction: the order and the job that handles it are both there
+    after COMMIT, or neither.
+
+    @example own_transaction_postgres
+    #include <libpq-fe.h>
+    pgqrs_store *mine = pgqrs_open_pgconn(connection, NULL, &err);
+    PQclear(PQexec(connection, "BEGIN"));
+    PQclear(PQexec(connection, "INSERT INTO orders(id) VALUES (17)"));
+    result = pgqrs_enqueue(mine, "invoices", "{\"order\":17}", NULL, NULL);
+    PQclear(PQexec(connection, result == PGQRS_OK ? "COMMIT" : "ROLLBACK"));
+    pgqrs_close(mine); // the connection stays yours
+    @end
+
+    The same with pgqrs_open_sqlite3 on a sqlite3 *. Settling works too: a handler's own writes and its verdict can commit
+    together, which makes the effect happen exactly once. On such a store nothing is retried or reconnected. On Postgres an
+    error of the database spoils the transaction, as always; errors found before (bad JSON, bad arguments) do not.
+
+
+    13  ERRORS
+
+    Every call returns a pgqrs_result: 0, or a negative code. The detail is in pgqrs_last_error(store) until the next call.
+    Its `kind` says what to do:
+
+        kind       meaning                                            what a program does
+        RETRY      nothing was changed, it may work later             waits and calls again (the library already did)
+        CONFLICT   the world is not as assumed (lease lost, exists)   looks again and decides
+        FATAL      somebody must mend something outside               gives up and tells people
+        MISUSE     the call is wrong                                  is corrected
+
+    PGQRS_ERR_OUTCOME_UNKNOWN is the one to think about: the connection broke after an enqueue was sent and before the reply,
+    so it may have been stored. Enqueue again with the same dedup_key and it is stored once either way.
+
+    @example errors
+    result = pgqrs_enqueue(store, "invoices", payload, NULL, NULL);
+    if (result != PGQRS_OK) {
+        const pgqrs_error *detail = pgqrs_last_error(store);
+        fprintf(stderr, "%s: %s\n", pgqrs_result_name(result), detail->message);
+        if (detail->kind == PGQRS_KIND_RETRY)
+            try_again_later();
+    }
+    @end
+
+    Messages are for people, never hold a payload or a password, and may change; codes and kinds do not.
+
+
+    14  THREADS, PROCESSES, SIGNALS
+
+    A store belongs to one thread at a time; a call that comes while another runs gets PGQRS_ERR_WRONG_THREAD. Open one store per
+    thread, as many as you like. Result objects may be read and freed by any thread and may outlive their store. The library
+    starts no threads and installs no signal handlers. pgqrs_stop and pgqrs_worker_stop may be called from anywhere, signal
+    handlers included:
+
+    @example graceful_stop
+    static pgqrs_store *the_store;
+    static void on_term(int signal_number)
+    {
+        (void)signal_number;
+        pgqrs_stop(the_store);
+    }
+    the_store = store;
+    signal(SIGTERM, on_term);
+    pgqrs_work(store, "invoices", handler, NULL, NULL); // returns after the message in hand; the rest is given back
+    @end
+
+    After fork, a child opens stores of its own and does not use or close the parent's.
+
+
+    15  OPERATIONS: LOOKING AND MENDING
+
+    "Why is this message not moving?" has one answer for programs and people:
+
+    @example explain
+    pgqrs_explanation why;
+    if (pgqrs_message_explain(store, 4711, &why) == PGQRS_OK)
+        printf("%s\n", why.text);
+    @end
+
+    In SQL: SELECT * FROM pgqrs_message_view WHERE id = 4711 shows state, attempts, holder, times and the last failure of every
+    message. pgqrs_message_list, _get, _count look at any state, page by page (after_id); pgqrs_queue_pause stops deliveries while
+    you look; pgqrs_message_replay, _delete, _update and pgqrs_worker_release mend. pgqrs_metrics_get counts each message in exactly one
+    of ready, delayed, leased, archived, dead. Archived messages are kept until a purge, or until they are older than the
+    queue's retention_ms; workers see to that bit by bit, pgqrs_maintain does it by hand. pgqrs_verify checks that the tables are whole.
+
+    A worker whose heartbeat is old can be reclaimed (pgqrs_worker_reclaim), which frees its messages before their leases end;
+    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves.
+
+
+    16  CONFIGURATION
+
+    pgqrs_config_load merges, field by field: what the program says, environment variables, a YAML file (needs libyaml and
+    PGQRS_YAML). A value that cannot be used is an error that names the variable or key; nothing is ignored.
+
+        variable                    YAML key                     unit      default   meaning
+        PGQRS_DSN                   dsn                                    required
+        PGQRS_SCHEMA                schema                                 public    Postgres schema
+        PGQRS_MAX_CONNECTIONS       max_connections                        16        for programs that open several stores
+        PGQRS_CONNECTION_TIMEOUT    connection_timeout_seconds   s         30
+        PGQRS_DEFAULT_LOCK_TIME     default_lock_time_seconds    s         30        lease of queues created
+        PGQRS_DEFAULT_BATCH_SIZE    default_max_batch_size                 16        messages a worker takes at once
+        PGQRS_MAX_READ_CT           max_read_ct                            5         max_attempts of queues created
+        PGQRS_HEARTBEAT_INTERVAL    heartbeat_interval           s         5
+        PGQRS_POLL_INTERVAL_MS      poll_interval_ms             ms        250
+        PGQRS_VALIDATION_CONFIG     validation_config            JSON                rules for payloads, see below
+        PGQRS_SQLITE_USE_WAL        sqlite: use_wal                        true
+        PGQRS_POOLER                pooler                                 auto      auto, on, off
+        PGQRS_CONFIG_FILE           -                                                the YAML file
+
+    validation_config: max_payload_size_bytes, max_string_length, max_object_depth, forbidden_keys, required_keys,
+    max_enqueue_per_second, max_enqueue_burst.
+
+    @example config
+    pgqrs_config *config = pgqrs_config_load(NULL, &err);
+    pgqrs_store *configured = config ? pgqrs_open(config->dsn, &config->store, &err) : NULL;
+    if (!configured)
+        fprintf(stderr, "%s\n", err.message);
+    pgqrs_close(configured);
+    pgqrs_free(config);
+    @end
+
+
+    17  POSTGRES
+
+    PostgreSQL 12 or newer, any schema (pgqrs_store_desc.schema), several of them in one database. pgqrs_install needs CREATE on the
+    schema (or on the database, to make it); working needs SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on the sequences.
+    Four tables keep four things apart, so that nothing large is ever rewritten: pgqrs_messages (what was said: written once,
+    and the archive), pgqrs_ready (what may be taken: narrow rows, one for each run of consecutive messages), pgqrs_leases (who
+    holds what until when: one row per claim), pgqrs_done (what became of it: one row per settled claim). Beside them: delayed,
+    dead, failures, dedup, queues, workers.
+
+    Connections that the library opens are tuned for its own statements (generic plans, no sequential scans). Behind a
+    transaction pooler such as pgBouncer it notices, sets nothing for the session, prepares nothing and does not LISTEN;
+    store_desc.pooler overrides. Times are the server's; no consumer's clock matters. A connection that breaks is made again with
+    backoff; what is safe to repeat is repeated, the rest is PGQRS_ERR_OUTCOME_UNKNOWN. A transaction left open for hours somewhere
+    in the database keeps vacuum from cleaning up; claims stay fast all the same, the tables just grow.
+
+
+    18  HOOKS
+
+    Allocator, log, clock, random, sleep, JSON parser and observer are pairs of a function and a pointer in pgqrs_store_desc. With
+    a clock hook its time decides everything, which is how tests move time:
+
+    @example manual_clock
+    static int64_t my_time_us = 1700000000000000;
+    static int64_t my_now(void *user)
+    {
+        (void)user;
+        return my_time_us;
+    }
+    pgqrs_store_desc settings = {.clock = {my_now, NULL}, .logger = {pgqrs_log_stderr, NULL, PGQRS_LOG_DEBUG}};
+    pgqrs_store *tested = pgqrs_open("sqlite::memory:", &settings, &err);
+    my_time_us += 30 * 1000000; // half a minute later
+    pgqrs_close(tested);
+    @end
+
+
+    19  MACROS
+
+        PGQRS_IMPLEMENTATION   in one source file, before the includes: the code itself. It needs POSIX 2008; with -std=c99 include
+                               pgqrs before any system header there, or compile with -D_POSIX_C_SOURCE=200809L.
+        PGQRS_STATIC           every function static; the library lives in that one file.
+        PGQRS_API              how public functions are declared, e.g. for a shared library.
+        PGQRS_YAML             YAML configuration files; link with -lyaml.
+        PGQRS_TURSO            see pgqrs_sqlite.h.
+
+
+    20  WHAT IT DOES NOT DO
+
+    No exactly-once effects on things outside the database: nobody can. No global order across consumers: messages are started in
+    order, and finished when they are finished. No message groups, no cron. No Windows. It does not connect to anything but the
+    database you name, and sends nothing anywhere else.
+
+
+    21  WRITING A BACKEND
+
+    The engine (validation, retry, states, loops) is separate from storage: a backend is one table of functions, described at
+    ">>backend interface" in the declarations. pgqrs_sqlite.h uses nothing else and is a complete example. Passing
+    tests/conformance.c is what makes a backend a backend.
+*/
+
 /* The implementation needs POSIX 2008; a strict -std=c99 hides it unless asked for before the first system header. */
 #if defined(PGQRS_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE) && !defined(_GNU_SOURCE)
 #define _POSIX_C_SOURCE 200809L
@@ -1354,9 +1788,9 @@ static void *pgqrsi_block_take(pgqrsi_block *block, size_t size)
 static void *pgqrsi_result_new(const pgqrs_allocator *allocator, size_t size, size_t reserve)
 {
     size_t object = PGQRSI_RESULT_HEADER + PGQRSI_ROUND(size);
-    reserve += reserve ? PGQRSI_RESULT_HEADER + PGQRSI_ROUND(sizeof(pgqrs_message)) : 0;
     if (reserve > SIZE_MAX / 4 || size > SIZE_MAX / 4)
         return NULL;
+    reserve += reserve ? PGQRSI_RESULT_HEADER + PGQRSI_ROUND(sizeof(pgqrs_message)) : 0;
     pgqrsi_block *block = pgqrsi_block_new(allocator, object + PGQRSI_ROUND(reserve));
     if (!block)
         return NULL;
@@ -4888,6 +5322,4705 @@ static pgqrs_result pgqrsi_system_metrics(pgqrs_store *store, pgqrs_system_metri
 
 #endif /* the engine */
 
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>postgres: the backend for Postgres 12 and later, on libpq
+ *
+ * Four tables keep four things apart, so that each is written as rarely as possible: messages (what was said, written
+ * once), ready (what may be taken, one narrow row per run of consecutive ids), leases (who holds what, one row per claim)
+ * and done (what became of it, one row per settled claim). Delayed, dead, failures and dedup hold the exceptions.
+ * --------------------------------------------------------------------------------------------------------------- */
+#if defined(PGQRS_IMPLEMENTATION) && !defined(PGQRSI_CORE_ONLY) && !defined(PGQRSI_POSTGRES_DONE)
+#define PGQRSI_POSTGRES_DONE
+
+#include <libpq-fe.h>
+
+/* --- state -------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_PG_PARAMETERS 16
+#define PGQRSI_PG_ADMIN_FIRST 32 /* statements from here on belong to administration: see pgqrsi_pg_admin_sql */
+#define PGQRSI_PG_STATEMENTS 160
+#define PGQRSI_PG_QUEUES 16
+#define PGQRSI_PG_LEVELS 8
+#define PGQRSI_PG_GROUP 6
+#define PGQRSI_PG_EPOCH_US INT64_C(946684800000000) /* 2000-01-01, where Postgres counts from */
+
+/* Parameter types, as the server's catalogue numbers them. */
+#define PGQRSI_PG_BOOL 16
+#define PGQRSI_PG_INT8 20
+#define PGQRSI_PG_INT2 21
+#define PGQRSI_PG_INT4 23
+#define PGQRSI_PG_TEXT 25
+#define PGQRSI_PG_TIME 1184
+#define PGQRSI_PG_INT2_ARRAY 1005
+#define PGQRSI_PG_INT4_ARRAY 1007
+#define PGQRSI_PG_TEXT_ARRAY 1009
+#define PGQRSI_PG_INT8_ARRAY 1016
+#define PGQRSI_PG_TIME_ARRAY 1185
+
+/* Where the next claim of one priority may start: see "the mark". */
+typedef struct pgqrsi_pg_level {
+    int32_t prio;
+    int64_t from;      /* no live row of this priority has a smaller ord, and none will */
+    int64_t candidate; /* will be the next `from` once every transaction before `horizon` has ended; 0: none */
+    int64_t horizon;
+} pgqrsi_pg_level;
+
+/* What this store remembers of a queue between claims. Nothing here is needed for correctness. */
+typedef struct pgqrsi_pg_queue {
+    char name[PGQRSI_NAME_MAX + 1];
+    int64_t id;
+    int64_t used_us;
+    int64_t tended_us;
+    int64_t retained_us;
+    int64_t rescan_us; /* monotonic time of the next scan from the start */
+    bool idle;         /* the last claim found nothing */
+    int level_count;
+    pgqrsi_pg_level levels[PGQRSI_PG_LEVELS];
+} pgqrsi_pg_queue;
+
+typedef struct pgqrsi_pg {
+    pgqrs_store *store;
+    const pgqrs_store_desc *settings;
+    PGconn *connection;
+    char *dsn; /* NULL: the connection is the caller's */
+    size_t dsn_size;
+    char schema[72];  /* quoted */
+    char channel[72]; /* for NOTIFY; needs no quoting inside a literal */
+    bool own;
+    bool pooled;   /* a transaction pooler stands between: nothing of the session may be relied on */
+    bool unnamed;  /* no named statements: pooled, borrowed, or the server lost one */
+    bool checked;  /* the version of the tables is the one this library writes */
+    bool listening;
+    bool ended; /* the server said that it is about to close the connection */
+    int depth; /* inside pgqrsi_pg_begin … commit */
+    bool savepoint;
+    char *texts[PGQRSI_PG_STATEMENTS];
+    size_t text_sizes[PGQRSI_PG_STATEMENTS];
+    bool prepared[PGQRSI_PG_STATEMENTS];
+    char wait_queue[PGQRSI_NAME_MAX + 1];
+    int64_t wait_token;
+    int64_t wait_until_us; /* monotonic; 0: no sleepers row is ours */
+    pgqrsi_pg_queue queues[PGQRSI_PG_QUEUES];
+} pgqrsi_pg;
+
+/* One statement with its parameters. Every start is followed by exactly one read or write, which also frees. */
+typedef struct pgqrsi_pg_call {
+    pgqrsi_pg *pg;
+    int statement;
+    int count;
+    bool failed; /* out of memory or too many parameters: reported when it is run */
+    Oid types[PGQRSI_PG_PARAMETERS];
+    const char *values[PGQRSI_PG_PARAMETERS];
+    int lengths[PGQRSI_PG_PARAMETERS];
+    int formats[PGQRSI_PG_PARAMETERS];
+    char numbers[PGQRSI_PG_PARAMETERS][8];
+    char *owned[PGQRSI_PG_PARAMETERS];
+    size_t owned_sizes[PGQRSI_PG_PARAMETERS];
+} pgqrsi_pg_call;
+
+/* Several calls sent together: one round trip and one transaction. */
+typedef struct pgqrsi_pg_group {
+    pgqrsi_pg_call *calls[PGQRSI_PG_GROUP];
+    PGresult *results[PGQRSI_PG_GROUP];
+    int count;
+    int failed;       /* index of the call the server refused, -1: none */
+    char sqlstate[6]; /* why */
+    pgqrs_result code;
+    bool repeatable; /* doing it twice is as good as once: a lost reply is answered by doing it again */
+    bool writes;     /* when it cannot be repeated any more, its outcome is unknown */
+    bool lost;       /* a reply was lost on the way: an earlier attempt may have been carried out */
+} pgqrsi_pg_group;
+
+static const char *pgqrsi_pg_hot_sql(int statement);
+static const char *pgqrsi_pg_admin_sql(int index); /* index: statement - PGQRSI_PG_ADMIN_FIRST */
+
+/* --- parameters --------------------------------------------------------------------------------------------------- */
+
+static void pgqrsi_pg_put32(char *out, int32_t value)
+{
+    uint32_t bits = (uint32_t)value;
+    for (int i = 0; i < 4; i++)
+        out[i] = (char)((bits >> (24 - 8 * i)) & 0xff);
+}
+
+static void pgqrsi_pg_put64(char *out, int64_t value)
+{
+    uint64_t bits = (uint64_t)value;
+    for (int i = 0; i < 8; i++)
+        out[i] = (char)((bits >> (56 - 8 * i)) & 0xff);
+}
+
+static uint64_t pgqrsi_pg_take(const char *in, int size)
+{
+    uint64_t bits = 0;
+    for (int i = 0; i < size; i++)
+        bits = (bits << 8) | (unsigned char)in[i];
+    return bits;
+}
+
+static void pgqrsi_pg_start(pgqrsi_pg_call *call, pgqrsi_pg *pg, int statement)
+{
+    call->pg = pg;
+    call->statement = statement;
+    call->count = 0;
+    call->failed = false;
+}
+
+static void pgqrsi_pg_add(pgqrsi_pg_call *call, Oid type, const char *value, size_t size)
+{
+    int at = call->count;
+    if (at >= PGQRSI_PG_PARAMETERS || size > INT32_MAX) {
+        call->failed = true;
+        return;
+    }
+    call->types[at] = type;
+    call->values[at] = value;
+    call->lengths[at] = (int)size;
+    call->formats[at] = 1;
+    call->owned[at] = NULL;
+    call->count++;
+}
+
+/* Room inside the call for a number; the last slot again when there are too many, which add then reports. */
+static char *pgqrsi_pg_number(pgqrsi_pg_call *call)
+{
+    int at = call->count < PGQRSI_PG_PARAMETERS ? call->count : PGQRSI_PG_PARAMETERS - 1;
+    return call->numbers[at];
+}
+
+static void pgqrsi_pg_int64(pgqrsi_pg_call *call, int64_t value)
+{
+    char *number = pgqrsi_pg_number(call);
+    pgqrsi_pg_put64(number, value);
+    pgqrsi_pg_add(call, PGQRSI_PG_INT8, number, 8);
+}
+
+static void pgqrsi_pg_int32(pgqrsi_pg_call *call, int32_t value)
+{
+    char *number = pgqrsi_pg_number(call);
+    pgqrsi_pg_put32(number, value);
+    pgqrsi_pg_add(call, PGQRSI_PG_INT4, number, 4);
+}
+
+static void pgqrsi_pg_bool(pgqrsi_pg_call *call, bool value)
+{
+    char *number = pgqrsi_pg_number(call);
+    number[0] = value ? 1 : 0;
+    pgqrsi_pg_add(call, PGQRSI_PG_BOOL, number, 1);
+}
+
+static void pgqrsi_pg_text_sized(pgqrsi_pg_call *call, const char *text, size_t size)
+{
+    pgqrsi_pg_add(call, PGQRSI_PG_TEXT, text, text ? size : 0);
+}
+
+static void pgqrsi_pg_text(pgqrsi_pg_call *call, const char *text)
+{
+    pgqrsi_pg_text_sized(call, text, text ? strlen(text) : 0);
+}
+
+static void pgqrsi_pg_time(pgqrsi_pg_call *call, int64_t us)
+{
+    char *number = pgqrsi_pg_number(call);
+    pgqrsi_pg_put64(number, us - PGQRSI_PG_EPOCH_US);
+    pgqrsi_pg_add(call, PGQRSI_PG_TIME, us ? number : NULL, us ? 8 : 0);
+}
+
+/* Arrays are sent in the server's binary form: a header, then each element after its length (-1: NULL). */
+#define PGQRSI_PG_ARRAY_HEADER 20
+
+static char *pgqrsi_pg_array(pgqrsi_pg_call *call, Oid type, Oid element, size_t count, size_t bytes)
+{
+    int at = call->count;
+    if (at >= PGQRSI_PG_PARAMETERS || count > INT32_MAX || bytes > (size_t)INT32_MAX - PGQRSI_PG_ARRAY_HEADER - 4 * count) {
+        call->failed = true;
+        return NULL;
+    }
+    size_t size = PGQRSI_PG_ARRAY_HEADER + 4 * count + bytes;
+    char *out = (char *)pgqrs_backend_resize(call->pg->store, NULL, 0, size);
+    if (!out) {
+        call->failed = true;
+        return NULL;
+    }
+    pgqrsi_pg_put32(out, 1);     /* dimensions */
+    pgqrsi_pg_put32(out + 4, 1); /* there may be NULLs */
+    pgqrsi_pg_put32(out + 8, (int32_t)element);
+    pgqrsi_pg_put32(out + 12, (int32_t)count);
+    pgqrsi_pg_put32(out + 16, 1); /* the first subscript */
+    pgqrsi_pg_add(call, type, out, size);
+    call->owned[at] = out;
+    call->owned_sizes[at] = size;
+    return out + PGQRSI_PG_ARRAY_HEADER;
+}
+
+static char *pgqrsi_pg_put_int64(char *out, int64_t value)
+{
+    pgqrsi_pg_put32(out, 8);
+    pgqrsi_pg_put64(out + 4, value);
+    return out + 12;
+}
+
+static char *pgqrsi_pg_put_int32(char *out, int32_t value)
+{
+    pgqrsi_pg_put32(out, 4);
+    pgqrsi_pg_put32(out + 4, value);
+    return out + 8;
+}
+
+static char *pgqrsi_pg_put_null(char *out)
+{
+    pgqrsi_pg_put32(out, -1);
+    return out + 4;
+}
+
+/* A time of 0 is NULL. */
+static char *pgqrsi_pg_put_time(char *out, int64_t us)
+{
+    return us ? pgqrsi_pg_put_int64(out, us - PGQRSI_PG_EPOCH_US) : pgqrsi_pg_put_null(out);
+}
+
+static char *pgqrsi_pg_put_text(char *out, const char *text, size_t size)
+{
+    if (!text)
+        return pgqrsi_pg_put_null(out);
+    pgqrsi_pg_put32(out, (int32_t)size);
+    memcpy(out + 4, text, size);
+    return out + 4 + size;
+}
+
+static void pgqrsi_pg_ids(pgqrsi_pg_call *call, const int64_t *ids, size_t count)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, count, 8 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_int64(out, ids[i]);
+}
+
+/* An array made for more bytes than it came to need (NULLs are shorter) is cut to where it ends. */
+static void pgqrsi_pg_array_end(pgqrsi_pg_call *call, const char *end)
+{
+    if (call->failed || !end)
+        return;
+    int at = call->count - 1;
+    call->lengths[at] = (int)(end - call->owned[at]);
+}
+
+static void pgqrsi_pg_release(pgqrsi_pg_call *call)
+{
+    for (int i = 0; i < call->count; i++) {
+        if (call->owned[i])
+            pgqrs_backend_free(call->pg->store, call->owned[i], call->owned_sizes[i]);
+        call->owned[i] = NULL;
+    }
+    call->count = 0;
+}
+
+/* --- results ------------------------------------------------------------------------------------------------------ */
+
+static int64_t pgqrsi_pg_get_int64(const PGresult *r, int row, int column)
+{
+    if (PQgetisnull(r, row, column))
+        return 0;
+    const char *value = PQgetvalue(r, row, column);
+    switch (PQgetlength(r, row, column)) {
+    case 1:
+        return value[0] != 0;
+    case 2:
+        return (int16_t)(uint16_t)pgqrsi_pg_take(value, 2);
+    case 4:
+        return (int32_t)(uint32_t)pgqrsi_pg_take(value, 4);
+    case 8:
+        return (int64_t)pgqrsi_pg_take(value, 8) + (PQftype(r, column) == PGQRSI_PG_TIME ? PGQRSI_PG_EPOCH_US : 0);
+    default:
+        return 0;
+    }
+}
+
+static const char *pgqrsi_pg_get_text(const PGresult *r, int row, int column, int64_t *size)
+{
+    if (size)
+        *size = 0;
+    if (PQgetisnull(r, row, column))
+        return NULL;
+    if (size)
+        *size = PQgetlength(r, row, column);
+    return PQgetvalue(r, row, column);
+}
+
+/* --- errors ------------------------------------------------------------------------------------------------------- */
+
+static bool pgqrsi_pg_class(const char *sqlstate, const char *prefix)
+{
+    return strncmp(sqlstate, prefix, strlen(prefix)) == 0;
+}
+
+static pgqrs_result pgqrsi_pg_code(const char *sqlstate)
+{
+    if (pgqrsi_pg_class(sqlstate, "28") || pgqrsi_pg_class(sqlstate, "42501"))
+        return PGQRS_ERR_ACCESS_DENIED;
+    if (pgqrsi_pg_class(sqlstate, "25006"))
+        return PGQRS_ERR_READ_ONLY;
+    if (pgqrsi_pg_class(sqlstate, "25"))
+        return PGQRS_ERR_TRANSACTION;
+    if (pgqrsi_pg_class(sqlstate, "53100"))
+        return PGQRS_ERR_FULL;
+    if (pgqrsi_pg_class(sqlstate, "08") || pgqrsi_pg_class(sqlstate, "53300") || pgqrsi_pg_class(sqlstate, "57P0"))
+        return PGQRS_ERR_CONNECTION;
+    if (pgqrsi_pg_class(sqlstate, "40001") || pgqrsi_pg_class(sqlstate, "40P01"))
+        return PGQRS_ERR_CONFLICT;
+    if (pgqrsi_pg_class(sqlstate, "55P03"))
+        return PGQRS_ERR_BUSY;
+    if (pgqrsi_pg_class(sqlstate, "42P01") || pgqrsi_pg_class(sqlstate, "3F000"))
+        return PGQRS_ERR_SCHEMA_MISSING;
+    return PGQRS_ERR_DATABASE;
+}
+
+static pgqrs_result pgqrsi_pg_no_memory(pgqrsi_pg *pg)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_NO_MEMORY, 0, NULL, "out of memory: the allocator returned NULL");
+}
+
+static pgqrs_result pgqrsi_pg_schema_missing(pgqrsi_pg *pg)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_MISSING, 0, NULL,
+                              "the tables are not in schema %s: call pgqrs_install", pg->schema);
+}
+
+/* The server's first line only: its detail and context may quote values. */
+static pgqrs_result pgqrsi_pg_refuse(pgqrsi_pg *pg, const PGresult *r)
+{
+    const char *sqlstate = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
+    const char *text = r ? PQresultErrorField(r, PG_DIAG_MESSAGE_PRIMARY) : NULL;
+    pgqrs_result code = sqlstate ? pgqrsi_pg_code(sqlstate) : PGQRS_ERR_DATABASE;
+    if (code == PGQRS_ERR_SCHEMA_MISSING)
+        return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "the tables are not in schema %s: call pgqrs_install",
+                                  pg->schema);
+    if (code == PGQRS_ERR_CONFLICT)
+        return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "others kept changing the same rows: try again");
+    return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "the database says: %s", text ? text : "(nothing)");
+}
+
+static pgqrs_result pgqrsi_pg_lost(pgqrsi_pg *pg, bool unknown)
+{
+    if (unknown)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, "08007",
+                                  "the connection to the database broke before the reply came: look whether it was done");
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONNECTION, 0, "08006",
+                              "the connection to the database broke; nothing was done");
+}
+
+static pgqrs_result pgqrsi_pg_no_queue(pgqrsi_pg *pg, const char *queue)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_FOUND, 0, NULL,
+                              "there is no queue \"%s\": create it with pgqrs_queue_create", queue);
+}
+
+/* --- connection --------------------------------------------------------------------------------------------------- */
+
+/* Connections of our own are silent. The server's last words on an idle one (it was terminated, the server shuts down) come as
+ * a notice, often before the end of the stream does: then nothing more may be sent. */
+static void pgqrsi_pg_notice(void *argument, const PGresult *notice)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)argument;
+    const char *sqlstate = PQresultErrorField(notice, PG_DIAG_SQLSTATE);
+    if (sqlstate && pgqrsi_pg_class(sqlstate, "57P0"))
+        pg->ended = true;
+}
+
+static void pgqrsi_pg_hang_up(pgqrsi_pg *pg)
+{
+    if (pg->own && pg->connection) {
+        PQfinish(pg->connection);
+        pg->connection = NULL;
+    }
+}
+
+/* Everything that lived in the session is gone with it. */
+static void pgqrsi_pg_forget(pgqrsi_pg *pg)
+{
+    memset(pg->prepared, 0, sizeof pg->prepared);
+    for (int i = 0; i < PGQRSI_PG_QUEUES; i++)
+        pg->queues[i].level_count = 0;
+    pg->listening = false;
+    pg->wait_until_us = 0;
+    pg->depth = 0;
+}
+
+/* Five digits and capitals and a colon; "FATAL:" is none, for want of a digit. */
+static bool pgqrsi_pg_is_sqlstate(const char *text)
+{
+    bool digit = false;
+    for (int i = 0; i < 5; i++) {
+        digit = digit || (text[i] >= '0' && text[i] <= '9');
+        if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'A' && text[i] <= 'Z')))
+            return false;
+    }
+    return digit && text[5] == ':';
+}
+
+/* libpq has no function for the SQLSTATE of a refused connection; in verbose form the text carries it: "FATAL:  28P01: ". Of
+ * other texts only the end of the first line is taken, and what stands in quotes is left out, because a misspelt DSN can put half
+ * a password where the host or the port is expected. */
+static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out, size_t size)
+{
+    size_t length = strcspn(text, "\n"), from = 0, used = 0;
+    bool quoted = false;
+    sqlstate[0] = '\0';
+    for (size_t i = 0; i + 1 < length && !sqlstate[0]; i++) {
+        if (text[i] != ':' || text[i + 1] != ' ')
+            continue;
+        from = i + 2 + (text[i + 2] == ' ');
+        if (pgqrsi_pg_is_sqlstate(text + from)) {
+            memcpy(sqlstate, text + from, 5);
+            sqlstate[5] = '\0';
+            from += 7;
+        }
+    }
+    for (; from < length && used + 1 < size; from++) {
+        bool quote = text[from] == '"' && !sqlstate[0];
+        if (quote || !quoted)
+            out[used++] = text[from];
+        quoted = quoted != quote;
+    }
+    out[used] = '\0';
+}
+
+static pgqrs_result pgqrsi_pg_dial_failed(pgqrsi_pg *pg, const PGconn *connection)
+{
+    char sqlstate[6], dsn[160], reason[160];
+    pgqrsi_pg_dial_reason(PQerrorMessage(connection), sqlstate, reason, sizeof reason);
+    pgqrsi_dsn_redact(pg->dsn, dsn, sizeof dsn);
+    pgqrs_result code = sqlstate[0] ? pgqrsi_pg_code(sqlstate) : PGQRS_ERR_CONNECTION;
+    if (code == PGQRS_ERR_ACCESS_DENIED)
+        return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "%s refuses the user: %s", dsn, reason);
+    return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "%s cannot be reached: %s", dsn, reason);
+}
+
+static PGconn *pgqrsi_pg_dial_start(pgqrsi_pg *pg)
+{
+    const char *keys[5];
+    const char *values[5];
+    keys[0] = "fallback_application_name";
+    values[0] = "pgqrs";
+    keys[1] = "dbname"; /* the whole DSN */
+    values[1] = pg->dsn;
+    keys[2] = "client_encoding";
+    values[2] = "UTF8";
+    keys[3] = NULL;
+    values[3] = NULL;
+    return PQconnectStartParams(keys, values, 1);
+}
+
+static bool pgqrsi_pg_dial_wait(PGconn *connection, PostgresPollingStatusType want, int64_t deadline_us)
+{
+    struct pollfd waiting;
+    int64_t left_ms = (deadline_us - pgqrs_backend_monotonic()) / PGQRSI_US_PER_MS;
+    waiting.fd = PQsocket(connection);
+    waiting.events = want == PGRES_POLLING_READING ? POLLIN : POLLOUT;
+    waiting.revents = 0;
+    if (left_ms <= 0 || waiting.fd < 0)
+        return false;
+    return poll(&waiting, 1, left_ms > 60000 ? 60000 : (int)left_ms) >= 0 || errno == EINTR;
+}
+
+/* One attempt, in libpq's non-blocking form: only there can the verbosity be set in time, and the timeout is exact. */
+static pgqrs_result pgqrsi_pg_dial(pgqrsi_pg *pg, int64_t deadline_us)
+{
+    PGconn *connection = pgqrsi_pg_dial_start(pg);
+    PostgresPollingStatusType status = PGRES_POLLING_WRITING;
+    if (!connection)
+        return pgqrsi_pg_no_memory(pg);
+    PQsetErrorVerbosity(connection, PQERRORS_VERBOSE);
+    PQsetNoticeReceiver(connection, pgqrsi_pg_notice, pg);
+    pg->ended = false;
+    while (PQstatus(connection) != CONNECTION_BAD && status != PGRES_POLLING_OK && status != PGRES_POLLING_FAILED) {
+        if (!pgqrsi_pg_dial_wait(connection, status, deadline_us)) {
+            PQfinish(connection);
+            return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONNECTION, 0, "08001",
+                                      "the database cannot be reached: no answer within %lld ms (connect_timeout_ms)",
+                                      (long long)pg->settings->connect_timeout_ms);
+        }
+        status = PQconnectPoll(connection);
+    }
+    if (PQstatus(connection) != CONNECTION_OK) {
+        pgqrs_result result = pgqrsi_pg_dial_failed(pg, connection);
+        PQfinish(connection);
+        return result;
+    }
+    PQsetErrorVerbosity(connection, PQERRORS_DEFAULT);
+    pg->connection = connection;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_simple(pgqrsi_pg *pg, const char *sql)
+{
+    PGresult *r = PQexec(pg->connection, sql);
+    ExecStatusType status = PQresultStatus(r);
+    pgqrs_result result = PGQRS_OK;
+    if (PQstatus(pg->connection) == CONNECTION_BAD)
+        result = pgqrsi_pg_lost(pg, false);
+    else if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
+        result = pgqrsi_pg_refuse(pg, r);
+    PQclear(r);
+    return result;
+}
+
+/* Behind a transaction pooler the process that answers is not the one libpq was told about when it connected. */
+static pgqrs_result pgqrsi_pg_find_pooler(pgqrsi_pg *pg)
+{
+    if (pg->settings->pooler != PGQRS_AUTO) {
+        pg->pooled = pg->settings->pooler == PGQRS_ON;
+        return PGQRS_OK;
+    }
+    PGresult *r = PQexecParams(pg->connection, "SELECT pg_backend_pid()", 0, NULL, NULL, NULL, NULL, 1);
+    if (PQresultStatus(r) != PGRES_TUPLES_OK) {
+        pgqrs_result result = PQstatus(pg->connection) == CONNECTION_BAD ? pgqrsi_pg_lost(pg, false) : pgqrsi_pg_refuse(pg, r);
+        PQclear(r);
+        return result;
+    }
+    pg->pooled = pgqrsi_pg_get_int64(r, 0, 0) != PQbackendPID(pg->connection);
+    PQclear(r);
+    return PGQRS_OK;
+}
+
+/* A plan made once and kept: with the shape of the hot statements one plan is right for an empty table and for a full one,
+ * provided the planner is not tempted by the sizes it happens to see. */
+static const char pgqrsi_pg_session_sql[] =
+    "SET plan_cache_mode=force_generic_plan; SET enable_seqscan=off; SET enable_sort=off; SET enable_bitmapscan=off; "
+    "SET enable_material=off; SET jit=off";
+
+static pgqrs_result pgqrsi_pg_session(pgqrsi_pg *pg)
+{
+    if (PQserverVersion(pg->connection) < 120000)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                  "the server is Postgres %d; 12 or later is needed", PQserverVersion(pg->connection) / 10000);
+    if (!pg->own) {
+        const char *encoding = PQparameterStatus(pg->connection, "client_encoding");
+        if (encoding && strcmp(encoding, "UTF8") != 0)
+            return pgqrs_backend_fail(pg->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                      "the connection's client_encoding is %s: set it to UTF8", encoding);
+        return PGQRS_OK;
+    }
+    pgqrs_result result = pgqrsi_pg_find_pooler(pg);
+    if (result)
+        return result;
+    if (pg->pooled)
+        pg->unnamed = true;
+    return pg->pooled ? PGQRS_OK : pgqrsi_pg_simple(pg, pgqrsi_pg_session_sql);
+}
+
+static pgqrs_result pgqrsi_pg_connect(pgqrsi_pg *pg, int64_t deadline_us)
+{
+    pgqrs_result result = pgqrsi_pg_dial(pg, deadline_us);
+    if (!result)
+        result = pgqrsi_pg_session(pg);
+    if (result)
+        pgqrsi_pg_hang_up(pg);
+    return result;
+}
+
+static int64_t pgqrsi_pg_jitter(pgqrsi_pg *pg, int64_t us)
+{
+    return us / 2 + (int64_t)(pgqrs_backend_random(pg->store) % (uint64_t)(us + 1));
+}
+
+/* Tries again for connect_timeout_ms as long as trying again may help. */
+static pgqrs_result pgqrsi_pg_reconnect(pgqrsi_pg *pg)
+{
+    int64_t deadline_us = pgqrs_backend_monotonic() + pg->settings->connect_timeout_ms * PGQRSI_US_PER_MS;
+    int64_t pause_us = 20 * PGQRSI_US_PER_MS;
+    pgqrs_event event;
+    pgqrs_result result;
+    pgqrsi_pg_hang_up(pg);
+    pgqrsi_pg_forget(pg);
+    while ((result = pgqrsi_pg_connect(pg, deadline_us)) == PGQRS_ERR_CONNECTION) {
+        int64_t nap_us = pgqrsi_pg_jitter(pg, pause_us);
+        if (pgqrs_backend_monotonic() + nap_us >= deadline_us)
+            return result;
+        pgqrs_backend_sleep(pg->store, nap_us);
+        pause_us = pause_us < PGQRSI_US_PER_S ? pause_us * 2 : pause_us;
+    }
+    if (result)
+        return result;
+    memset(&event, 0, sizeof event);
+    event.type = PGQRS_EVENT_RECONNECTED;
+    pgqrs_backend_log(pg->store, PGQRS_LOG_WARN, "the connection to the database was lost and made again");
+    pgqrs_backend_observe(pg->store, &event);
+    return PGQRS_OK;
+}
+
+/* --- statements --------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_PG_RELAX 0 /* the first of the hot statements: see pgqrsi_pg_hot_sql */
+
+/* "@." is the schema and a dot, "@," the schema alone, "@!" the channel. Called with out NULL to measure. */
+static size_t pgqrsi_pg_expand(const pgqrsi_pg *pg, const char *sql, char *out)
+{
+    size_t size = 0;
+    for (; *sql; sql++) {
+        const char *piece = sql;
+        size_t length = 1;
+        if (strcmp(sql, "@+") == 0)
+            break;
+        if (sql[0] == '@' && (sql[1] == '.' || sql[1] == ',' || sql[1] == '!')) {
+            piece = sql[1] == '!' ? pg->channel : pg->schema;
+            length = strlen(piece);
+            sql += sql[1] != '.'; /* the dot is copied by the next round */
+        }
+        if (out)
+            memcpy(out + size, piece, length);
+        size += length;
+    }
+    if (out)
+        out[size] = '\0';
+    return size;
+}
+
+static char *pgqrsi_pg_expanded(pgqrsi_pg *pg, const char *sql, size_t *size)
+{
+    *size = pgqrsi_pg_expand(pg, sql, NULL) + 1;
+    char *text = (char *)pgqrs_backend_resize(pg->store, NULL, 0, *size);
+    if (text)
+        pgqrsi_pg_expand(pg, sql, text);
+    return text;
+}
+
+static const char *pgqrsi_pg_sql(int statement)
+{
+    return statement < PGQRSI_PG_ADMIN_FIRST ? pgqrsi_pg_hot_sql(statement)
+                                             : pgqrsi_pg_admin_sql(statement - PGQRSI_PG_ADMIN_FIRST);
+}
+
+static bool pgqrsi_pg_continues(const char *sql)
+{
+    size_t length = strlen(sql);
+    return length >= 2 && strcmp(sql + length - 2, "@+") == 0;
+}
+
+/* C99 promises string literals of 4095 bytes: a text that ends in "@+" goes on in the entry after it. */
+static size_t pgqrsi_pg_join_text(pgqrsi_pg *pg, int statement, char *out)
+{
+    size_t size = 0;
+    const char *sql;
+    do {
+        sql = pgqrsi_pg_sql(statement++);
+        size += pgqrsi_pg_expand(pg, sql, out ? out + size : NULL);
+    } while (pgqrsi_pg_continues(sql));
+    return size;
+}
+
+static const char *pgqrsi_pg_text_of(pgqrsi_pg *pg, int statement)
+{
+    if (!pg->texts[statement]) {
+        size_t size = pgqrsi_pg_join_text(pg, statement, NULL) + 1;
+        char *text = (char *)pgqrs_backend_resize(pg->store, NULL, 0, size);
+        if (text)
+            pgqrsi_pg_join_text(pg, statement, text);
+        pg->texts[statement] = text;
+        pg->text_sizes[statement] = size;
+    }
+    return pg->texts[statement];
+}
+
+/* Hot statements are prepared once per connection. Administration plans anew each time: it is rare and its filters differ. */
+static bool pgqrsi_pg_named(const pgqrsi_pg *pg, int statement)
+{
+    return !pg->unnamed && statement > PGQRSI_PG_RELAX && statement < PGQRSI_PG_ADMIN_FIRST;
+}
+
+static void pgqrsi_pg_name(int statement, char name[24])
+{
+    snprintf(name, 24, "pgqrs_%d", statement);
+}
+
+static bool pgqrsi_pg_good(const PGresult *r)
+{
+    ExecStatusType status = PQresultStatus(r);
+    return status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK;
+}
+
+/* How far an attempt came. */
+typedef enum pgqrsi_pg_outcome {
+    PGQRSI_PG_DONE = 1,
+    PGQRSI_PG_REFUSED = 2, /* the server said no and rolled back: group->failed, group->sqlstate */
+    PGQRSI_PG_UNSENT = 3,  /* the connection broke before the statement left */
+    PGQRSI_PG_LOST = 4     /* the connection broke: it may have been carried out */
+} pgqrsi_pg_outcome;
+
+static pgqrsi_pg_outcome pgqrsi_pg_judge(pgqrsi_pg *pg, pgqrsi_pg_group *group, int index, const PGresult *r)
+{
+    if (pgqrsi_pg_good(r))
+        return PGQRSI_PG_DONE;
+    const char *severity = r ? PQresultErrorField(r, PG_DIAG_SEVERITY_NONLOCALIZED) : NULL;
+    const char *sqlstate = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
+    bool fatal = severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
+    if (!sqlstate || fatal || PQstatus(pg->connection) == CONNECTION_BAD)
+        return PGQRSI_PG_LOST;
+    if (group->failed < 0) {
+        group->failed = index;
+        snprintf(group->sqlstate, sizeof group->sqlstate, "%s", sqlstate);
+        group->code = pgqrsi_pg_refuse(pg, r);
+    }
+    return PGQRSI_PG_REFUSED;
+}
+
+static pgqrsi_pg_outcome pgqrsi_pg_prepare(pgqrsi_pg *pg, pgqrsi_pg_group *group, int index)
+{
+    const pgqrsi_pg_call *call = group->calls[index];
+    char name[24];
+    if (!pgqrsi_pg_named(pg, call->statement) || pg->prepared[call->statement])
+        return PGQRSI_PG_DONE;
+    pgqrsi_pg_name(call->statement, name);
+    PGresult *r = PQprepare(pg->connection, name, pg->texts[call->statement], call->count, call->types);
+    pgqrsi_pg_outcome outcome = pgqrsi_pg_judge(pg, group, index, r);
+    PQclear(r);
+    pg->prepared[call->statement] = outcome == PGQRSI_PG_DONE;
+    return outcome == PGQRSI_PG_LOST ? PGQRSI_PG_UNSENT : outcome;
+}
+
+static PGresult *pgqrsi_pg_execute(pgqrsi_pg *pg, const pgqrsi_pg_call *call)
+{
+    char name[24];
+    if (!pgqrsi_pg_named(pg, call->statement))
+        return PQexecParams(pg->connection, pg->texts[call->statement], call->count, call->types, call->values, call->lengths,
+                            call->formats, 1);
+    pgqrsi_pg_name(call->statement, name);
+    return PQexecPrepared(pg->connection, name, call->count, call->values, call->lengths, call->formats, 1);
+}
+
+#ifdef LIBPQ_HAS_PIPELINING
+static bool pgqrsi_pg_send(pgqrsi_pg *pg, const pgqrsi_pg_call *call)
+{
+    char name[24];
+    if (!pgqrsi_pg_named(pg, call->statement))
+        return PQsendQueryParams(pg->connection, pg->texts[call->statement], call->count, call->types, call->values,
+                                 call->lengths, call->formats, 1) == 1;
+    pgqrsi_pg_name(call->statement, name);
+    return PQsendQueryPrepared(pg->connection, name, call->count, call->values, call->lengths, call->formats, 1) == 1;
+}
+
+/* Reads up to the answer to the sync, whatever comes. */
+static pgqrsi_pg_outcome pgqrsi_pg_receive(pgqrsi_pg *pg, pgqrsi_pg_group *group, int skip)
+{
+    pgqrsi_pg_outcome outcome = PGQRSI_PG_DONE;
+    for (int i = 0; i < group->count + skip; i++) {
+        PGresult *r = PQgetResult(pg->connection);
+        if (r && PQresultStatus(r) != PGRES_PIPELINE_ABORTED) {
+            pgqrsi_pg_outcome one = pgqrsi_pg_judge(pg, group, i - skip, r);
+            outcome = one > outcome ? one : outcome;
+        } else if (!r || group->failed < 0) {
+            outcome = PGQRSI_PG_LOST;
+        }
+        if (outcome == PGQRSI_PG_DONE && i >= skip)
+            group->results[i - skip] = r;
+        else
+            PQclear(r);
+        while (outcome != PGQRSI_PG_LOST && (r = PQgetResult(pg->connection)) != NULL)
+            PQclear(r);
+        if (outcome == PGQRSI_PG_LOST)
+            return outcome;
+    }
+    PGresult *sync = PQgetResult(pg->connection);
+    /* a failure of the commit itself (a deferred constraint, a serialization failure) comes in place of the sync */
+    bool synced = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
+    if (!synced && outcome == PGQRSI_PG_DONE)
+        outcome = pgqrsi_pg_judge(pg, group, group->count - 1, sync);
+    PQclear(sync);
+    while (!synced && PQstatus(pg->connection) == CONNECTION_OK && (sync = PQgetResult(pg->connection)) != NULL) {
+        synced = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
+        PQclear(sync);
+    }
+    return outcome;
+}
+
+static pgqrsi_pg_outcome pgqrsi_pg_pipeline(pgqrsi_pg *pg, pgqrsi_pg_group *group, const pgqrsi_pg_call *first)
+{
+    bool sent = PQenterPipelineMode(pg->connection) == 1;
+    pgqrsi_pg_outcome outcome = PGQRSI_PG_UNSENT;
+    if (sent && first)
+        sent = pgqrsi_pg_send(pg, first);
+    for (int i = 0; i < group->count && sent; i++)
+        sent = pgqrsi_pg_send(pg, group->calls[i]);
+    /* without the sync nothing is committed: what was sent so far ends with the connection */
+    if (sent)
+        outcome = PQpipelineSync(pg->connection) == 1 ? pgqrsi_pg_receive(pg, group, first ? 1 : 0) : PGQRSI_PG_LOST;
+    if (outcome >= PGQRSI_PG_UNSENT) {
+        PGresult *r;
+        for (int i = 0; i < 64 && (r = PQgetResult(pg->connection)) != NULL; i++)
+            PQclear(r);
+    }
+    if (PQexitPipelineMode(pg->connection) != 1 && outcome <= PGQRSI_PG_REFUSED)
+        return PGQRSI_PG_LOST;
+    return outcome;
+}
+#else
+/* An older libpq: the same transaction, one round trip per statement. */
+static pgqrsi_pg_outcome pgqrsi_pg_pipeline(pgqrsi_pg *pg, pgqrsi_pg_group *group, const pgqrsi_pg_call *first)
+{
+    bool outside = PQtransactionStatus(pg->connection) == PQTRANS_IDLE;
+    pgqrsi_pg_outcome outcome = PGQRSI_PG_DONE;
+    if (outside && pgqrsi_pg_simple(pg, "BEGIN"))
+        return PGQRSI_PG_UNSENT;
+    if (first)
+        PQclear(pgqrsi_pg_execute(pg, first));
+    for (int i = 0; i < group->count && outcome == PGQRSI_PG_DONE; i++) {
+        group->results[i] = pgqrsi_pg_execute(pg, group->calls[i]);
+        outcome = pgqrsi_pg_judge(pg, group, i, group->results[i]);
+    }
+    if (outside && outcome != PGQRSI_PG_LOST) {
+        PGresult *r = PQexec(pg->connection, outcome == PGQRSI_PG_DONE ? "COMMIT" : "ROLLBACK");
+        if (outcome == PGQRSI_PG_DONE)
+            outcome = pgqrsi_pg_judge(pg, group, group->count - 1, r);
+        PQclear(r);
+    }
+    return outcome;
+}
+#endif
+
+static void pgqrsi_pg_group_clear(pgqrsi_pg_group *group)
+{
+    for (int i = 0; i < group->count; i++) {
+        PQclear(group->results[i]);
+        group->results[i] = NULL;
+    }
+    group->failed = -1;
+    group->sqlstate[0] = '\0';
+}
+
+/* Administration runs with the planner's usual settings: a set_config for this transaction goes first. */
+static pgqrsi_pg_outcome pgqrsi_pg_attempt(pgqrsi_pg *pg, pgqrsi_pg_group *group)
+{
+    pgqrsi_pg_call relax;
+    bool relaxed = pg->own && !pg->pooled && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
+    for (int i = 0; i < group->count; i++) {
+        pgqrsi_pg_outcome outcome = pgqrsi_pg_prepare(pg, group, i);
+        if (outcome != PGQRSI_PG_DONE)
+            return outcome;
+    }
+    if (group->count > 1 || relaxed) {
+        pgqrsi_pg_start(&relax, pg, PGQRSI_PG_RELAX);
+        return pgqrsi_pg_pipeline(pg, group, relaxed ? &relax : NULL);
+    }
+    group->results[0] = pgqrsi_pg_execute(pg, group->calls[0]);
+    return pgqrsi_pg_judge(pg, group, 0, group->results[0]);
+}
+
+/* --- running ------------------------------------------------------------------------------------------------------ */
+
+/* An idle connection that the server has closed is readable: found out here, before a statement whose fate would then be
+ * unknown. */
+static bool pgqrsi_pg_alive(pgqrsi_pg *pg)
+{
+    struct pollfd socket;
+    if (!pg->connection || PQstatus(pg->connection) != CONNECTION_OK || pg->ended)
+        return false;
+    socket.fd = PQsocket(pg->connection);
+    socket.events = POLLIN;
+    socket.revents = 0;
+    if (socket.fd < 0)
+        return false;
+    if (poll(&socket, 1, 0) <= 0)
+        return true;
+    if (PQconsumeInput(pg->connection) != 1)
+        return false;
+    (void)PQisBusy(pg->connection); /* reads what has come: see pgqrsi_pg_notice */
+    return PQstatus(pg->connection) == CONNECTION_OK && !pg->ended;
+}
+
+static pgqrs_result pgqrsi_pg_borrowed_ready(pgqrsi_pg *pg)
+{
+    if (PQstatus(pg->connection) != CONNECTION_OK)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONNECTION, 0, "08003",
+                                  "the caller's connection is broken: reset it, then go on");
+    if (PQtransactionStatus(pg->connection) == PQTRANS_INERROR)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P02",
+                                  "the caller's transaction has failed: roll it back first");
+#ifdef LIBPQ_HAS_PIPELINING
+    if (PQpipelineStatus(pg->connection) != PQ_PIPELINE_OFF)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                                  "the caller's connection is in pipeline mode: leave it first");
+#endif
+    if (PQtransactionStatus(pg->connection) == PQTRANS_ACTIVE)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                                  "the caller's connection is still busy with another statement");
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_connected(pgqrsi_pg *pg)
+{
+    if (!pg->own)
+        return pgqrsi_pg_borrowed_ready(pg);
+    if (pg->depth > 0)
+        return PQstatus(pg->connection) == CONNECTION_OK ? PGQRS_OK : pgqrsi_pg_lost(pg, false);
+    return pgqrsi_pg_alive(pg) ? PGQRS_OK : pgqrsi_pg_reconnect(pg);
+}
+
+/* The connection is of no use any more. Inside a transaction it is kept, so that every later statement of it fails too. */
+static void pgqrsi_pg_drop(pgqrsi_pg *pg)
+{
+    if (pg->depth == 0)
+        pgqrsi_pg_hang_up(pg);
+}
+
+static pgqrs_result pgqrsi_pg_check_version(pgqrsi_pg *pg);
+
+static bool pgqrsi_pg_is_conflict(const char *sqlstate)
+{
+    return strcmp(sqlstate, "40001") == 0 || strcmp(sqlstate, "40P01") == 0;
+}
+
+/* The server does not know a named statement, or knows another one under that name, or its plan does not fit any more. */
+static bool pgqrsi_pg_is_stale(const char *sqlstate)
+{
+    return strcmp(sqlstate, "26000") == 0 || strcmp(sqlstate, "42P05") == 0 || strcmp(sqlstate, "0A000") == 0;
+}
+
+static void pgqrsi_pg_back_off(pgqrsi_pg *pg, int tries)
+{
+    pgqrs_backend_sleep(pg->store, pgqrsi_pg_jitter(pg, INT64_C(5000) << (tries < 6 ? tries : 6)));
+}
+
+/* Runs a group until it is done or there is no point in trying again. Results stay in the group until they are cleared. */
+static pgqrs_result pgqrsi_pg_run(pgqrsi_pg *pg, pgqrsi_pg_group *group)
+{
+    bool again = pg->own && pg->depth == 0;
+    for (int tries = 0;; tries++) {
+        pgqrsi_pg_group_clear(group);
+        pgqrs_result result = pgqrsi_pg_connected(pg);
+        if (!result && !pg->checked)
+            result = pgqrsi_pg_check_version(pg);
+        if (result)
+            return group->lost && group->writes ? pgqrsi_pg_lost(pg, true) : result;
+        bool in_transaction = PQtransactionStatus(pg->connection) == PQTRANS_INTRANS; /* which is lost with the connection */
+        pgqrsi_pg_outcome outcome = pgqrsi_pg_attempt(pg, group);
+        if (outcome == PGQRSI_PG_DONE)
+            return PGQRS_OK;
+        if (outcome == PGQRSI_PG_REFUSED) {
+            if (again && pgqrsi_pg_is_stale(group->sqlstate) && !pg->unnamed) {
+                pg->unnamed = true;
+                continue;
+            }
+            if (again && pgqrsi_pg_is_conflict(group->sqlstate) && tries < pg->settings->retry_limit) {
+                pgqrsi_pg_back_off(pg, tries);
+                continue;
+            }
+            return group->code;
+        }
+        group->lost = group->lost || (outcome == PGQRSI_PG_LOST && pg->depth == 0 && !in_transaction);
+        pgqrsi_pg_drop(pg);
+        if ((group->lost && !group->repeatable) || !again || tries >= pg->settings->retry_limit)
+            return pgqrsi_pg_lost(pg, group->lost && group->writes);
+    }
+}
+
+static void pgqrsi_pg_group_release(pgqrsi_pg_group *group)
+{
+    for (int i = 0; i < group->count; i++)
+        pgqrsi_pg_release(group->calls[i]);
+}
+
+/* The parameters are freed, whatever happens; the results are the caller's to clear. */
+static pgqrs_result pgqrsi_pg_run_group(pgqrsi_pg *pg, pgqrsi_pg_group *group)
+{
+    bool ready = pgqrsi_pg_text_of(pg, PGQRSI_PG_RELAX) != NULL;
+    for (int i = 0; i < group->count; i++)
+        ready = ready && !group->calls[i]->failed && pgqrsi_pg_text_of(pg, group->calls[i]->statement);
+    pgqrs_result result = ready ? pgqrsi_pg_run(pg, group) : pgqrsi_pg_no_memory(pg);
+    pgqrsi_pg_group_release(group);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_run_one(pgqrsi_pg_call *call, PGresult **out, bool repeatable, bool writes)
+{
+    pgqrsi_pg_group group;
+    *out = NULL;
+    memset(&group, 0, sizeof group);
+    group.calls[0] = call;
+    group.count = 1;
+    group.repeatable = repeatable;
+    group.writes = writes;
+    pgqrs_result result = pgqrsi_pg_run_group(call->pg, &group);
+    if (!result) {
+        *out = group.results[0];
+        group.results[0] = NULL;
+    }
+    pgqrsi_pg_group_clear(&group);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_read(pgqrsi_pg_call *call, PGresult **out)
+{
+    return pgqrsi_pg_run_one(call, out, true, false);
+}
+
+static pgqrs_result pgqrsi_pg_write(pgqrsi_pg_call *call, PGresult **out)
+{
+    return pgqrsi_pg_run_one(call, out, false, true);
+}
+
+/* --- transactions of several statements ----------------------------------------------------------------------------- */
+
+static const char pgqrsi_pg_relax_sql[] =
+    "SELECT set_config('plan_cache_mode','auto',true), set_config('enable_seqscan','on',true), "
+    "set_config('enable_sort','on',true), set_config('enable_bitmapscan','on',true), set_config('enable_material','on',true)";
+
+static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
+{
+    pg->depth = 0;
+    if (!pg->connection || PQstatus(pg->connection) != CONNECTION_OK) {
+        pgqrsi_pg_drop(pg);
+        return PGQRS_OK; /* it ended with the connection */
+    }
+    PGresult *r = PQexec(pg->connection, pg->savepoint ? "ROLLBACK TO SAVEPOINT pgqrs; RELEASE SAVEPOINT pgqrs" : "ROLLBACK");
+    PQclear(r);
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
+{
+    pgqrs_result result = pgqrsi_pg_connected(pg);
+    if (result)
+        return result;
+    pg->savepoint = !pg->own && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
+    result = pgqrsi_pg_simple(pg, pg->savepoint ? "SAVEPOINT pgqrs" : "BEGIN");
+    if (result)
+        return result;
+    pg->depth = 1;
+    if (pg->own && !pg->pooled)
+        result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
+    if (result)
+        pgqrsi_pg_rollback(pg);
+    return result;
+}
+
+/* Nothing has been done before the first statement, so a connection that turns out to be broken here is simply made anew. */
+static pgqrs_result pgqrsi_pg_begin(pgqrsi_pg *pg)
+{
+    pgqrs_result result = pgqrsi_pg_begin_once(pg);
+    for (int tries = 0; result == PGQRS_ERR_CONNECTION && pg->own && tries < pg->settings->retry_limit; tries++) {
+        pgqrsi_pg_drop(pg);
+        result = pgqrsi_pg_begin_once(pg);
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_commit(pgqrsi_pg *pg)
+{
+    PGresult *r = PQexec(pg->connection, pg->savepoint ? "RELEASE SAVEPOINT pgqrs" : "COMMIT");
+    pgqrs_result result = PGQRS_OK;
+    /* COMMIT of a failed transaction is answered by "ROLLBACK", as a success */
+    bool rolled_back = r && strncmp(PQcmdStatus(r), "ROLLBACK", 8) == 0;
+    if (PQstatus(pg->connection) == CONNECTION_BAD || !r)
+        result = pgqrsi_pg_lost(pg, !pg->savepoint);
+    else if (!pgqrsi_pg_good(r))
+        result = pgqrsi_pg_refuse(pg, r);
+    else if (rolled_back)
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P02", "the transaction had failed; nothing was done");
+    PQclear(r);
+    pg->depth = 0;
+    if (PQstatus(pg->connection) == CONNECTION_BAD)
+        pgqrsi_pg_drop(pg);
+    return result;
+}
+
+/* Ends a transaction the way its statements went; the first failure is the one reported. */
+static pgqrs_result pgqrsi_pg_finish(pgqrsi_pg *pg, pgqrs_result result)
+{
+    if (!result)
+        return pgqrsi_pg_commit(pg);
+    pgqrsi_pg_rollback(pg);
+    return result;
+}
+
+/* --- tables ------------------------------------------------------------------------------------------------------- */
+
+/* One list of statements per schema version, applied in order; a list that was released is never changed. */
+static const char *const pgqrsi_pg_migration_1[] = {
+    "CREATE TABLE @.pgqrs_meta(key text PRIMARY KEY, value bigint NOT NULL)",
+    "CREATE TABLE @.pgqrs_queues(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
+    " lease_ms bigint NOT NULL, max_attempts integer NOT NULL, backoff_ms bigint NOT NULL, backoff_max_ms bigint NOT NULL,"
+    " retention_ms bigint NOT NULL, dead_retention_ms bigint NOT NULL, paused boolean NOT NULL,"
+    " created_at timestamptz NOT NULL, lease_expiries bigint NOT NULL DEFAULT 0)",
+    "CREATE SEQUENCE @.pgqrs_message_id CACHE 64",
+    "CREATE SEQUENCE @.pgqrs_lease_id CACHE 64",
+    "CREATE SEQUENCE @.pgqrs_ready_ord CACHE 1",
+    "CREATE TABLE @.pgqrs_messages(queue_id bigint NOT NULL, id bigint NOT NULL, priority smallint NOT NULL,"
+    " enqueued_at timestamptz NOT NULL, expires_at timestamptz, dedup_key text, producer text, payload text NOT NULL,"
+    " PRIMARY KEY (queue_id, id))",
+    "CREATE TABLE @.pgqrs_ready(ord bigint NOT NULL DEFAULT nextval('@.pgqrs_ready_ord'), queue_id bigint NOT NULL,"
+    " prio integer NOT NULL, lo bigint NOT NULL, n smallint NOT NULL CHECK (n BETWEEN 1 AND 50),"
+    " attempt smallint NOT NULL DEFAULT 0, expires_at timestamptz, keyed boolean NOT NULL DEFAULT false)"
+    " WITH (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000)",
+    "CREATE INDEX pgqrs_ready_order ON @.pgqrs_ready(queue_id, prio, ord)",
+    "CREATE INDEX pgqrs_ready_lo ON @.pgqrs_ready(queue_id, lo)",
+    "CREATE INDEX pgqrs_ready_expiry ON @.pgqrs_ready(queue_id, expires_at) WHERE expires_at IS NOT NULL",
+    "CREATE TABLE @.pgqrs_delayed(due_at timestamptz NOT NULL, queue_id bigint NOT NULL, prio integer NOT NULL,"
+    " lo bigint NOT NULL, n smallint NOT NULL CHECK (n BETWEEN 1 AND 50), attempt smallint NOT NULL DEFAULT 0,"
+    " expires_at timestamptz, keyed boolean NOT NULL DEFAULT false)"
+    " WITH (autovacuum_vacuum_scale_factor=0.02, autovacuum_vacuum_threshold=5000)",
+    "CREATE INDEX pgqrs_delayed_due ON @.pgqrs_delayed(queue_id, due_at, lo)",
+    "CREATE INDEX pgqrs_delayed_lo ON @.pgqrs_delayed(queue_id, lo)",
+    "CREATE TABLE @.pgqrs_leases(lease bigint PRIMARY KEY, queue_id bigint NOT NULL, until timestamptz NOT NULL,"
+    " claimed_at timestamptz NOT NULL, worker_id bigint, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint NOT NULL,"
+    " keyed boolean NOT NULL, lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL, prio integer[] NOT NULL)"
+    " WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000)",
+    "CREATE INDEX pgqrs_leases_until ON @.pgqrs_leases(queue_id, until)",
+    "CREATE TABLE @.pgqrs_done(queue_id bigint NOT NULL, lease bigint NOT NULL, worker_id bigint, at timestamptz NOT NULL,"
+    " claimed_at timestamptz, outcome smallint NOT NULL, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint NOT NULL,"
+    " lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL,"
+    " CONSTRAINT pgqrs_done_span CHECK (hi_max - lo_min < 1024))",
+    "CREATE INDEX pgqrs_done_lo ON @.pgqrs_done(queue_id, lo_min)",
+    "CREATE TABLE @.pgqrs_dead(queue_id bigint NOT NULL, id bigint NOT NULL, attempt smallint NOT NULL, at timestamptz NOT NULL,"
+    " reason text, worker_id bigint, PRIMARY KEY (queue_id, id))",
+    "CREATE TABLE @.pgqrs_failures(message_id bigint PRIMARY KEY, queue_id bigint NOT NULL, attempt smallint NOT NULL,"
+    " at timestamptz NOT NULL, reason text)",
+    "CREATE TABLE @.pgqrs_dedup(queue_id bigint NOT NULL, key text NOT NULL, message_id bigint NOT NULL,"
+    " PRIMARY KEY (queue_id, key))",
+    "CREATE UNIQUE INDEX pgqrs_dedup_message ON @.pgqrs_dedup(queue_id, message_id)",
+    "CREATE TABLE @.pgqrs_workers(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
+    " epoch bigint NOT NULL, queue_id bigint, state smallint NOT NULL, reclaimed boolean NOT NULL DEFAULT false,"
+    " started_at timestamptz NOT NULL, heartbeat_at timestamptz NOT NULL, stopped_at timestamptz) WITH (fillfactor=70)",
+    "CREATE UNLOGGED TABLE @.pgqrs_sleepers(queue_id bigint NOT NULL, token bigint NOT NULL, until timestamptz NOT NULL,"
+    " PRIMARY KEY (queue_id, token)) WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=200)",
+    "CREATE VIEW @.pgqrs_message_view AS"
+    " SELECT m.id, q.name AS queue, m.queue_id,"
+    " CASE s.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' WHEN 5 THEN 'dead'"
+    " END AS state, s.code AS state_code, m.priority, s.attempt, s.lease, s.due_at, s.lease_until, s.worker_id,"
+    " w.name AS worker, m.enqueued_at, m.expires_at, s.finished_at, m.dedup_key, m.producer,"
+    " coalesce(s.reason, f.reason) AS reason, m.payload"
+    " FROM @.pgqrs_messages m JOIN @.pgqrs_queues q ON q.id = m.queue_id LEFT JOIN LATERAL ("
+    " SELECT 1 AS code, r.attempt, NULL::bigint AS lease, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until,"
+    " NULL::bigint AS worker_id, NULL::timestamptz AS finished_at, NULL::text AS reason"
+    " FROM @.pgqrs_ready r WHERE r.queue_id = m.queue_id AND r.lo <= m.id AND r.lo > m.id - 50 AND m.id < r.lo + r.n"
+    " UNION ALL SELECT CASE WHEN d.due_at <= statement_timestamp() THEN 1 ELSE 2 END, d.attempt, NULL, d.due_at, NULL, NULL,"
+    " NULL, NULL FROM @.pgqrs_delayed d"
+    " WHERE d.queue_id = m.queue_id AND d.lo <= m.id AND d.lo > m.id - 50 AND m.id < d.lo + d.n"
+    " UNION ALL SELECT CASE WHEN l.until <= statement_timestamp() THEN 1 ELSE 3 END, u.attempt,"
+    " CASE WHEN l.until > statement_timestamp() THEN l.lease END, NULL, l.until,"
+    " CASE WHEN l.until > statement_timestamp() THEN l.worker_id END, NULL, NULL"
+    " FROM @.pgqrs_leases l, unnest(l.lo, l.n, l.attempt) AS u(lo, n, attempt)"
+    " WHERE l.queue_id = m.queue_id AND l.lo_min <= m.id AND l.hi_max >= m.id AND u.lo <= m.id AND m.id < u.lo + u.n"
+    " UNION ALL SELECT 4, u.attempt, NULL, NULL, NULL, d.worker_id, d.at, CASE d.outcome WHEN 1 THEN 'expired' END"
+    " FROM @.pgqrs_done d, unnest(d.lo, d.n, d.attempt) AS u(lo, n, attempt)"
+    " WHERE d.queue_id = m.queue_id AND d.lo_min <= m.id AND d.lo_min > m.id - 1024 AND d.hi_max >= m.id"
+    " AND u.lo <= m.id AND m.id < u.lo + u.n"
+    " UNION ALL SELECT 5, d.attempt, NULL, NULL, NULL, d.worker_id, d.at, d.reason"
+    " FROM @.pgqrs_dead d WHERE d.queue_id = m.queue_id AND d.id = m.id"
+    " ) s ON true LEFT JOIN @.pgqrs_failures f ON f.message_id = m.id LEFT JOIN @.pgqrs_workers w ON w.id = s.worker_id",
+    "INSERT INTO @.pgqrs_meta(key, value) VALUES ('schema_version', 1)",
+    NULL,
+};
+
+static const char *const *const pgqrsi_pg_migrations[] = {pgqrsi_pg_migration_1};
+
+static const char *const pgqrsi_pg_uninstall_sql[] = {
+    "DROP VIEW IF EXISTS @.pgqrs_message_view",
+    "DROP TABLE IF EXISTS @.pgqrs_meta, @.pgqrs_queues, @.pgqrs_messages, @.pgqrs_ready, @.pgqrs_delayed, @.pgqrs_leases,"
+    " @.pgqrs_done, @.pgqrs_dead, @.pgqrs_failures, @.pgqrs_dedup, @.pgqrs_workers, @.pgqrs_sleepers",
+    "DROP SEQUENCE IF EXISTS @.pgqrs_message_id, @.pgqrs_lease_id, @.pgqrs_ready_ord",
+    NULL,
+};
+
+/* One statement outside the tables above, without parameters; its first value, 0 when there is none. */
+static pgqrs_result pgqrsi_pg_scalar(pgqrsi_pg *pg, const char *sql, int64_t *value)
+{
+    size_t size;
+    char *text = pgqrsi_pg_expanded(pg, sql, &size);
+    if (!text)
+        return pgqrsi_pg_no_memory(pg);
+    PGresult *r = PQexecParams(pg->connection, text, 0, NULL, NULL, NULL, NULL, 1);
+    pgqrs_result result = PGQRS_OK;
+    pgqrs_backend_free(pg->store, text, size);
+    if (PQstatus(pg->connection) == CONNECTION_BAD)
+        result = pgqrsi_pg_lost(pg, false);
+    else if (!pgqrsi_pg_good(r))
+        result = pgqrsi_pg_refuse(pg, r);
+    else
+        *value = PQntuples(r) > 0 ? pgqrsi_pg_get_int64(r, 0, 0) : 0;
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_script(pgqrsi_pg *pg, const char *const *statements)
+{
+    int64_t ignored;
+    pgqrs_result result = PGQRS_OK;
+    for (; *statements && !result; statements++)
+        result = pgqrsi_pg_scalar(pg, *statements, &ignored);
+    return result;
+}
+
+/* Asks first whether the table is there: inside the caller's transaction an error would cost the caller that transaction. */
+static pgqrs_result pgqrsi_pg_version(pgqrsi_pg *pg, int64_t *version)
+{
+    int64_t there = 0;
+    *version = 0;
+    pgqrs_result result = pgqrsi_pg_scalar(pg, "SELECT to_regclass('@.pgqrs_meta') IS NOT NULL", &there);
+    if (!result && there)
+        result = pgqrsi_pg_scalar(pg, "SELECT value FROM @.pgqrs_meta WHERE key = 'schema_version'", version);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_newer(pgqrsi_pg *pg, int64_t version)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
+                              "the tables in schema %s have version %lld, this library knows %d: update the program", pg->schema,
+                              (long long)version, PGQRS_SCHEMA_VERSION);
+}
+
+static pgqrs_result pgqrsi_pg_check_version(pgqrsi_pg *pg)
+{
+    int64_t version;
+    pgqrs_result result = pgqrsi_pg_version(pg, &version);
+    if (result)
+        return result;
+    if (version == 0)
+        return pgqrsi_pg_schema_missing(pg);
+    if (version > PGQRS_SCHEMA_VERSION)
+        return pgqrsi_pg_newer(pg, version);
+    if (version < PGQRS_SCHEMA_VERSION)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_OLDER, 0, NULL,
+                                  "the tables in schema %s have version %lld, this library needs %d: call pgqrs_install",
+                                  pg->schema, (long long)version, PGQRS_SCHEMA_VERSION);
+    pg->checked = true;
+    return PGQRS_OK;
+}
+
+/* Calls outside the statement tables retry by this: everything they do is repeatable. */
+static pgqrs_result pgqrsi_pg_retry(pgqrsi_pg *pg, pgqrs_result (*work)(pgqrsi_pg *pg, int64_t *value), int64_t *value)
+{
+    for (int tries = 0;; tries++) {
+        pgqrs_result result = pgqrsi_pg_connected(pg);
+        if (result)
+            return result;
+        result = work(pg, value);
+        bool passing = result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_CONFLICT || result == PGQRS_ERR_OUTCOME_UNKNOWN;
+        if (!passing || !pg->own || tries >= pg->settings->retry_limit)
+            return result;
+        if (result == PGQRS_ERR_CONFLICT)
+            pgqrsi_pg_back_off(pg, tries);
+        else
+            pgqrsi_pg_hang_up(pg);
+    }
+}
+
+static pgqrs_result pgqrsi_pg_read_clock(pgqrsi_pg *pg, int64_t *value)
+{
+    return pgqrsi_pg_scalar(pg, "SELECT statement_timestamp()", value);
+}
+
+static pgqrs_result pgqrsi_pg_now(void *self, int64_t *now_us)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    if (pg->settings->clock.now_us) {
+        *now_us = pgqrs_backend_clock(pg->store);
+        return PGQRS_OK;
+    }
+    return pgqrsi_pg_retry(pg, pgqrsi_pg_read_clock, now_us);
+}
+
+static pgqrs_result pgqrsi_pg_schema_version(void *self, int32_t *version)
+{
+    int64_t value = 0;
+    pgqrs_result result = pgqrsi_pg_retry((pgqrsi_pg *)self, pgqrsi_pg_version, &value);
+    *version = (int32_t)value;
+    return result;
+}
+
+/* CREATE SCHEMA IF NOT EXISTS asks for the right to create even when there is nothing to do; hence the look first. */
+static pgqrs_result pgqrsi_pg_create_schema(pgqrsi_pg *pg)
+{
+    int64_t there = 0;
+    pgqrs_result result = pgqrsi_pg_scalar(pg, "SELECT to_regnamespace('@,') IS NOT NULL", &there);
+    if (!result && !there)
+        result = pgqrsi_pg_scalar(pg, "CREATE SCHEMA @,", &there);
+    return result;
+}
+
+/* One process installs at a time, database-wide per schema; the lock ends with the transaction. */
+static pgqrs_result pgqrsi_pg_lock_schema(pgqrsi_pg *pg)
+{
+    int64_t ignored;
+    return pgqrsi_pg_scalar(pg, "SELECT pg_advisory_xact_lock(1886351986, hashtext('@,'))", &ignored);
+}
+
+static pgqrs_result pgqrsi_pg_migrate(pgqrsi_pg *pg, int64_t *version)
+{
+    pgqrs_result result = pgqrsi_pg_lock_schema(pg);
+    if (!result)
+        result = pgqrsi_pg_create_schema(pg);
+    if (!result)
+        result = pgqrsi_pg_version(pg, version);
+    if (!result && *version > PGQRS_SCHEMA_VERSION)
+        result = pgqrsi_pg_newer(pg, *version);
+    for (; !result && *version < PGQRS_SCHEMA_VERSION; ++*version)
+        result = pgqrsi_pg_script(pg, pgqrsi_pg_migrations[*version]);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_install_once(pgqrsi_pg *pg, int64_t *version)
+{
+    pgqrs_result result = pgqrsi_pg_begin(pg);
+    return result ? result : pgqrsi_pg_finish(pg, pgqrsi_pg_migrate(pg, version));
+}
+
+static pgqrs_result pgqrsi_pg_install(void *self, int64_t now_us)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int64_t version = 0;
+    (void)now_us;
+    memset(pg->queues, 0, sizeof pg->queues);
+    pgqrs_result result = pgqrsi_pg_retry(pg, pgqrsi_pg_install_once, &version);
+    pg->checked = false;
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_uninstall_once(pgqrsi_pg *pg, int64_t *ignored)
+{
+    pgqrs_result result = pgqrsi_pg_begin(pg);
+    (void)ignored;
+    if (result)
+        return result;
+    result = pgqrsi_pg_lock_schema(pg);
+    if (!result)
+        result = pgqrsi_pg_script(pg, pgqrsi_pg_uninstall_sql);
+    return pgqrsi_pg_finish(pg, result);
+}
+
+static pgqrs_result pgqrsi_pg_uninstall(void *self)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int64_t ignored = 0;
+    pg->checked = false;
+    memset(pg->queues, 0, sizeof pg->queues);
+    return pgqrsi_pg_retry(pg, pgqrsi_pg_uninstall_once, &ignored);
+}
+
+/* --- life --------------------------------------------------------------------------------------------------------- */
+
+/* A channel name has at most 63 bytes; of a longer one the schema's hash stands in. */
+static void pgqrsi_pg_set_names(pgqrsi_pg *pg, const char *schema)
+{
+    uint64_t hash = UINT64_C(14695981039346656037);
+    snprintf(pg->schema, sizeof pg->schema, "\"%s\"", schema);
+    if (strlen(schema) <= 50) {
+        snprintf(pg->channel, sizeof pg->channel, "pgqrs_%s", schema);
+        return;
+    }
+    for (const char *c = schema; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * UINT64_C(1099511628211);
+    snprintf(pg->channel, sizeof pg->channel, "pgqrs_%016llx", (unsigned long long)hash);
+}
+
+static void pgqrsi_pg_close(void *self)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    if (!pg)
+        return;
+    pgqrsi_pg_hang_up(pg);
+    for (int i = 0; i < PGQRSI_PG_STATEMENTS; i++)
+        if (pg->texts[i])
+            pgqrs_backend_free(pg->store, pg->texts[i], pg->text_sizes[i]);
+    if (pg->dsn)
+        pgqrs_backend_free(pg->store, pg->dsn, pg->dsn_size);
+    pgqrs_backend_free(pg->store, pg, sizeof *pg);
+}
+
+/* libpq's own complaint may quote the DSN, so it is not shown. */
+static pgqrs_result pgqrsi_pg_check_dsn(pgqrsi_pg *pg)
+{
+    char *complaint = NULL;
+    PQconninfoOption *options = PQconninfoParse(pg->dsn, &complaint);
+    bool good = options != NULL;
+    PQconninfoFree(options);
+    PQfreemem(complaint);
+    if (good)
+        return PGQRS_OK;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_BAD_DSN, 0, NULL,
+                              "libpq cannot read the DSN: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?option=value, "
+                              "special characters as %%XX");
+}
+
+static pgqrs_result pgqrsi_pg_open_own(pgqrsi_pg *pg, const char *dsn)
+{
+    pg->own = true;
+    pg->dsn_size = strlen(dsn) + 1;
+    pg->dsn = (char *)pgqrs_backend_alloc(pg->store, pg->dsn_size);
+    if (!pg->dsn)
+        return pgqrsi_pg_no_memory(pg);
+    memcpy(pg->dsn, dsn, pg->dsn_size);
+    pgqrs_result result = pgqrsi_pg_check_dsn(pg);
+    if (result)
+        return result;
+    return pgqrsi_pg_connect(pg, pgqrs_backend_monotonic() + pg->settings->connect_timeout_ms * PGQRSI_US_PER_MS);
+}
+
+static pgqrs_result pgqrsi_pg_open_borrowed(pgqrsi_pg *pg, PGconn *connection)
+{
+    pg->connection = connection;
+    pg->unnamed = true;
+    if (PQstatus(connection) != CONNECTION_OK)
+        return pgqrsi_pg_borrowed_ready(pg);
+    if (PQisnonblocking(connection))
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL,
+                                  "the caller's connection is in non-blocking mode: PQsetnonblocking(connection, 0) first");
+    return pgqrsi_pg_session(pg);
+}
+
+static pgqrs_result pgqrsi_pg_open(pgqrs_store *store, const pgqrs_backend_open *request, void **self)
+{
+    *self = NULL;
+    pgqrsi_pg *pg = (pgqrsi_pg *)pgqrs_backend_alloc(store, sizeof *pg);
+    if (!pg)
+        return pgqrs_backend_fail(store, PGQRS_ERR_NO_MEMORY, 0, NULL, "out of memory: the allocator returned NULL");
+    pg->store = store;
+    pg->settings = request->settings;
+    pgqrsi_pg_set_names(pg, request->settings->schema ? request->settings->schema : "public");
+    pgqrs_result result =
+        request->dsn ? pgqrsi_pg_open_own(pg, request->dsn) : pgqrsi_pg_open_borrowed(pg, request->connection);
+    if (result)
+        pgqrsi_pg_close(pg);
+    else
+        *self = pg;
+    return result;
+}
+
+static uint32_t pgqrsi_pg_capabilities(void *self)
+{
+    const pgqrsi_pg *pg = (const pgqrsi_pg *)self;
+    uint32_t wake = pg->own && !pg->pooled ? PGQRS_CAN_WAKE : 0u;
+    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | wake;
+}
+
+/* --- hot statements ----------------------------------------------------------------------------------------------- */
+
+/* Numbers of the statements in pgqrsi_pg_hot_sql. */
+#define PGQRSI_PG_ENQUEUE_ONE 1
+#define PGQRSI_PG_ENQUEUE_MANY 2
+#define PGQRSI_PG_ENQUEUE_ANY 3
+#define PGQRSI_PG_SETTLE_WHOLE 4
+#define PGQRSI_PG_CLAIM 5
+#define PGQRSI_PG_TEND 6
+#define PGQRSI_PG_RETAIN 7
+#define PGQRSI_PG_EXTEND 8
+#define PGQRSI_PG_SLEEP 9
+#define PGQRSI_PG_WAKE 10
+#define PGQRSI_PG_QUEUE_ID 11
+#define PGQRSI_PG_NEXT_QUEUE 12
+#define PGQRSI_PG_SETTLED 13
+#define PGQRSI_PG_UNCLAIM 14
+#define PGQRSI_PG_SETTLE_ANY 15 /* and 16 */
+
+/* The time of every decision is parameter 2, or the server's clock when that is NULL. */
+#define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
+
+/* Somebody sleeps on the queue: a NOTIFY only then, because it makes the server serialize commits. Sleeping is about real time. */
+#define PGQRSI_PG_NOTIFY(queue)                                                                                       \
+    "(SELECT pg_notify('@!', z.id::text) FROM " queue " z WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers s"              \
+    " WHERE s.queue_id = z.id AND s.until > statement_timestamp()))"
+
+/* Rows for `ready` are always made from what a writing statement returned. Thereby the transaction has its number before ord
+ * is drawn, which "the mark" relies on. */
+
+/* 1 queue, 2 now, 3 payload, 4 priority, 5 producer: one message, deliverable at once. */
+static const char pgqrsi_pg_enqueue_one[] =
+    "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name = $1),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
+    " SELECT id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW ", $5::text, $3::text FROM q RETURNING queue_id, id),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT queue_id, -$4::int, id, 1 FROM m)"
+    " SELECT id, " PGQRSI_PG_NOTIFY("q") "::text FROM m";
+
+/* 1 queue, 2 now, 3 payloads, 4 priority, 5 producer, 6 due, 7 delay_us, 8 expires, 9 expire_us: messages that differ in
+ * their payloads only. Runs: ids that follow each other, cut at every 50th. What expires is a run of its own. */
+static const char pgqrsi_pg_enqueue_many[] =
+    "WITH q AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now,"
+    " coalesce($6::timestamptz, " PGQRSI_PG_NOW " + $7::bigint * interval '1 microsecond') AS due,"
+    " coalesce($8::timestamptz, " PGQRSI_PG_NOW " + nullif($9::bigint, 0) * interval '1 microsecond') AS expires"
+    " FROM @.pgqrs_queues WHERE name = $1),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, expires_at, producer, payload)"
+    " SELECT q.id, nextval('@.pgqrs_message_id'), $4::int, q.now, q.expires, $5::text, p.payload"
+    " FROM q, unnest($3::text[]) AS p(payload) RETURNING queue_id, id, expires_at),"
+    " o AS (SELECT queue_id, id, expires_at, row_number() OVER (ORDER BY id) AS place FROM m),"
+    " g AS MATERIALIZED (SELECT queue_id, expires_at, min(id) AS lo, count(*) AS n FROM o GROUP BY queue_id, expires_at,"
+    " id - place, CASE WHEN expires_at IS NULL THEN (place - 1) / 50 ELSE place END),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, expires_at)"
+    " SELECT g.queue_id, -$4::int, g.lo, g.n, g.expires_at FROM g, q WHERE q.due <= q.now ORDER BY g.lo),"
+    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n, expires_at)"
+    " SELECT q.due, g.queue_id, -$4::int, g.lo, g.n, g.expires_at FROM g, q WHERE q.due > q.now ORDER BY g.lo)"
+    " SELECT id, " PGQRSI_PG_NOTIFY("q") "::text FROM m";
+
+/* 1 queue, 2 now, 3 payloads, 4 priorities, 5 producers, 6 due, 7 delay_us, 8 expires, 9 expire_us, 10 keys: everything. Keys
+ * are taken in their order, so that two such statements cannot wait for each other. A message that expired and that nobody has
+ * taken off yet does not hold its key: it is archived here (xr, xd, xa). */
+static const char pgqrsi_pg_enqueue_any[] =
+    "WITH q AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now FROM @.pgqrs_queues WHERE name = $1),"
+    " i AS MATERIALIZED (SELECT q.id AS queue_id, q.now, nextval('@.pgqrs_message_id') AS id, u.payload, u.priority, u.producer,"
+    " coalesce(u.due, q.now + u.delay_us * interval '1 microsecond') AS due,"
+    " coalesce(u.expires, q.now + nullif(u.expire_us, 0) * interval '1 microsecond') AS expires, u.key, u.place"
+    " FROM q, unnest($3::text[], $4::int[], $5::text[], $6::timestamptz[], $7::bigint[], $8::timestamptz[], $9::bigint[],"
+    " $10::text[]) WITH ORDINALITY AS u(payload, priority, producer, due, delay_us, expires, expire_us, key, place)),"
+    " y AS MATERIALIZED (SELECT e.queue_id, e.message_id FROM i JOIN @.pgqrs_dedup e ON e.queue_id = i.queue_id AND e.key = i.key"
+    " ORDER BY e.message_id),"
+    " xr AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt = 0"
+    " AND t.expires_at <= (SELECT now FROM q) RETURNING t.queue_id, t.lo),"
+    " xd AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt = 0"
+    " AND t.expires_at <= (SELECT now FROM q) RETURNING t.queue_id, t.lo),"
+    " x AS MATERIALIZED (SELECT * FROM xr UNION ALL SELECT * FROM xd),"
+    " xa AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT queue_id, 0, (SELECT now FROM q), 1, 1, lo, lo, ARRAY[lo], ARRAY[1::smallint], ARRAY[0::smallint] FROM x),"
+    " k AS (INSERT INTO @.pgqrs_dedup AS d (queue_id, key, message_id) SELECT queue_id, key, id FROM i WHERE key IS NOT NULL"
+    " ORDER BY key COLLATE \"C\" ON CONFLICT (queue_id, key) DO UPDATE SET message_id ="
+    " CASE WHEN d.message_id = ANY(ARRAY(SELECT lo FROM x)) THEN excluded.message_id ELSE d.message_id END"
+    " RETURNING key, message_id),"
+    " w AS MATERIALIZED (SELECT i.*, coalesce(k.message_id, i.id) AS winner FROM i LEFT JOIN k ON k.key = i.key),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, expires_at, dedup_key, producer, payload)"
+    " SELECT queue_id, id, priority, now, expires, key, producer, payload FROM w WHERE winner = id ORDER BY place"
+    " RETURNING queue_id, id, priority, expires_at, dedup_key),"
+    " o AS (SELECT m.queue_id, m.id, -m.priority AS prio, m.expires_at, m.dedup_key IS NOT NULL AS keyed, w.due, w.now,"
+    " m.dedup_key IS NOT NULL OR m.expires_at IS NOT NULL AS single,"
+    " row_number() OVER (PARTITION BY m.priority, w.due, m.dedup_key IS NOT NULL OR m.expires_at IS NOT NULL ORDER BY m.id)"
+    " AS place FROM m JOIN w ON w.id = m.id),"
+    " g AS MATERIALIZED (SELECT queue_id, prio, due, now, expires_at, keyed, min(id) AS lo, count(*) AS n FROM o"
+    " GROUP BY queue_id, prio, due, now, expires_at, keyed, id - place, CASE WHEN single THEN id ELSE (place - 1) / 50 END),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, expires_at, keyed)"
+    " SELECT queue_id, prio, lo, n, expires_at, keyed FROM g WHERE due <= now ORDER BY lo),"
+    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n, expires_at, keyed)"
+    " SELECT due, queue_id, prio, lo, n, expires_at, keyed FROM g WHERE due > now ORDER BY lo)"
+    " SELECT place, winner, winner <> id, " PGQRSI_PG_NOTIFY("q") "::text FROM w ORDER BY place";
+
+/* 1 leases, 2 now, 3 counts, 4 smallest ids, 5 greatest ids, 6 sums of ids: archives leases of which every message is settled
+ * now. That the ids given are all of the lease's is checked by their number, ends and sum (they differ from each other).
+ * A lease that is alive and still does not match fails the statement, by a division by zero, and with it the transaction: the
+ * caller then takes the other statement. It takes somebody who removed a message from under its holder. */
+static const char pgqrsi_pg_settle_whole[] =
+    "WITH i AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[])"
+    " AS u(lease, total, lo, hi, sum)),"
+    " x AS (DELETE FROM @.pgqrs_leases l USING i WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW
+    " AND l.total = i.total AND l.lo_min = i.lo AND l.hi_max = i.hi AND (l.hi_max - l.lo_min = l.total - 1 OR"
+    " (SELECT sum(u.lo * u.n + u.n * (u.n - 1) / 2) FROM unnest(l.lo, l.n) AS u(lo, n)) = i.sum) RETURNING l.*),"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT queue_id, lease, worker_id, " PGQRSI_PG_NOW ", claimed_at, 0, total, lo_min, hi_max, lo, n, attempt FROM x"
+    " WHERE hi_max - lo_min < 1024"
+    " UNION ALL SELECT x.queue_id, x.lease, x.worker_id, " PGQRSI_PG_NOW ", x.claimed_at, 0, u.n, u.lo, u.lo + u.n - 1,"
+    " ARRAY[u.lo], ARRAY[u.n], ARRAY[u.attempt] FROM x, unnest(x.lo, x.n, x.attempt) AS u(lo, n, attempt)"
+    " WHERE x.hi_max - x.lo_min >= 1024),"
+    " k AS (DELETE FROM @.pgqrs_dedup e USING x, unnest(x.lo, x.n) AS u(lo, n)"
+    " WHERE x.keyed AND e.queue_id = x.queue_id AND e.message_id >= u.lo AND e.message_id < u.lo + u.n)"
+    " SELECT i.lease, CASE WHEN x.lease IS NOT NULL THEN 1 ELSE 0 / (SELECT count(*) - 1 FROM @.pgqrs_leases l"
+    " WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW ") END FROM i LEFT JOIN x ON x.lease = i.lease";
+
+/* 1 leases, 2 now, 3 ids, 4 verdicts, 5 due, 6 delay_us, 7 reasons: any mix. A lease of which something remains keeps its row
+ * (an UPDATE, not a new row), so that an extend that waits for the row finds it again. Everything that follows derives from
+ * the rows that DELETE and UPDATE returned. Returns the places of the verdicts that were valid. */
+static const char pgqrsi_pg_settle_any[] =
+    "WITH v AS MATERIALIZED (SELECT DISTINCT ON (lease, id) * FROM unnest($1::bigint[], $3::bigint[], $4::int[],"
+    " $5::timestamptz[], $6::bigint[], $7::text[]) WITH ORDINALITY AS u(lease, id, verdict, due, delay_us, reason, place)"
+    " ORDER BY lease, id, place),"
+    " l AS MATERIALIZED (SELECT * FROM @.pgqrs_leases WHERE lease = ANY($1) AND until > " PGQRSI_PG_NOW
+    " ORDER BY lease FOR UPDATE),"
+    " e AS MATERIALIZED (SELECT l.lease, u.lo + s.k AS id, u.attempt, u.prio FROM l,"
+    " unnest(l.lo, l.n, l.attempt, l.prio) AS u(lo, n, attempt, prio), generate_series(0, u.n - 1) AS s(k)),"
+    " h AS MATERIALIZED (SELECT e.*, v.verdict, v.due, v.delay_us, v.reason, v.place FROM e"
+    " LEFT JOIN v ON v.lease = e.lease AND v.id = e.id),"
+    " o AS (SELECT *, id - row_number() OVER (PARTITION BY lease, attempt, prio ORDER BY id) AS island FROM h"
+    " WHERE verdict IS NULL),"
+    " c AS (SELECT lease, attempt, prio, min(id) AS lo, count(*)::smallint AS n FROM o"
+    " GROUP BY lease, attempt, prio, island, id / 50),"
+    " left_over AS MATERIALIZED (SELECT lease, sum(n)::int AS total, min(lo) AS lo_min, max(lo + n - 1) AS hi_max,"
+    " array_agg(lo ORDER BY prio, lo) AS lo, array_agg(n ORDER BY prio, lo) AS n,"
+    " array_agg(attempt ORDER BY prio, lo) AS attempt, array_agg(prio ORDER BY prio, lo) AS prio FROM c GROUP BY lease),"
+    " x AS (DELETE FROM @.pgqrs_leases t USING l WHERE t.lease = l.lease"
+    " AND NOT EXISTS (SELECT 1 FROM left_over WHERE left_over.lease = l.lease)"
+    " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
+    " y AS (UPDATE @.pgqrs_leases t SET total = f.total, lo_min = f.lo_min, hi_max = f.hi_max, lo = f.lo, n = f.n,"
+    " attempt = f.attempt, prio = f.prio FROM left_over f WHERE t.lease = f.lease"
+    " AND EXISTS (SELECT 1 FROM h WHERE h.lease = f.lease AND h.verdict IS NOT NULL)"
+    " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
+    " b AS (SELECT * FROM x UNION ALL SELECT * FROM y),"
+    " z AS MATERIALIZED (SELECT b.*, h.id, h.prio, h.reason, h.place, " PGQRSI_PG_NOW " AS now,"
+    " CASE WHEN h.verdict = 4 AND h.attempt >= q.max_attempts THEN 6 ELSE h.verdict END AS verdict,"
+    " (CASE WHEN h.verdict = 5 THEN h.attempt - 1 ELSE h.attempt END)::smallint AS attempt,"
+    " coalesce(h.due, " PGQRSI_PG_NOW " + h.delay_us * interval '1 microsecond') AS due,"
+    " coalesce(h.reason, CASE h.verdict WHEN 4 THEN 'attempts used up' ELSE 'rejected' END) AS dead_reason"
+    " FROM h JOIN b ON b.lease = h.lease JOIN @.pgqrs_queues q ON q.id = b.queue_id WHERE h.verdict IS NOT NULL),"
+    "@+";
+static const char pgqrsi_pg_settle_any_more[] =
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT queue_id, lease, worker_id, now, claimed_at, 0, count(*), min(id), max(id), array_agg(id), array_agg(1::smallint),"
+    " array_agg(attempt) FROM z WHERE verdict = 1 GROUP BY queue_id, lease, worker_id, now, claimed_at, id / 512),"
+    " m AS (DELETE FROM @.pgqrs_messages t USING z WHERE z.verdict = 2 AND t.queue_id = z.queue_id AND t.id = z.id),"
+    " mf AS (DELETE FROM @.pgqrs_failures t USING z WHERE (z.verdict = 2 OR z.verdict = 4 AND z.reason IS NULL)"
+    " AND t.message_id = z.id),"
+    " dd AS (INSERT INTO @.pgqrs_dead(queue_id, id, attempt, at, reason, worker_id)"
+    " SELECT queue_id, id, attempt, now, dead_reason, worker_id FROM z WHERE verdict = 6),"
+    " f AS (INSERT INTO @.pgqrs_failures(message_id, queue_id, attempt, at, reason)"
+    " SELECT id, queue_id, attempt, now, reason FROM z WHERE verdict = 4 AND reason IS NOT NULL ON CONFLICT (message_id)"
+    " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, reason = excluded.reason),"
+    " g AS MATERIALIZED (SELECT z.*, CASE WHEN z.attempt = 0 THEN (SELECT t.expires_at FROM @.pgqrs_messages t"
+    " WHERE t.queue_id = z.queue_id AND t.id = z.id) END AS expires FROM z WHERE verdict IN (4, 5)),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT queue_id, prio, id, 1, attempt, expires, keyed FROM g WHERE due <= now ORDER BY place),"
+    " w AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT due, queue_id, prio, id, 1, attempt, expires, keyed FROM g WHERE due > now ORDER BY place),"
+    " k AS (DELETE FROM @.pgqrs_dedup t USING z WHERE z.keyed AND z.verdict IN (1, 2, 6) AND t.queue_id = z.queue_id"
+    " AND t.message_id = z.id),"
+    " n AS (SELECT count(pg_notify('@!', s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM g WHERE due <= now) s"
+    " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND p.until > statement_timestamp()))"
+    " SELECT place, (SELECT count FROM n) FROM z";
+
+/* A claim. 1 queue, 2 now, 3 limit, 4 lease_us (0: the queue's), 5 worker id (0: nobody), 6 its epoch, 7 store a heartbeat,
+ * 8 fail when the queue is missing (by a division by zero, so that what was settled before in the same transaction is undone),
+ * 9 to 12: the ranges of (prio, ord) to look through, in order: from 9, 10 (inclusive) to 11, 12 (exclusive).
+ *
+ * f: the first row, for its ord (see "the mark") and to guess how many rows make up the limit. c: so many rows, locked. k: how
+ * much of each to take. d, u: rows taken whole, and the one that is split. What d and u returned is the claim: c may have locked
+ * a newer version of a row than the snapshot shows, which d and u then pass over. Messages that expired before anyone started
+ * them are taken off and archived as such. The first row returned is about the claim, the others are its messages. */
+#define PGQRSI_PG_RANGES                                                                                              \
+    "unnest($9::int[], $10::bigint[], $11::int[], $12::bigint[]) AS r(p0, o0, p1, o1)"
+#define PGQRSI_PG_IN_RANGE                                                                                            \
+    "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND (t.prio, t.ord) < (r.p1, r.o1) ORDER BY t.prio, t.ord"
+static const char pgqrsi_pg_claim_sql[] =
+    "WITH q AS MATERIALIZED (SELECT id, paused, lease_ms FROM @.pgqrs_queues WHERE name = $1),"
+    " w AS MATERIALIZED (SELECT state FROM @.pgqrs_workers WHERE id = $5::bigint AND epoch = $6::bigint),"
+    " h AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
+    " WHERE $7::boolean AND id = $5 AND epoch = $6 AND state <> 5),"
+    " g AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now, coalesce(nullif($4::bigint, 0), lease_ms * 1000) AS lease_us"
+    " FROM q WHERE NOT paused AND ($5 = 0 OR (SELECT state IN (1, 2) FROM w))),"
+    " f AS MATERIALIZED (SELECT s.* FROM g, " PGQRSI_PG_RANGES
+    ", LATERAL (SELECT t.prio, t.ord, ($3::int + t.n - 1) / t.n AS guess FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
+    " LIMIT 1) s LIMIT 1),"
+    " c AS MATERIALIZED (SELECT s.* FROM g, " PGQRSI_PG_RANGES
+    ", LATERAL (SELECT t.ctid AS tid, t.n, t.attempt = 0 AND t.expires_at <= g.now IS TRUE AS late FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
+    " FOR UPDATE SKIP LOCKED) s LIMIT coalesce((SELECT guess FROM f), 0)),"
+    " k AS MATERIALIZED (SELECT tid, n, late, CASE WHEN late THEN n ELSE least(n, $3 - before) END::smallint AS take FROM"
+    " (SELECT *, sum(CASE WHEN late THEN 0 ELSE n END) OVER (ROWS UNBOUNDED PRECEDING) - CASE WHEN late THEN 0 ELSE n END"
+    " AS before FROM c) b WHERE before < $3),"
+    " d AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT tid FROM k WHERE take = n))"
+    " RETURNING queue_id, prio, ord, lo, n, attempt, expires_at, keyed),"
+    " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + (SELECT take FROM k WHERE take < n),"
+    " n = t.n - (SELECT take FROM k WHERE take < n) WHERE t.ctid = ANY(ARRAY(SELECT tid FROM k WHERE take < n))"
+    " RETURNING t.queue_id, t.prio, t.ord, t.lo - (SELECT take FROM k WHERE take < n) AS lo,"
+    " (SELECT take FROM k WHERE take < n) AS n, t.attempt, t.keyed),"
+    " y AS MATERIALIZED (SELECT d.queue_id, d.prio, d.ord, d.lo, d.n, (d.attempt + 1)::smallint AS attempt, d.keyed FROM d, g"
+    " WHERE d.attempt > 0 OR d.expires_at > g.now IS NOT FALSE"
+    " UNION ALL SELECT queue_id, prio, ord, lo, n, (attempt + 1)::smallint, keyed FROM u),"
+    " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed, lo, n, attempt,"
+    " prio) SELECT nextval('@.pgqrs_lease_id'), (SELECT id FROM g), (SELECT now + lease_us * interval '1 microsecond' FROM g),"
+    " (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed), array_agg(lo), array_agg(n),"
+    " array_agg(attempt), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total),"
+    " x AS MATERIALIZED (SELECT d.* FROM d, g WHERE d.attempt = 0 AND d.expires_at <= g.now),"
+    " xa AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT queue_id, 0, (SELECT now FROM g), 1, n, lo, lo + n - 1, ARRAY[lo], ARRAY[n], ARRAY[0::smallint] FROM x),"
+    " xk AS (DELETE FROM @.pgqrs_dedup e USING x WHERE x.keyed AND e.queue_id = x.queue_id AND e.message_id >= x.lo"
+    " AND e.message_id < x.lo + x.n)"
+    " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"
+    " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l), (SELECT total FROM l),"
+    " (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f), (SELECT ord FROM f),"
+    " txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"
+    " CASE WHEN $8::boolean THEN 1 / (SELECT count(*)::int FROM q) END]::bigint[]"
+    " UNION ALL SELECT m.id, y.ord, y.prio, y.attempt, m.enqueued_at, m.payload, NULL FROM y, LATERAL"
+    " (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t WHERE t.queue_id = y.queue_id AND t.id >= y.lo"
+    " AND t.id < y.lo + y.n OFFSET 0) m";
+
+/* 1 queue, 2 now: a bounded step of what happens by itself. Delayed messages that are due become ready (or expire), leases that
+ * ran out give their messages back or to the dead letters, ready ones that expired are archived. Returns the queue's id, now, when
+ * the next of these falls due (NULL: never), and how many messages moved. */
+static const char pgqrsi_pg_tend_sql[] =
+    "WITH q AS MATERIALIZED (SELECT id, max_attempts, " PGQRSI_PG_NOW " AS now FROM @.pgqrs_queues WHERE name = $1),"
+    " p AS (DELETE FROM @.pgqrs_delayed WHERE ctid = ANY(ARRAY(SELECT t.ctid FROM @.pgqrs_delayed t"
+    " WHERE t.queue_id = (SELECT id FROM q) AND t.due_at <= (SELECT now FROM q) ORDER BY t.due_at, t.lo LIMIT 1000"
+    " FOR UPDATE SKIP LOCKED)) RETURNING *),"
+    " pr AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT p.queue_id, p.prio, p.lo, p.n, p.attempt, p.expires_at, p.keyed FROM p, q"
+    " WHERE p.attempt > 0 OR p.expires_at > q.now IS NOT FALSE ORDER BY p.due_at, p.lo),"
+    " x AS (DELETE FROM @.pgqrs_leases WHERE lease = ANY(ARRAY(SELECT t.lease FROM @.pgqrs_leases t"
+    " WHERE t.queue_id = (SELECT id FROM q) AND t.until <= (SELECT now FROM q) ORDER BY t.until LIMIT 100"
+    " FOR UPDATE SKIP LOCKED)) AND until <= (SELECT now FROM q) RETURNING *),"
+    " b AS MATERIALIZED (SELECT x.queue_id, x.until, x.worker_id, x.keyed, u.*, u.attempt >= q.max_attempts AS dies, q.now,"
+    " q.max_attempts FROM x, q, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)),"
+    " br AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, keyed)"
+    " SELECT queue_id, prio, lo, n, attempt, keyed FROM b WHERE NOT dies ORDER BY until, lo),"
+    " bf AS (INSERT INTO @.pgqrs_failures(message_id, queue_id, attempt, at, reason)"
+    " SELECT b.lo + s.k, b.queue_id, b.attempt, b.now, 'lease expired' FROM b, generate_series(0, b.n - 1) AS s(k)"
+    " WHERE NOT b.dies ON CONFLICT (message_id)"
+    " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, reason = excluded.reason),"
+    " bd AS (INSERT INTO @.pgqrs_dead(queue_id, id, attempt, at, reason, worker_id)"
+    " SELECT b.queue_id, b.lo + s.k, b.attempt, b.now, format('lease expired on attempt %s of %s', b.attempt, b.max_attempts),"
+    " b.worker_id FROM b, generate_series(0, b.n - 1) AS s(k) WHERE b.dies),"
+    " bq AS (UPDATE @.pgqrs_queues SET lease_expiries = lease_expiries + (SELECT sum(n) FROM b)"
+    " WHERE id = (SELECT queue_id FROM b LIMIT 1)),"
+    " r AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT t.ctid FROM @.pgqrs_ready t"
+    " WHERE t.queue_id = (SELECT id FROM q) AND t.expires_at <= (SELECT now FROM q) AND t.attempt = 0"
+    " ORDER BY t.expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) RETURNING queue_id, lo, n, keyed),"
+    " e AS MATERIALIZED (SELECT queue_id, lo, n, keyed FROM r UNION ALL SELECT p.queue_id, p.lo, p.n, p.keyed FROM p, q"
+    " WHERE p.attempt = 0 AND p.expires_at <= q.now),"
+    " ea AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT e.queue_id, 0, q.now, 1, e.n, e.lo, e.lo + e.n - 1, ARRAY[e.lo], ARRAY[e.n], ARRAY[0::smallint] FROM e, q),"
+    " k AS (DELETE FROM @.pgqrs_dedup t USING (SELECT queue_id, lo, n FROM e WHERE keyed"
+    " UNION ALL SELECT queue_id, lo, n FROM b WHERE keyed AND dies) o"
+    " WHERE t.queue_id = o.queue_id AND t.message_id >= o.lo AND t.message_id < o.lo + o.n),"
+    " s AS MATERIALIZED (SELECT (SELECT count(*) FROM p) AS promoted, (SELECT count(*) FROM x) AS ended,"
+    " (SELECT count(*) FROM r) AS late)"
+    " SELECT q.id, q.now, CASE WHEN s.promoted = 1000 OR s.ended = 100 OR s.late = 1000 THEN q.now ELSE least("
+    "(SELECT t.due_at FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at > q.now ORDER BY t.due_at LIMIT 1),"
+    " (SELECT t.until FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until > q.now ORDER BY t.until LIMIT 1)) END,"
+    " (SELECT coalesce(sum(n), 0)::bigint FROM p) + (SELECT coalesce(sum(n), 0)::bigint FROM b)"
+    " + (SELECT count(*) FROM r) FROM q, s";
+
+/* 1 queue, 2 now: a bounded step of retention. It looks at the oldest by id, which are the oldest by time as well, nearly. */
+static const char pgqrsi_pg_retain_sql[] =
+    "WITH q AS MATERIALIZED (SELECT id, retention_ms, dead_retention_ms, " PGQRSI_PG_NOW " AS now FROM @.pgqrs_queues"
+    " WHERE name = $1 AND (retention_ms > 0 OR dead_retention_ms > 0)),"
+    " a AS (DELETE FROM @.pgqrs_done WHERE ctid = ANY(ARRAY(SELECT o.tid FROM q, LATERAL (SELECT t.ctid AS tid, t.at"
+    " FROM @.pgqrs_done t WHERE t.queue_id = q.id ORDER BY t.queue_id, t.lo_min LIMIT 500) o WHERE q.retention_ms > 0"
+    " AND o.at < q.now - q.retention_ms * interval '1 millisecond')) RETURNING queue_id, lo, n),"
+    " d AS (DELETE FROM @.pgqrs_dead t WHERE t.queue_id = (SELECT id FROM q) AND t.id = ANY(ARRAY(SELECT o.id FROM q, LATERAL"
+    " (SELECT t.id, t.at FROM @.pgqrs_dead t WHERE t.queue_id = q.id ORDER BY t.queue_id, t.id LIMIT 500) o"
+    " WHERE q.dead_retention_ms > 0 AND o.at < q.now - q.dead_retention_ms * interval '1 millisecond')) RETURNING queue_id, id),"
+    " g AS MATERIALIZED (SELECT a.queue_id, u.lo, u.n FROM a, unnest(a.lo, a.n) AS u(lo, n) UNION ALL SELECT queue_id, id, 1 FROM d),"
+    " m AS (DELETE FROM @.pgqrs_messages t USING g WHERE t.queue_id = g.queue_id AND t.id >= g.lo AND t.id < g.lo + g.n"
+    " RETURNING t.id),"
+    " f AS (DELETE FROM @.pgqrs_failures t USING g WHERE t.message_id >= g.lo AND t.message_id < g.lo + g.n)"
+    " SELECT (SELECT count(*) FROM m), greatest((SELECT count(*) FROM a), (SELECT count(*) FROM d))";
+
+/* 1 leases, 2 now, 3 ids, 4 lease_us (0: the queue's), 5 worker, 6 epoch. Returns the places whose lease is alive and has them. */
+static const char pgqrsi_pg_extend_sql[] =
+    "WITH i AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $3::bigint[]) WITH ORDINALITY AS u(lease, id, place)),"
+    " w AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
+    " WHERE id = $5::bigint AND epoch = $6::bigint AND state <> 5),"
+    " x AS (UPDATE @.pgqrs_leases l SET until = greatest(l.until, " PGQRSI_PG_NOW " + coalesce(nullif($4::bigint, 0),"
+    " (SELECT lease_ms * 1000 FROM @.pgqrs_queues q WHERE q.id = l.queue_id)) * interval '1 microsecond')"
+    " WHERE l.lease = ANY($1) AND l.until > " PGQRSI_PG_NOW " AND EXISTS (SELECT 1 FROM i, unnest(l.lo, l.n) AS u(lo, n)"
+    " WHERE i.lease = l.lease AND i.id >= u.lo AND i.id < u.lo + u.n) RETURNING l.lease, l.lo, l.n)"
+    " SELECT i.place FROM x JOIN i ON i.lease = x.lease"
+    " WHERE EXISTS (SELECT 1 FROM unnest(x.lo, x.n) AS u(lo, n) WHERE i.id >= u.lo AND i.id < u.lo + u.n)";
+
+/* 1 queue, 2 for_us, 3 token. */
+static const char pgqrsi_pg_sleep_sql[] =
+    "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
+    " SELECT id, $3::bigint, statement_timestamp() + $2::bigint * interval '1 microsecond' FROM @.pgqrs_queues WHERE name = $1"
+    " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
+
+/* 1 token. Others' rows that are long over (their processes died) go as well. */
+static const char pgqrsi_pg_wake_sql[] =
+    "DELETE FROM @.pgqrs_sleepers WHERE token = $1::bigint OR until < statement_timestamp() - interval '1 hour'";
+
+/* 1 leases, 2 ids, 3 verdicts: the places of those that look carried out already. For when a reply was lost and the repetition
+ * found the lease gone. An archived message is known by the lease in its record, a deleted one by its absence, a rejected one by
+ * its dead letter. A released message is free again whether our release did it or the end of the lease. */
+static const char pgqrsi_pg_settled_sql[] =
+    "SELECT u.place FROM unnest($1::bigint[], $2::bigint[], $3::int[]) WITH ORDINALITY AS u(lease, id, verdict, place)"
+    " WHERE CASE u.verdict WHEN 1 THEN EXISTS (SELECT 1 FROM @.pgqrs_done d, unnest(d.lo, d.n) AS r(lo, n)"
+    " WHERE d.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND d.lo_min <= u.id AND d.lo_min > u.id - 1024"
+    " AND d.lease = u.lease AND u.id >= r.lo AND u.id < r.lo + r.n)"
+    " WHEN 2 THEN NOT EXISTS (SELECT 1 FROM @.pgqrs_messages m"
+    " WHERE m.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id = u.id)"
+    " WHEN 6 THEN EXISTS (SELECT 1 FROM @.pgqrs_dead d"
+    " WHERE d.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND d.id = u.id)"
+    " ELSE NOT EXISTS (SELECT 1 FROM @.pgqrs_leases l WHERE l.lease = u.lease AND l.lo_min <= u.id AND l.hi_max >= u.id) END";
+
+/* 1 lease: as if it had never been claimed. For when there is no memory to hand its messages out. */
+static const char pgqrsi_pg_unclaim_sql[] =
+    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint RETURNING *)"
+    " INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT x.queue_id, u.prio, u.lo, u.n, u.attempt - 1, CASE WHEN u.attempt = 1 THEN (SELECT m.expires_at"
+    " FROM @.pgqrs_messages m WHERE m.queue_id = x.queue_id AND m.id = u.lo) END, x.keyed"
+    " FROM x, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)";
+
+static const char *const pgqrsi_pg_hot[] = {
+    pgqrsi_pg_relax_sql,
+    pgqrsi_pg_enqueue_one,
+    pgqrsi_pg_enqueue_many,
+    pgqrsi_pg_enqueue_any,
+    pgqrsi_pg_settle_whole,
+    pgqrsi_pg_claim_sql,
+    pgqrsi_pg_tend_sql,
+    pgqrsi_pg_retain_sql,
+    pgqrsi_pg_extend_sql,
+    pgqrsi_pg_sleep_sql,
+    pgqrsi_pg_wake_sql,
+    "SELECT id FROM @.pgqrs_queues WHERE name = $1",
+    "SELECT id, name FROM @.pgqrs_queues WHERE id > $1::bigint ORDER BY id LIMIT 1",
+    pgqrsi_pg_settled_sql,
+    pgqrsi_pg_unclaim_sql,
+    pgqrsi_pg_settle_any,
+    pgqrsi_pg_settle_any_more,
+};
+
+static const char *pgqrsi_pg_hot_sql(int statement)
+{
+    return pgqrsi_pg_hot[statement];
+}
+
+/* --- enqueue ------------------------------------------------------------------------------------------------------ */
+
+static bool pgqrsi_pg_same_text(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool pgqrsi_pg_same_when(pgqrs_when a, pgqrs_when b)
+{
+    return a.at_us == b.at_us && a.delay_us == b.delay_us;
+}
+
+static int pgqrsi_pg_enqueue_statement(const pgqrs_backend_enqueue *request)
+{
+    const pgqrs_backend_message *first = &request->items[0];
+    bool plain = !first->due.at_us && !first->due.delay_us && !first->expires.at_us && !first->expires.delay_us;
+    if (first->dedup_key)
+        return PGQRSI_PG_ENQUEUE_ANY;
+    for (size_t i = 1; i < request->count; i++) {
+        const pgqrs_backend_message *item = &request->items[i];
+        if (item->dedup_key || item->priority != first->priority || !pgqrsi_pg_same_when(item->due, first->due) ||
+            !pgqrsi_pg_same_when(item->expires, first->expires) || !pgqrsi_pg_same_text(item->producer, first->producer))
+            return PGQRSI_PG_ENQUEUE_ANY;
+    }
+    return plain && request->count == 1 ? PGQRSI_PG_ENQUEUE_ONE : PGQRSI_PG_ENQUEUE_MANY;
+}
+
+static void pgqrsi_pg_put_payloads(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < request->count; i++)
+        bytes += request->items[i].payload_size;
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, request->count, bytes);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_text(out, request->items[i].payload, request->items[i].payload_size);
+}
+
+static void pgqrsi_pg_put_priorities(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, request->count, 4 * request->count);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_int32(out, request->items[i].priority);
+}
+
+/* Keys or producers. */
+static void pgqrsi_pg_put_names(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request, bool keys)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < request->count; i++) {
+        const char *text = keys ? request->items[i].dedup_key : request->items[i].producer;
+        bytes += text ? strlen(text) : 0;
+    }
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, request->count, bytes);
+    for (size_t i = 0; out && i < request->count; i++) {
+        const char *text = keys ? request->items[i].dedup_key : request->items[i].producer;
+        out = pgqrsi_pg_put_text(out, text, text ? strlen(text) : 0);
+    }
+}
+
+/* Two arrays: times where they are absolute, delays otherwise. */
+static void pgqrsi_pg_put_whens(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request, bool expires)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, request->count, 8 * request->count);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_time(out, expires ? request->items[i].expires.at_us : request->items[i].due.at_us);
+    pgqrsi_pg_array_end(call, out);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, request->count, 8 * request->count);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_int64(out, expires ? request->items[i].expires.delay_us : request->items[i].due.delay_us);
+}
+
+static void pgqrsi_pg_enqueue_parameters(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request)
+{
+    const pgqrs_backend_message *first = &request->items[0];
+    pgqrsi_pg_text(call, request->queue);
+    pgqrsi_pg_time(call, request->now_us);
+    if (call->statement == PGQRSI_PG_ENQUEUE_ONE)
+        pgqrsi_pg_text_sized(call, first->payload, first->payload_size);
+    else
+        pgqrsi_pg_put_payloads(call, request);
+    if (call->statement == PGQRSI_PG_ENQUEUE_ANY) {
+        pgqrsi_pg_put_priorities(call, request);
+        pgqrsi_pg_put_names(call, request, false);
+        pgqrsi_pg_put_whens(call, request, false);
+        pgqrsi_pg_put_whens(call, request, true);
+        pgqrsi_pg_put_names(call, request, true);
+        return;
+    }
+    pgqrsi_pg_int32(call, first->priority);
+    pgqrsi_pg_text(call, first->producer);
+    if (call->statement == PGQRSI_PG_ENQUEUE_ONE)
+        return;
+    pgqrsi_pg_time(call, first->due.at_us);
+    pgqrsi_pg_int64(call, first->due.delay_us);
+    pgqrsi_pg_time(call, first->expires.at_us);
+    pgqrsi_pg_int64(call, first->expires.delay_us);
+}
+
+static pgqrs_result pgqrsi_pg_enqueue_receipts(pgqrsi_pg *pg, const pgqrs_backend_enqueue *request, const PGresult *r, bool any,
+                                               pgqrs_receipt *receipts)
+{
+    if (PQntuples(r) == 0)
+        return pgqrsi_pg_no_queue(pg, request->queue);
+    if ((size_t)PQntuples(r) != request->count)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL, "the enqueue statement returned %d rows of %zu",
+                                  PQntuples(r), request->count);
+    for (size_t i = 0; i < request->count; i++) {
+        receipts[i].id = pgqrsi_pg_get_int64(r, (int)i, any ? 1 : 0);
+        receipts[i].duplicate = any && pgqrsi_pg_get_int64(r, (int)i, 2) != 0;
+    }
+    return PGQRS_OK;
+}
+
+/* Repeating it after a lost reply is safe only when every message has a key: the second attempt then meets the first. */
+static pgqrs_result pgqrsi_pg_enqueue(void *self, const pgqrs_backend_enqueue *request, pgqrs_receipt *receipts)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r;
+    bool repeatable = true;
+    for (size_t i = 0; i < request->count; i++)
+        repeatable = repeatable && request->items[i].dedup_key;
+    pgqrsi_pg_start(&call, pg, pgqrsi_pg_enqueue_statement(request));
+    pgqrsi_pg_enqueue_parameters(&call, request);
+    bool any = call.statement == PGQRSI_PG_ENQUEUE_ANY;
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, repeatable, true);
+    if (!result)
+        result = pgqrsi_pg_enqueue_receipts(pg, request, r, any, receipts);
+    PQclear(r);
+    return result;
+}
+
+/* --- the mark ----------------------------------------------------------------------------------------------------- */
+
+/* A claim need not walk the dead index entries of what was claimed before it: per queue and priority it starts at `from`, below
+ * which no live row is and none will come.
+ *
+ * Why that holds. Let claim A see with its snapshot, looking from `from`, the smallest live ord m, and let X be the snapshot's xmax.
+ * A row that A does not see and that comes later with an ord below m was drawn by a transaction numbered below X: one numbered X or
+ * above got its number after the snapshot, its ord after its number (rows are made from what a writing statement returned), and
+ * the sequence, which has no cache, had passed m before the snapshot. Now let claim B, looking from the same `from`, have a snapshot
+ * whose xmin is at least X: all transactions below X are over, and what they wrote B sees. So below min(m, smallest ord B sees)
+ * there is nothing live in B's snapshot, and nothing will come: that is the new `from`.
+ *
+ * The ord is read without locking, so a row that another claim is just deleting counts as live until that deletion is
+ * committed; its rollback cannot bring back a row below `from`. A restored or reinstalled database can, because its sequence starts
+ * again: hence a claim that finds nothing looks again from the start, and every claim does every half minute. */
+#define PGQRSI_PG_RESCAN_US (30 * PGQRSI_US_PER_S)
+
+static pgqrsi_pg_queue *pgqrsi_pg_queue_slot(pgqrsi_pg *pg, const char *name)
+{
+    int64_t now_us = pgqrs_backend_monotonic();
+    pgqrsi_pg_queue *oldest = &pg->queues[0];
+    for (int i = 0; i < PGQRSI_PG_QUEUES; i++) {
+        pgqrsi_pg_queue *slot = &pg->queues[i];
+        if (strcmp(slot->name, name) == 0) {
+            slot->used_us = now_us;
+            return slot;
+        }
+        if (slot->used_us < oldest->used_us)
+            oldest = slot;
+    }
+    memset(oldest, 0, sizeof *oldest);
+    snprintf(oldest->name, sizeof oldest->name, "%s", name);
+    oldest->used_us = now_us;
+    oldest->retained_us = now_us;
+    return oldest;
+}
+
+/* Levels stand in the order of their priority. A priority that does not fit simply has no mark. */
+static pgqrsi_pg_level *pgqrsi_pg_level_of(pgqrsi_pg_queue *slot, int32_t prio)
+{
+    int at = 0;
+    while (at < slot->level_count && slot->levels[at].prio < prio)
+        at++;
+    if (at < slot->level_count && slot->levels[at].prio == prio)
+        return &slot->levels[at];
+    if (slot->level_count == PGQRSI_PG_LEVELS)
+        return NULL;
+    memmove(&slot->levels[at + 1], &slot->levels[at], (size_t)(slot->level_count - at) * sizeof slot->levels[0]);
+    memset(&slot->levels[at], 0, sizeof slot->levels[at]);
+    slot->levels[at].prio = prio;
+    slot->level_count++;
+    return &slot->levels[at];
+}
+
+static void pgqrsi_pg_mark(pgqrsi_pg_queue *slot, int32_t prio, int64_t ord, int64_t xmin, int64_t xmax)
+{
+    pgqrsi_pg_level *level = pgqrsi_pg_level_of(slot, prio);
+    if (!level)
+        return;
+    if (level->from > ord)
+        level->from = ord;
+    if (level->candidate && xmin < level->horizon)
+        return;
+    if (level->candidate)
+        level->from = level->candidate < ord ? level->candidate : ord;
+    level->candidate = ord;
+    level->horizon = xmax;
+}
+
+/* With marks the ranges are: what lies above the first known priority, then each known one from its mark up to the start of the
+ * next; so a priority nobody has seen yet always lies in one of them. */
+static void pgqrsi_pg_ranges(pgqrsi_pg_call *call, const pgqrsi_pg_queue *slot, bool full)
+{
+    size_t count = full ? 1 : (size_t)slot->level_count + 1;
+    for (int column = 0; column < 4; column++) {
+        bool ord = column == 1 || column == 3;
+        char *out = ord ? pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, count, 8 * count)
+                        : pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, count, 4 * count);
+        for (size_t i = 0; out && i < count; i++) {
+            bool first = i == 0, last = i + 1 == count;
+            if (column == 0)
+                out = pgqrsi_pg_put_int32(out, first ? INT32_MIN : slot->levels[i - 1].prio);
+            else if (column == 1)
+                out = pgqrsi_pg_put_int64(out, first ? 0 : slot->levels[i - 1].from);
+            else if (column == 2)
+                out = pgqrsi_pg_put_int32(out, last ? INT32_MAX : slot->levels[i].prio);
+            else
+                out = pgqrsi_pg_put_int64(out, last ? INT64_MAX : 0);
+        }
+    }
+}
+
+/* --- settle ------------------------------------------------------------------------------------------------------- */
+
+/* The verdicts of an exchange, by lease and id, and to which statement each goes. */
+typedef struct pgqrsi_pg_item {
+    pgqrs_backend_verdict *verdict;
+    size_t place; /* in the request */
+    bool whole;   /* all of its lease is archived now */
+} pgqrsi_pg_item;
+
+static int pgqrsi_pg_item_order(const void *left, const void *right)
+{
+    const pgqrsi_pg_item *a = (const pgqrsi_pg_item *)left;
+    const pgqrsi_pg_item *b = (const pgqrsi_pg_item *)right;
+    if (a->verdict->lease != b->verdict->lease)
+        return a->verdict->lease < b->verdict->lease ? -1 : 1;
+    if (a->verdict->id != b->verdict->id)
+        return a->verdict->id < b->verdict->id ? -1 : 1;
+    return a->place < b->place ? -1 : a->place > b->place;
+}
+
+static void pgqrsi_pg_items_fill(pgqrsi_pg_item *items, pgqrs_backend_verdict *verdicts, size_t count)
+{
+    bool sorted = true;
+    for (size_t i = 0; i < count; i++) {
+        items[i].verdict = &verdicts[i];
+        items[i].place = i;
+        items[i].whole = false;
+        sorted = sorted && (i == 0 || pgqrsi_pg_item_order(&items[i - 1], &items[i]) < 0);
+    }
+    if (!sorted)
+        qsort(items, count, sizeof *items, pgqrsi_pg_item_order);
+}
+
+static size_t pgqrsi_pg_lease_end(const pgqrsi_pg_item *items, size_t from, size_t count)
+{
+    size_t end = from + 1;
+    while (end < count && items[end].verdict->lease == items[from].verdict->lease)
+        end++;
+    return end;
+}
+
+static bool pgqrsi_pg_is_whole(const pgqrsi_pg_item *items, size_t from, size_t end)
+{
+    for (size_t i = from; i < end; i++) {
+        const pgqrs_backend_verdict *verdict = items[i].verdict;
+        if (verdict->verdict != PGQRS_ARCHIVE || verdict->lease_size != end - from ||
+            (i > from && items[i - 1].verdict->id == verdict->id))
+            return false;
+    }
+    return true;
+}
+
+/* How many leases go the short way. */
+static size_t pgqrsi_pg_items_sort_out(pgqrsi_pg_item *items, size_t count)
+{
+    size_t leases = 0;
+    for (size_t from = 0; from < count;) {
+        size_t end = pgqrsi_pg_lease_end(items, from, count);
+        bool whole = pgqrsi_pg_is_whole(items, from, end);
+        for (size_t i = from; i < end; i++)
+            items[i].whole = whole;
+        leases += whole;
+        from = end;
+    }
+    return leases;
+}
+
+typedef enum pgqrsi_pg_whole_column {
+    PGQRSI_PG_WHOLE_LEASE = 0,
+    PGQRSI_PG_WHOLE_LOW = 1,
+    PGQRSI_PG_WHOLE_HIGH = 2,
+    PGQRSI_PG_WHOLE_SUM = 3
+} pgqrsi_pg_whole_column;
+
+static int64_t pgqrsi_pg_whole_value(const pgqrsi_pg_item *items, size_t from, size_t end, pgqrsi_pg_whole_column column)
+{
+    uint64_t sum = 0;
+    if (column == PGQRSI_PG_WHOLE_LEASE)
+        return items[from].verdict->lease;
+    if (column != PGQRSI_PG_WHOLE_SUM)
+        return items[column == PGQRSI_PG_WHOLE_LOW ? from : end - 1].verdict->id;
+    for (size_t i = from; i < end; i++)
+        sum += (uint64_t)items[i].verdict->id;
+    return (int64_t)sum;
+}
+
+static void pgqrsi_pg_put_whole(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t leases,
+                                pgqrsi_pg_whole_column column)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, leases, 8 * leases);
+    for (size_t from = 0, end; out && from < count; from = end) {
+        end = pgqrsi_pg_lease_end(items, from, count);
+        if (items[from].whole)
+            out = pgqrsi_pg_put_int64(out, pgqrsi_pg_whole_value(items, from, end, column));
+    }
+}
+
+static void pgqrsi_pg_whole_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t leases, int64_t now_us)
+{
+    pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_LEASE);
+    pgqrsi_pg_time(call, now_us);
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, leases, 4 * leases);
+    for (size_t from = 0, end; out && from < count; from = end) {
+        end = pgqrsi_pg_lease_end(items, from, count);
+        if (items[from].whole)
+            out = pgqrsi_pg_put_int32(out, (int32_t)(end - from));
+    }
+    pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_LOW);
+    pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_HIGH);
+    pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_SUM);
+}
+
+static void pgqrsi_pg_put_items(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen, bool leases)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
+    for (size_t i = 0; out && i < count; i++)
+        if (!items[i].whole)
+            out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
+}
+
+static void pgqrsi_pg_put_verdicts(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, chosen, 4 * chosen);
+    for (size_t i = 0; out && i < count; i++)
+        if (!items[i].whole)
+            out = pgqrsi_pg_put_int32(out, (int32_t)items[i].verdict->verdict);
+}
+
+static void pgqrsi_pg_put_reasons(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < count; i++)
+        bytes += !items[i].whole && items[i].verdict->reason ? strlen(items[i].verdict->reason) : 0;
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, chosen, bytes);
+    for (size_t i = 0; out && i < count; i++) {
+        const char *reason = items[i].verdict->reason;
+        if (!items[i].whole)
+            out = pgqrsi_pg_put_text(out, reason, reason ? strlen(reason) : 0);
+    }
+}
+
+static void pgqrsi_pg_any_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen, int64_t now_us)
+{
+    pgqrsi_pg_put_items(call, items, count, chosen, true);
+    pgqrsi_pg_time(call, now_us);
+    pgqrsi_pg_put_items(call, items, count, chosen, false);
+    pgqrsi_pg_put_verdicts(call, items, count, chosen);
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, chosen, 8 * chosen);
+    for (size_t i = 0; out && i < count; i++)
+        if (!items[i].whole)
+            out = pgqrsi_pg_put_time(out, items[i].verdict->due.at_us);
+    pgqrsi_pg_array_end(call, out);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
+    for (size_t i = 0; out && i < count; i++)
+        if (!items[i].whole)
+            out = pgqrsi_pg_put_int64(out, items[i].verdict->due.delay_us);
+    pgqrsi_pg_put_reasons(call, items, count, chosen);
+}
+
+/* Results of the two statements, back into the verdicts. */
+static void pgqrsi_pg_whole_results(const PGresult *r, pgqrsi_pg_item *items, size_t count)
+{
+    for (int row = 0; row < PQntuples(r); row++) {
+        int64_t lease = pgqrsi_pg_get_int64(r, row, 0);
+        size_t low = 0, high = count;
+        while (low < high) {
+            size_t middle = low + (high - low) / 2;
+            if (items[middle].verdict->lease < lease)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        for (; pgqrsi_pg_get_int64(r, row, 1) == 1 && low < count && items[low].verdict->lease == lease; low++)
+            items[low].verdict->result = PGQRS_OK;
+    }
+}
+
+/* The n-th of the items that went the general way is the place n + 1; rows come in any order. */
+static void pgqrsi_pg_any_results(const PGresult *r, pgqrsi_pg_item *const *chosen, size_t count)
+{
+    for (int row = 0; row < PQntuples(r); row++) {
+        int64_t place = pgqrsi_pg_get_int64(r, row, 0);
+        if (place >= 1 && (uint64_t)place <= count)
+            chosen[place - 1]->verdict->result = PGQRS_OK;
+    }
+}
+
+/* --- exchange ----------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_PG_LOCAL_ITEMS 64
+#define PGQRSI_PG_CLAIM_ROUNDS 16
+
+/* What a claim said about itself, in the order in which its statement lists it. */
+typedef struct pgqrsi_pg_claimed {
+    bool has_queue, paused, has_worker, has_lease, has_first;
+    int64_t queue_id;
+    int64_t worker_state;
+    int64_t lease;
+    int64_t lease_until_us;
+    int64_t total;
+    int64_t seen;
+    int64_t guess;
+    int64_t prio, ord;
+    int64_t xmin, xmax;
+} pgqrsi_pg_claimed;
+
+typedef struct pgqrsi_pg_work {
+    pgqrsi_pg *pg;
+    pgqrs_backend_exchange *exchange;
+    pgqrsi_pg_item *items;
+    pgqrsi_pg_item **chosen; /* those for the general statement */
+    size_t chosen_count;
+    size_t lease_count; /* leases for the short one */
+    pgqrsi_pg_queue *slot;
+    pgqrsi_pg_call calls[5];
+    pgqrsi_pg_group group;
+    int whole, any, tend, retain, claim; /* places in the group, -1: not part of it */
+    bool full;                           /* the claim looks from the start */
+    PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
+    pgqrsi_pg_claimed claimed[PGQRSI_PG_CLAIM_ROUNDS];
+    int claim_count;
+    pgqrsi_pg_claimed last; /* of the latest round */
+    size_t got;
+    pgqrs_messages *spare; /* an empty result, for when there is no memory for the real one */
+} pgqrsi_pg_work;
+
+static pgqrsi_pg_call *pgqrsi_pg_join(pgqrsi_pg_work *work, int statement, int *place)
+{
+    *place = work->group.count++;
+    pgqrsi_pg_call *call = &work->calls[*place];
+    pgqrsi_pg_start(call, work->pg, statement);
+    work->group.calls[*place] = call;
+    return call;
+}
+
+static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
+{
+    size_t count = work->exchange->verdict_count;
+    if (work->lease_count > 0)
+        pgqrsi_pg_whole_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_WHOLE, &work->whole), work->items, count,
+                                   work->lease_count, work->exchange->now_us);
+    if (work->chosen_count > 0)
+        pgqrsi_pg_any_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_ANY, &work->any), work->items, count, work->chosen_count,
+                                 work->exchange->now_us);
+}
+
+#define PGQRSI_PG_RETAIN_US (10 * PGQRSI_US_PER_S)
+
+static void pgqrsi_pg_join_tend(pgqrsi_pg_work *work)
+{
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_TEND, &work->tend);
+    pgqrsi_pg_text(call, work->exchange->claim->queue);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    if (monotonic_us - work->slot->retained_us < PGQRSI_PG_RETAIN_US)
+        return;
+    call = pgqrsi_pg_join(work, PGQRSI_PG_RETAIN, &work->retain);
+    pgqrsi_pg_text(call, work->exchange->claim->queue);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+}
+
+static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
+{
+    const pgqrs_backend_claim *claim = work->exchange->claim;
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_CLAIM, &work->claim);
+    pgqrsi_pg_text(call, claim->queue);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_int32(call, (int32_t)(claim->limit - work->got));
+    pgqrsi_pg_int64(call, claim->lease_us);
+    pgqrsi_pg_int64(call, claim->worker.id);
+    pgqrsi_pg_int64(call, claim->worker.epoch);
+    pgqrsi_pg_bool(call, claim->heartbeat && claim->worker.id);
+    pgqrsi_pg_bool(call, guard);
+    pgqrsi_pg_ranges(call, work->slot, work->full);
+}
+
+static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed *out)
+{
+    int64_t values[12];
+    bool there[12];
+    memset(values, 0, sizeof values);
+    memset(there, 0, sizeof there);
+    memset(out, 0, sizeof *out);
+    const char *in = PQgetvalue(r, row, 6);
+    const char *end = in + PQgetlength(r, row, 6);
+    in += PGQRSI_PG_ARRAY_HEADER;
+    for (int i = 0; i < 12 && in + 4 <= end; i++) {
+        there[i] = (int32_t)(uint32_t)pgqrsi_pg_take(in, 4) == 8 && in + 12 <= end;
+        values[i] = there[i] ? (int64_t)pgqrsi_pg_take(in + 4, 8) : 0;
+        in += there[i] ? 12 : 4;
+    }
+    out->has_queue = there[0];
+    out->queue_id = values[0];
+    out->paused = values[1] != 0;
+    out->has_worker = there[2];
+    out->worker_state = values[2];
+    out->has_lease = there[3];
+    out->lease = values[3];
+    out->total = values[4];
+    out->seen = values[5];
+    out->guess = values[6];
+    out->has_first = there[8];
+    out->prio = values[7];
+    out->ord = values[8];
+    out->xmin = values[9];
+    out->xmax = values[10];
+    out->lease_until_us = pgqrsi_pg_get_int64(r, row, 4);
+}
+
+static int pgqrsi_pg_claimed_row(const PGresult *r)
+{
+    for (int row = 0; row < PQntuples(r); row++)
+        if (PQgetisnull(r, row, 0))
+            return row;
+    return -1;
+}
+
+static pgqrs_result pgqrsi_pg_refusal_of(const pgqrsi_pg_claimed *claimed)
+{
+    if (!claimed->has_worker || claimed->worker_state == PGQRS_WORKER_STOPPED)
+        return PGQRS_ERR_WORKER_STOPPED;
+    if (claimed->worker_state == PGQRS_WORKER_SUSPENDED)
+        return PGQRS_ERR_WORKER_SUSPENDED;
+    return claimed->worker_state == PGQRS_WORKER_INTERRUPTED ? PGQRS_ERR_WORKER_INTERRUPTED : PGQRS_OK;
+}
+
+static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
+{
+    pgqrs_backend_claim *claim = work->exchange->claim;
+    const PGresult *r = work->group.results[work->tend];
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    work->slot->tended_us = monotonic_us;
+    claim->next_due_us = -1;
+    if (PQntuples(r) > 0 && !PQgetisnull(r, 0, 2)) {
+        int64_t wait_us = pgqrsi_pg_get_int64(r, 0, 2) - pgqrsi_pg_get_int64(r, 0, 1);
+        claim->next_due_us = wait_us > 0 ? wait_us : 0;
+    }
+    if (work->retain < 0)
+        return;
+    /* a step that was full is followed by the next one soon */
+    bool full = pgqrsi_pg_get_int64(work->group.results[work->retain], 0, 1) >= 400;
+    work->slot->retained_us = full ? monotonic_us - PGQRSI_PG_RETAIN_US + 200 * PGQRSI_US_PER_MS : monotonic_us;
+}
+
+static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg *pg = work->pg;
+    pgqrs_backend_claim *claim = work->exchange->claim;
+    PGresult *r = work->group.results[work->claim];
+    int row = pgqrsi_pg_claimed_row(r);
+    pgqrsi_pg_claimed *claimed = &work->last;
+    if (row < 0)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL, "the claim statement returned nothing");
+    pgqrsi_pg_claimed_read(r, row, claimed);
+    if (!claimed->has_queue)
+        return pgqrsi_pg_no_queue(pg, claim->queue);
+    claim->paused = claimed->paused;
+    claim->refused = claim->worker.id ? pgqrsi_pg_refusal_of(claimed) : PGQRS_OK;
+    if (work->slot->id != claimed->queue_id)
+        work->slot->level_count = 0;
+    work->slot->id = claimed->queue_id;
+    if (claimed->has_first)
+        pgqrsi_pg_mark(work->slot, (int32_t)claimed->prio, claimed->ord, claimed->xmin, claimed->xmax);
+    if (work->full)
+        work->slot->rescan_us = pgqrs_backend_monotonic() + PGQRSI_PG_RESCAN_US;
+    if (PQntuples(r) > 1) {
+        work->got += (size_t)PQntuples(r) - 1;
+        work->claimed[work->claim_count] = *claimed;
+        work->claims[work->claim_count++] = r;
+        work->group.results[work->claim] = NULL;
+    }
+    return PGQRS_OK;
+}
+
+/* One transaction: settle (if wanted), tend, claim. */
+static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool settle, bool tend, bool guard)
+{
+    pgqrsi_pg_group_clear(&work->group);
+    work->group.count = 0;
+    work->whole = work->any = work->tend = work->retain = work->claim = -1;
+    if (settle)
+        pgqrsi_pg_join_settle(work);
+    if (tend)
+        pgqrsi_pg_join_tend(work);
+    if (work->slot)
+        pgqrsi_pg_join_claim(work, guard);
+    /* the text for giving back is made while there is memory, not when it has run out */
+    if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM))
+        work->calls[work->claim].failed = true;
+    work->group.repeatable = true; /* a settlement checks the lease; of a claim whose reply was lost the leases end */
+    work->group.writes = settle && work->exchange->verdict_count > 0;
+    pgqrs_result result = pgqrsi_pg_run_group(work->pg, &work->group);
+    if (!result && tend)
+        pgqrsi_pg_take_tend(work);
+    return !result && work->slot ? pgqrsi_pg_take_claim(work) : result;
+}
+
+/* Which verdicts go which way. In the caller's transaction the short statement, which may fail on purpose, is not used. */
+static void pgqrsi_pg_sort_out(pgqrsi_pg_work *work, bool short_way)
+{
+    size_t count = work->exchange->verdict_count;
+    work->lease_count = short_way ? pgqrsi_pg_items_sort_out(work->items, count) : 0;
+    work->chosen_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!short_way)
+            work->items[i].whole = false;
+        if (!work->items[i].whole)
+            work->chosen[work->chosen_count++] = &work->items[i];
+    }
+}
+
+/* After a lost reply the repetition finds leases gone that the first attempt may have settled: looks which. */
+static pgqrs_result pgqrsi_pg_look_again(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    pgqrsi_pg_sort_out(work, false);
+    size_t lost = 0;
+    for (size_t i = 0; i < work->chosen_count; i++)
+        if (work->chosen[i]->verdict->result == PGQRS_ERR_LEASE_LOST)
+            work->chosen[lost++] = work->chosen[i];
+        else
+            work->chosen[i]->whole = true; /* not to be asked about */
+    if (lost == 0)
+        return PGQRS_OK;
+    pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_SETTLED);
+    pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, true);
+    pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, false);
+    pgqrsi_pg_put_verdicts(&call, work->items, work->exchange->verdict_count, lost);
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, true);
+    if (!result)
+        pgqrsi_pg_any_results(r, work->chosen, lost);
+    PQclear(r);
+    return result ? pgqrsi_pg_lost(work->pg, true) : PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_take_verdicts(pgqrsi_pg_work *work)
+{
+    for (size_t i = 0; i < work->exchange->verdict_count; i++)
+        work->exchange->verdicts[i].result = PGQRS_ERR_LEASE_LOST;
+    if (work->whole >= 0)
+        pgqrsi_pg_whole_results(work->group.results[work->whole], work->items, work->exchange->verdict_count);
+    if (work->any >= 0)
+        pgqrsi_pg_any_results(work->group.results[work->any], work->chosen, work->chosen_count);
+    return work->group.lost && work->exchange->verdict_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_find_queue(pgqrsi_pg *pg, const char *queue)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_QUEUE_ID);
+    pgqrsi_pg_text(&call, queue);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue);
+    PQclear(r);
+    return result;
+}
+
+static bool pgqrsi_pg_in_callers_transaction(const pgqrsi_pg *pg)
+{
+    return !pg->own && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
+}
+
+/* The first round, with the verdicts. An unknown queue and a lease that does not match its hint make the server fail the
+ * transaction by a division by zero; in the caller's transaction that must not happen. */
+static pgqrs_result pgqrsi_pg_first_round(pgqrsi_pg_work *work, bool tend)
+{
+    bool settles = work->exchange->verdict_count > 0;
+    bool careful = pgqrsi_pg_in_callers_transaction(work->pg);
+    pgqrs_result result = PGQRS_OK;
+    if (careful && settles && work->slot)
+        result = pgqrsi_pg_find_queue(work->pg, work->exchange->claim->queue);
+    if (result)
+        return result;
+    pgqrsi_pg_sort_out(work, !careful);
+    result = pgqrsi_pg_round(work, settles, tend, settles && !careful);
+    bool divided = result && strcmp(work->group.sqlstate, "22012") == 0;
+    if (divided && work->group.failed == work->whole) {
+        pgqrsi_pg_sort_out(work, false);
+        result = pgqrsi_pg_round(work, settles, tend, settles);
+        divided = result && strcmp(work->group.sqlstate, "22012") == 0;
+    }
+    if (divided && work->group.failed == work->claim && work->slot)
+        return pgqrsi_pg_no_queue(work->pg, work->exchange->claim->queue);
+    return result ? result : pgqrsi_pg_take_verdicts(work);
+}
+
+/* --- the messages of a claim -------------------------------------------------------------------------------------- */
+
+typedef struct pgqrsi_pg_row {
+    int64_t ord;
+    int64_t id;
+    int32_t prio;
+    int16_t round;
+    int row;
+} pgqrsi_pg_row;
+
+static int pgqrsi_pg_row_order(const void *left, const void *right)
+{
+    const pgqrsi_pg_row *a = (const pgqrsi_pg_row *)left;
+    const pgqrsi_pg_row *b = (const pgqrsi_pg_row *)right;
+    if (a->prio != b->prio)
+        return a->prio < b->prio ? -1 : 1;
+    if (a->ord != b->ord)
+        return a->ord < b->ord ? -1 : 1;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* The rows of all rounds in the order of delivery; returns the bytes of their payloads. */
+static size_t pgqrsi_pg_rows(const pgqrsi_pg_work *work, pgqrsi_pg_row *rows)
+{
+    size_t count = 0, bytes = 0;
+    bool sorted = true;
+    for (int16_t round = 0; round < work->claim_count; round++) {
+        const PGresult *r = work->claims[round];
+        for (int row = 0; row < PQntuples(r); row++) {
+            if (PQgetisnull(r, row, 0))
+                continue;
+            rows[count].id = pgqrsi_pg_get_int64(r, row, 0);
+            rows[count].ord = pgqrsi_pg_get_int64(r, row, 1);
+            rows[count].prio = (int32_t)pgqrsi_pg_get_int64(r, row, 2);
+            rows[count].round = round;
+            rows[count].row = row;
+            bytes += (size_t)PQgetlength(r, row, 5) + 1 + sizeof(pgqrsi_align);
+            sorted = sorted && (count == 0 || pgqrsi_pg_row_order(&rows[count - 1], &rows[count]) < 0);
+            count++;
+        }
+    }
+    if (!sorted)
+        qsort(rows, count, sizeof *rows, pgqrsi_pg_row_order);
+    return bytes;
+}
+
+static bool pgqrsi_pg_message_fill(const pgqrsi_pg_work *work, const pgqrsi_pg_row *row, pgqrs_messages *owner, const char *queue,
+                                   pgqrs_message *message)
+{
+    const PGresult *r = work->claims[row->round];
+    const pgqrsi_pg_claimed *claimed = &work->claimed[row->round];
+    message->id = row->id;
+    message->lease = claimed->lease;
+    message->lease_size = (uint32_t)claimed->total;
+    message->lease_until_us = claimed->lease_until_us;
+    message->queue = queue;
+    message->attempt = (int32_t)pgqrsi_pg_get_int64(r, row->row, 3);
+    message->priority = -row->prio;
+    message->enqueued_at_us = pgqrsi_pg_get_int64(r, row->row, 4);
+    message->worker_id = work->exchange->claim->worker.id;
+    message->payload_size = (size_t)PQgetlength(r, row->row, 5);
+    message->payload = pgqrs_backend_result_text(owner, PQgetvalue(r, row->row, 5), (int64_t)message->payload_size);
+    return message->payload != NULL;
+}
+
+static pgqrs_messages *pgqrsi_pg_messages_make(const pgqrsi_pg_work *work, const pgqrsi_pg_row *rows, size_t bytes)
+{
+    const char *name = work->exchange->claim->queue;
+    size_t reserve = bytes + work->got * sizeof(pgqrs_message) + strlen(name) + 1 + 2 * sizeof(pgqrsi_align);
+    pgqrs_messages *messages = (pgqrs_messages *)pgqrs_backend_result_new(work->pg->store, sizeof *messages, reserve);
+    if (!messages)
+        return NULL;
+    pgqrs_message *items = (pgqrs_message *)pgqrs_backend_result_alloc(messages, work->got * sizeof *items);
+    const char *queue = pgqrs_backend_result_text(messages, name, -1);
+    bool good = items && queue;
+    for (size_t i = 0; good && i < work->got; i++)
+        good = pgqrsi_pg_message_fill(work, &rows[i], messages, queue, &items[i]);
+    if (!good) {
+        pgqrs_free(messages);
+        return NULL;
+    }
+    messages->items = items;
+    messages->count = work->got;
+    return messages;
+}
+
+/* No memory to hand them out: they go back as if never claimed, so that nobody waits for the leases to end. */
+static pgqrs_result pgqrsi_pg_unclaim(pgqrsi_pg_work *work)
+{
+    for (int round = 0; round < work->claim_count; round++) {
+        pgqrsi_pg_call call;
+        PGresult *r;
+        pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_UNCLAIM);
+        pgqrsi_pg_int64(&call, work->claimed[round].lease);
+        pgqrsi_pg_write(&call, &r);
+        PQclear(r);
+    }
+    if (work->exchange->verdict_count == 0)
+        return pgqrsi_pg_no_memory(work->pg);
+    /* the verdicts have been carried out, so the call must not fail */
+    pgqrs_backend_log(work->pg->store, PGQRS_LOG_WARN, "out of memory: %zu claimed messages were given back", work->got);
+    work->exchange->claim->messages = work->spare;
+    work->spare = NULL;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_messages(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_row local[PGQRSI_PG_LOCAL_ITEMS];
+    pgqrsi_pg_row *rows = local;
+    if (work->got == 0)
+        return PGQRS_OK;
+    if (work->got > PGQRSI_PG_LOCAL_ITEMS)
+        rows = (pgqrsi_pg_row *)pgqrs_backend_resize(work->pg->store, NULL, 0, work->got * sizeof *rows);
+    pgqrs_messages *messages = NULL;
+    if (rows)
+        messages = pgqrsi_pg_messages_make(work, rows, pgqrsi_pg_rows(work, rows));
+    if (rows && rows != local)
+        pgqrs_backend_free(work->pg->store, rows, work->got * sizeof *rows);
+    work->exchange->claim->messages = messages;
+    return messages ? PGQRS_OK : pgqrsi_pg_unclaim(work);
+}
+
+/* Later rounds of a claim: the guess was too low, or nothing was found where the first one looked. What the rounds before have
+ * claimed is handed out even when a later one fails. */
+static pgqrs_result pgqrsi_pg_more_rounds(pgqrsi_pg_work *work)
+{
+    pgqrs_backend_claim *claim = work->exchange->claim;
+    bool tended = work->tend >= 0;
+    for (int rounds = 1; rounds < PGQRSI_PG_CLAIM_ROUNDS && work->got < claim->limit; rounds++) {
+        bool cut = work->last.seen > 0 && work->last.seen == work->last.guess;
+        bool bare = work->got == 0 && !(tended && work->full);
+        if (claim->paused || claim->refused || (!cut && !bare))
+            break;
+        bool tend = bare && !cut;
+        work->full = work->full || tend;
+        tended = tended || tend;
+        pgqrs_result result = pgqrsi_pg_round(work, false, tend, false);
+        if (result)
+            return work->got > 0 || work->exchange->verdict_count > 0 ? PGQRS_OK : result;
+    }
+    return PGQRS_OK;
+}
+
+static bool pgqrsi_pg_tend_due(const pgqrsi_pg_work *work)
+{
+    return work->slot && (work->exchange->now_us || work->slot->idle ||
+                          pgqrs_backend_monotonic() - work->slot->tended_us >= PGQRSI_US_PER_S);
+}
+
+static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
+{
+    pgqrs_backend_claim *claim = work->exchange->claim;
+    bool tend = pgqrsi_pg_tend_due(work);
+    work->full = work->slot && (work->slot->idle || pgqrs_backend_monotonic() >= work->slot->rescan_us);
+    pgqrs_result result = pgqrsi_pg_first_round(work, tend);
+    if (result || !claim)
+        return result;
+    result = pgqrsi_pg_more_rounds(work);
+    if (result)
+        return result;
+    work->slot->idle = work->got == 0;
+    if (claim->paused || claim->refused)
+        claim->next_due_us = -1;
+    return pgqrsi_pg_messages(work);
+}
+
+static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *exchange)
+{
+    pgqrsi_pg_item local[PGQRSI_PG_LOCAL_ITEMS];
+    pgqrsi_pg_item *local_chosen[PGQRSI_PG_LOCAL_ITEMS];
+    pgqrsi_pg_work work;
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    size_t bytes = exchange->verdict_count * (sizeof(pgqrsi_pg_item) + sizeof(pgqrsi_pg_item *));
+    bool large = exchange->verdict_count > PGQRSI_PG_LOCAL_ITEMS;
+    memset(&work.group, 0, sizeof work.group);
+    work.pg = pg;
+    work.exchange = exchange;
+    work.claim_count = 0;
+    work.got = 0;
+    work.spare = NULL;
+    if (exchange->claim && exchange->verdict_count > 0) {
+        work.spare = (pgqrs_messages *)pgqrs_backend_result_new(pg->store, sizeof *work.spare, 0);
+        if (!work.spare)
+            return pgqrsi_pg_no_memory(pg);
+    }
+    work.items = large ? (pgqrsi_pg_item *)pgqrs_backend_resize(pg->store, NULL, 0, bytes) : local;
+    if (!work.items) {
+        pgqrs_free(work.spare);
+        return pgqrsi_pg_no_memory(pg);
+    }
+    work.chosen = large ? (pgqrsi_pg_item **)(void *)(work.items + exchange->verdict_count) : local_chosen;
+    work.slot = exchange->claim ? pgqrsi_pg_queue_slot(pg, exchange->claim->queue) : NULL;
+    pgqrsi_pg_items_fill(work.items, exchange->verdicts, exchange->verdict_count);
+    pgqrs_result result = pgqrsi_pg_exchange_run(&work);
+    pgqrsi_pg_group_clear(&work.group);
+    for (int i = 0; i < work.claim_count; i++)
+        PQclear(work.claims[i]);
+    pgqrs_free(work.spare);
+    if (large)
+        pgqrs_backend_free(pg->store, work.items, bytes);
+    return result;
+}
+
+/* --- extend ------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_pg_extend(void *self, const pgqrs_backend_extend *request)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_EXTEND);
+    char *out = pgqrsi_pg_array(&call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, request->count, 8 * request->count);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_int64(out, request->leases[i].lease);
+    pgqrsi_pg_time(&call, request->now_us);
+    out = pgqrsi_pg_array(&call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, request->count, 8 * request->count);
+    for (size_t i = 0; out && i < request->count; i++)
+        out = pgqrsi_pg_put_int64(out, request->leases[i].id);
+    pgqrsi_pg_int64(&call, request->lease_us);
+    pgqrsi_pg_int64(&call, request->worker.id);
+    pgqrsi_pg_int64(&call, request->worker.epoch);
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
+    for (size_t i = 0; i < request->count; i++)
+        request->results[i] = result ? result : PGQRS_ERR_LEASE_LOST;
+    for (int row = 0; row < PQntuples(r); row++) {
+        int64_t place = pgqrsi_pg_get_int64(r, row, 0);
+        if (place >= 1 && (uint64_t)place <= request->count)
+            request->results[place - 1] = PGQRS_OK;
+    }
+    PQclear(r);
+    return result;
+}
+
+/* --- waiting ------------------------------------------------------------------------------------------------------ */
+
+static void pgqrsi_pg_swallow(pgqrsi_pg *pg)
+{
+    PGnotify *notice;
+    if (!pg->connection || PQconsumeInput(pg->connection) != 1)
+        return;
+    while ((notice = PQnotifies(pg->connection)) != NULL)
+        PQfreemem(notice);
+}
+
+static pgqrs_result pgqrsi_pg_listen(pgqrsi_pg *pg, int64_t *ignored)
+{
+    pgqrs_result result = pg->listening ? PGQRS_OK : pgqrsi_pg_scalar(pg, "LISTEN \"@!\"", ignored);
+    pg->listening = result == PGQRS_OK;
+    return result;
+}
+
+/* The row in `sleepers` is what makes producers notify. It is renewed only when half of its time is over, so that waiting costs
+ * no writes. */
+static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t for_us)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    if (strcmp(pg->wait_queue, queue) == 0 && pg->wait_until_us - monotonic_us > for_us / 2)
+        return PGQRS_OK;
+    if (!pg->wait_token)
+        pg->wait_token = (int64_t)(pgqrs_backend_random(pg->store) >> 1) | 1;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_SLEEP);
+    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_int64(&call, for_us);
+    pgqrsi_pg_int64(&call, pg->wait_token);
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
+    PQclear(r);
+    if (result)
+        return result;
+    snprintf(pg->wait_queue, sizeof pg->wait_queue, "%s", queue);
+    pg->wait_until_us = monotonic_us + for_us;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_pg_wait_begin(void *self, int64_t now_us, const char *queue, int64_t for_us)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int64_t ignored = 0;
+    (void)now_us; /* sleeping is about real time */
+    if (!(pgqrsi_pg_capabilities(self) & PGQRS_CAN_WAKE))
+        return PGQRS_OK;
+    pgqrs_result result = pgqrsi_pg_retry(pg, pgqrsi_pg_listen, &ignored);
+    if (!result)
+        result = pgqrsi_pg_lie_down(pg, queue, for_us);
+    pgqrsi_pg_swallow(pg);
+    return result;
+}
+
+static int pgqrsi_pg_wait_fd(void *self)
+{
+    const pgqrsi_pg *pg = (const pgqrsi_pg *)self;
+    return pg->connection && pg->listening ? PQsocket(pg->connection) : -1;
+}
+
+/* A connection that broke meanwhile is not made again for this: the row runs out by itself. */
+static void pgqrsi_pg_wait_end(void *self)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    if (pg->wait_until_us && pgqrsi_pg_alive(pg)) {
+        pgqrsi_pg_call call;
+        PGresult *r;
+        pgqrsi_pg_start(&call, pg, PGQRSI_PG_WAKE);
+        pgqrsi_pg_int64(&call, pg->wait_token);
+        pgqrsi_pg_run_one(&call, &r, true, false);
+        PQclear(r);
+    }
+    pg->wait_until_us = 0;
+    pg->wait_queue[0] = '\0';
+    pgqrsi_pg_swallow(pg);
+}
+
+/* --- housekeeping ------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t *changed)
+{
+    pgqrsi_pg_call calls[2];
+    pgqrsi_pg_group group;
+    memset(&group, 0, sizeof group);
+    for (int i = 0; i < 2; i++) {
+        pgqrsi_pg_start(&calls[i], pg, i == 0 ? PGQRSI_PG_TEND : PGQRSI_PG_RETAIN);
+        pgqrsi_pg_text(&calls[i], queue);
+        pgqrsi_pg_time(&calls[i], now_us);
+        group.calls[i] = &calls[i];
+    }
+    group.count = 2;
+    group.repeatable = true;
+    pgqrs_result result = pgqrsi_pg_run_group(pg, &group);
+    if (!result && PQntuples(group.results[0]) > 0)
+        *changed += pgqrsi_pg_get_int64(group.results[0], 0, 3);
+    if (!result && PQntuples(group.results[1]) > 0)
+        *changed += pgqrsi_pg_get_int64(group.results[1], 0, 0);
+    pgqrsi_pg_group_clear(&group);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *changed)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int64_t after = 0;
+    *changed = 0;
+    for (;;) {
+        pgqrsi_pg_call call;
+        PGresult *r;
+        pgqrsi_pg_start(&call, pg, PGQRSI_PG_NEXT_QUEUE);
+        pgqrsi_pg_int64(&call, after);
+        pgqrs_result result = pgqrsi_pg_read(&call, &r);
+        bool more = !result && PQntuples(r) > 0;
+        if (more) {
+            after = pgqrsi_pg_get_int64(r, 0, 0);
+            result = pgqrsi_pg_maintain_queue(pg, now_us, pgqrsi_pg_get_text(r, 0, 1, NULL), changed);
+        }
+        PQclear(r);
+        if (result || !more)
+            return result;
+    }
+}
+
+/* --- administration: queues, messages, workers, numbers -------------------------------------------------------------
+ *
+ * Everything here may run beside claims and settlements that move messages from table to table. Two rules keep it right:
+ * a statement that takes rows out derives everything from what its DELETE returns; and what must be looked at first is
+ * locked by one statement and changed by the next, whose snapshot then shows what the lock protects.
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_PA_NOW(parameter) "coalesce($" parameter ",statement_timestamp())"
+
+/* Message k.id of queue k.queue_id is in row t of ready or delayed; in row l of leases; in row d of done. */
+#define PGQRSI_PA_IN_RUN "t.queue_id=k.queue_id AND t.lo<=k.id AND t.lo>k.id-50 AND k.id<t.lo+t.n"
+#define PGQRSI_PA_IN_LEASE                                                                                            \
+    "l.queue_id=k.queue_id AND l.lo_min<=k.id AND l.hi_max>=k.id"                                                     \
+    " AND EXISTS(SELECT 1 FROM unnest(l.lo,l.n) AS u(lo,n) WHERE k.id>=u.lo AND k.id<u.lo+u.n)"
+#define PGQRSI_PA_IN_DONE                                                                                             \
+    "d.queue_id=k.queue_id AND d.lo_min<=k.id AND d.lo_min>k.id-1024 AND d.hi_max>=k.id"                              \
+    " AND EXISTS(SELECT 1 FROM unnest(d.lo,d.n) AS u(lo,n) WHERE k.id>=u.lo AND k.id<u.lo+u.n)"
+
+/* The messages of an id array $1, whatever their queue, as k(id, o, queue_id). */
+#define PGQRSI_PA_FIND                                                                                                \
+    "k AS MATERIALIZED (SELECT u.id,u.o,m.queue_id FROM unnest($1) WITH ORDINALITY AS u(id,o) LEFT JOIN LATERAL"      \
+    " (SELECT m.queue_id FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues))"          \
+    " AND m.id=u.id) m ON true)"
+
+/* Ids $1 with their queues $2, as k(id, queue_id). */
+#define PGQRSI_PA_GIVEN "k AS MATERIALIZED (SELECT * FROM unnest($1,$2) AS k(id,queue_id))"
+
+/* What is left of deleted runs, as rows of islands: `gone` has the runs, `ids` what is not to come back. The order number stays,
+ * so what is left keeps its place in line. */
+#define PGQRSI_PA_RUN_REST(columns)                                                                                   \
+    " SELECT " columns ",min(id),count(*),attempt,expires_at,keyed FROM (SELECT g.*,x.id,"                            \
+    "x.id-row_number() OVER (PARTITION BY g.lo ORDER BY x.id) AS island"                                              \
+    " FROM gone g,generate_series(g.lo,g.lo+g.n-1) AS x(id) WHERE NOT EXISTS(SELECT 1 FROM ids i WHERE i.id=x.id)) k" \
+    " GROUP BY " columns ",lo,island,attempt,expires_at,keyed ORDER BY " columns ",min(id)"
+#define PGQRSI_PA_READY_REST                                                                                          \
+    "rest AS (INSERT INTO @.pgqrs_ready(ord,queue_id,prio,lo,n,attempt,expires_at,keyed)"                             \
+    PGQRSI_PA_RUN_REST("ord,queue_id,prio") ")"
+#define PGQRSI_PA_DELAYED_REST                                                                                        \
+    "rest AS (INSERT INTO @.pgqrs_delayed(due_at,queue_id,prio,lo,n,attempt,expires_at,keyed)"                        \
+    PGQRSI_PA_RUN_REST("due_at,queue_id,prio") ")"
+
+/* Takes `ids` out of the locked leases in the array `leases`; a lease without messages goes. */
+#define PGQRSI_PA_LEASE_REST(leases)                                                                                  \
+    "kept AS (SELECT l.lease,r.o,r.attempt,r.prio,x.id,x.id-row_number() OVER (PARTITION BY l.lease,r.o ORDER BY x.id)" \
+    " AS island FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio) WITH ORDINALITY AS r(lo,n,attempt,prio,o),"   \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
+    " WHERE l.lease=ANY(" leases ") AND NOT EXISTS(SELECT 1 FROM ids i WHERE i.id=x.id)),"                            \
+    "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM kept"              \
+    " GROUP BY lease,o,island,attempt,prio),"                                                                         \
+    "rest AS MATERIALIZED (SELECT lease,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                    \
+    "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt,"  \
+    "array_agg(prio ORDER BY o,lo) AS prio FROM runs GROUP BY lease),"                                                \
+    "smaller AS (UPDATE @.pgqrs_leases l SET total=r.total,lo_min=r.lo_min,hi_max=r.hi_max,lo=r.lo,n=r.n,"            \
+    "attempt=r.attempt,prio=r.prio FROM rest r WHERE l.lease=r.lease AND l.total<>r.total),"                          \
+    "empty AS (DELETE FROM @.pgqrs_leases l WHERE l.lease=ANY(" leases ")"                                            \
+    " AND NOT EXISTS(SELECT 1 FROM rest r WHERE r.lease=l.lease))"
+
+/* Forgets the messages in ids(queue_id, id) and counts them. */
+#define PGQRSI_PA_FORGET                                                                                              \
+    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE f.message_id=i.id),"                                 \
+    "unkey AS (DELETE FROM @.pgqrs_dedup y USING ids i WHERE y.queue_id=i.queue_id AND y.message_id=i.id),"           \
+    "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"         \
+    " SELECT count(*) FROM m"
+
+/* Wakes who sleeps on the queues in `source`(queue_id): the notification leaves when the transaction commits. */
+#define PGQRSI_PA_WAKE(source)                                                                                        \
+    "(SELECT count(pg_notify('@!',s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM " source ") s"         \
+    " WHERE EXISTS(SELECT 1 FROM @.pgqrs_sleepers z WHERE z.queue_id=s.queue_id AND z.until>statement_timestamp()))"
+
+/* The messages of deleted leases go back to the tail of the line, or to the dead letters when their attempts are used up:
+ * `gone` has the leases, the parameters are the reason and the time. What follows can count ids, and selects
+ * PGQRSI_PA_RELEASED. */
+#define PGQRSI_PA_RELEASED PGQRSI_PA_WAKE("runs WHERE NOT spent")
+#define PGQRSI_PA_LEASE_COLUMNS "l.queue_id,l.lease,l.worker_id,l.keyed,l.lo,l.n,l.attempt,l.prio"
+#define PGQRSI_PA_RELEASE(reason, now)                                                                                \
+    "runs AS (SELECT g.queue_id,g.lease,g.worker_id,g.keyed,r.lo,r.n,r.attempt,r.prio,r.o,"                           \
+    "r.attempt>=q.max_attempts AS spent FROM gone g JOIN @.pgqrs_queues q ON q.id=g.queue_id,"                        \
+    "unnest(g.lo,g.n,g.attempt,g.prio) WITH ORDINALITY AS r(lo,n,attempt,prio,o)),"                                   \
+    "ids AS MATERIALIZED (SELECT r.*,x.id FROM runs r,generate_series(r.lo,r.lo+r.n-1) AS x(id)),"                    \
+    "back AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                            \
+    " SELECT queue_id,prio,lo,n,attempt,keyed FROM runs WHERE NOT spent ORDER BY lease,o),"                           \
+    "failed AS (INSERT INTO @.pgqrs_failures(message_id,queue_id,attempt,at,reason)"                                  \
+    " SELECT id,queue_id,attempt," now "," reason " FROM ids WHERE NOT spent ON CONFLICT (message_id)"                \
+    " DO UPDATE SET attempt=excluded.attempt,at=excluded.at,reason=excluded.reason),"                                 \
+    "fatal AS (INSERT INTO @.pgqrs_dead(queue_id,id,attempt,at,reason,worker_id)"                                     \
+    " SELECT queue_id,id,attempt," now "," reason ",worker_id FROM ids WHERE spent),"                                 \
+    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE i.spent AND f.message_id=i.id),"                     \
+    "unkey AS (DELETE FROM @.pgqrs_dedup y USING ids i WHERE i.spent AND i.keyed AND y.queue_id=i.queue_id"           \
+    " AND y.message_id=i.id)"
+
+#define PGQRSI_PA_QUEUE_COLUMNS                                                                                       \
+    "id,name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,retention_ms,dead_retention_ms,paused,created_at"
+#define PGQRSI_PA_OLD "($2 IS NULL OR m.enqueued_at<$2)"
+
+#define PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                 \
+    /* most queues are there already: then nothing is written */                                                     \
+    X(QUEUE_CREATE, "WITH made AS (INSERT INTO @.pgqrs_queues(name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,"  \
+                    "retention_ms,dead_retention_ms,paused,created_at)"                                               \
+                    " SELECT $1,$2,$3,$4,$5,$6,$7,$8," PGQRSI_PA_NOW("9")                                             \
+                    " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)"                                   \
+                    " ON CONFLICT (name) DO NOTHING RETURNING id) SELECT count(*) FROM made")                         \
+    X(QUEUE_CHANGE, "UPDATE @.pgqrs_queues SET lease_ms=coalesce(nullif($2,0),lease_ms),"                             \
+                    "max_attempts=coalesce(nullif($3,0),max_attempts),backoff_ms=coalesce(nullif($4,0),backoff_ms),"  \
+                    "backoff_max_ms=coalesce(nullif($5,0),backoff_max_ms),"                                           \
+                    "retention_ms=CASE $6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE $6 END,"                       \
+                    "dead_retention_ms=CASE $7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE $7 END,"             \
+                    "paused=CASE $8 WHEN 1 THEN true WHEN 2 THEN false ELSE paused END WHERE name=$1"                \
+                    " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))   \
+    X(QUEUE_GET, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE name=$1")                              \
+    X(QUEUE_PAGE, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE id>$1 ORDER BY id LIMIT $2")          \
+    X(QUEUE_LOCK, "SELECT id FROM @.pgqrs_queues WHERE name=$1 FOR UPDATE")                                           \
+    X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_messages IN SHARE ROW EXCLUSIVE MODE")                                       \
+    X(QUEUE_USE, "SELECT (SELECT count(*) FROM @.pgqrs_messages WHERE queue_id=$1),"                                  \
+                 "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5)")                             \
+    X(DROP_DELAYED, "DELETE FROM @.pgqrs_delayed WHERE queue_id=$1")                                                  \
+    X(DROP_READY, "DELETE FROM @.pgqrs_ready WHERE queue_id=$1")                                                      \
+    X(DROP_LEASES, "DELETE FROM @.pgqrs_leases WHERE queue_id=$1")                                                    \
+    X(DROP_DEAD, "DELETE FROM @.pgqrs_dead WHERE queue_id=$1")                                                        \
+    X(DROP_DONE, "DELETE FROM @.pgqrs_done WHERE queue_id=$1")                                                        \
+    X(DROP_FAILURES, "DELETE FROM @.pgqrs_failures WHERE queue_id=$1")                                                \
+    X(DROP_DEDUP, "DELETE FROM @.pgqrs_dedup WHERE queue_id=$1")                                                      \
+    X(DROP_MESSAGES, "DELETE FROM @.pgqrs_messages WHERE queue_id=$1")                                                \
+    X(QUEUE_LEFT, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_delayed WHERE queue_id=$1)"                                    \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_ready WHERE queue_id=$1)"                                         \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)"                                        \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_done WHERE queue_id=$1)"                                          \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_dead WHERE queue_id=$1)"                                          \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_failures WHERE queue_id=$1)"                                      \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_dedup WHERE queue_id=$1)"                                         \
+                  " OR EXISTS(SELECT 1 FROM @.pgqrs_messages WHERE queue_id=$1)")                                     \
+    X(QUEUE_DROP, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE queue_id=$1),"                                        \
+                  "s AS (DELETE FROM @.pgqrs_sleepers WHERE queue_id=$1)"                                             \
+                  " DELETE FROM @.pgqrs_queues WHERE id=$1")                                                          \
+    X(PURGE_START, "SELECT id,CASE WHEN $3>0 THEN " PGQRSI_PA_NOW("2") "-$3*interval '1 millisecond' END"             \
+                   " FROM @.pgqrs_queues WHERE name=$1 FOR KEY SHARE")                                                \
+    X(PURGE_DELAYED, "WITH gone AS (DELETE FROM @.pgqrs_delayed t WHERE t.queue_id=$1 AND ($2 IS NULL OR"             \
+                     " EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"  \
+                     " AND m.enqueued_at<$2)) RETURNING t.*),"                                                        \
+                     "ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM gone g JOIN @.pgqrs_messages m"                \
+                     " ON m.queue_id=$1 AND m.id>=g.lo AND m.id<g.lo+g.n WHERE " PGQRSI_PA_OLD "),"                   \
+                     PGQRSI_PA_DELAYED_REST "," PGQRSI_PA_FORGET)                                                     \
+    X(PURGE_READY, "WITH gone AS (DELETE FROM @.pgqrs_ready t WHERE t.queue_id=$1 AND ($2 IS NULL OR"                 \
+                   " EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"    \
+                   " AND m.enqueued_at<$2)) RETURNING t.*),"                                                          \
+                   "ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM gone g JOIN @.pgqrs_messages m"                  \
+                   " ON m.queue_id=$1 AND m.id>=g.lo AND m.id<g.lo+g.n WHERE " PGQRSI_PA_OLD "),"                     \
+                   PGQRSI_PA_READY_REST "," PGQRSI_PA_FORGET)                                                         \
+    X(PURGE_HAVE, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)")                                    \
+    X(PURGE_LOCK, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1 FOR UPDATE) l")   \
+    X(PURGE_LEASED, "WITH ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM @.pgqrs_leases l,unnest(l.lo,l.n) AS"      \
+                    " r(lo,n) JOIN @.pgqrs_messages m ON m.queue_id=$1 AND m.id>=r.lo AND m.id<r.lo+r.n"              \
+                    " WHERE l.lease=ANY($3) AND " PGQRSI_PA_OLD ")," PGQRSI_PA_LEASE_REST("$3") "," PGQRSI_PA_FORGET) \
+    X(PURGE_DEAD, "WITH ids AS (DELETE FROM @.pgqrs_dead WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                 \
+                  " RETURNING queue_id,id)," PGQRSI_PA_FORGET)                                                        \
+    X(PURGE_DONE, "WITH gone AS (DELETE FROM @.pgqrs_done WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                \
+                  " RETURNING queue_id,lo,n),ids AS MATERIALIZED (SELECT g.queue_id,x.id FROM gone g,"                \
+                  "unnest(g.lo,g.n) AS r(lo,n),generate_series(r.lo,r.lo+r.n-1) AS x(id))," PGQRSI_PA_FORGET)
+
+/* What people see of a message: p says where it is, as (queue_id, id, k, a, l, w, t, z, x): k 1 ready, 2 delayed, 3 leased,
+ * 4 archived, 5 dead, 6 ready because its lease ran out; attempt, lease, worker, the time that belongs to k, size of the lease,
+ * reason. A failed try explains the present state only of an unfinished message; an expiry matters only until the first try. */
+#define PGQRSI_PA_SHOW                                                                                                \
+    "SELECT p.id,CASE p.k WHEN 6 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (3,6) THEN p.t END,p.w,"     \
+    "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k IN (3,4,5) OR p.a=0 THEN m.expires_at END,"             \
+    "CASE WHEN p.k IN (4,5) THEN p.t END,p.z,n.name,m.dedup_key,m.producer,"                                          \
+    "CASE WHEN p.k IN (4,5) THEN p.x ELSE f.reason END,m.payload,w.name FROM ("
+#define PGQRSI_PA_SHOWN                                                                                               \
+    ") p(queue_id,id,k,a,l,w,t,z,x) JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"                   \
+    " JOIN @.pgqrs_queues n ON n.id=p.queue_id LEFT JOIN @.pgqrs_failures f ON f.message_id=p.id"                     \
+    " LEFT JOIN @.pgqrs_workers w ON w.id=p.w"
+#define PGQRSI_PA_AT_READY "q.id,x.id,1,r.attempt,0,q.n,q.u,0,q.x"
+#define PGQRSI_PA_AT_DELAYED "q.id,x.id,2,r.attempt,0,q.n,r.due_at,0,q.x"
+#define PGQRSI_PA_AT_LEASED                                                                                           \
+    "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 6 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"      \
+    "CASE WHEN l.until>q.t THEN l.worker_id END,l.until,CASE WHEN l.until>q.t THEN l.total ELSE 0 END,q.x"
+#define PGQRSI_PA_AT_DONE                                                                                             \
+    "q.id,x.id,4,r.attempt,0,d.worker_id,d.at,0,CASE d.outcome WHEN 1 THEN 'expired' END"
+#define PGQRSI_PA_AT_DEAD "q.id,x.id,5,x.attempt,0,x.worker_id,x.at,0,x.reason"
+#define PGQRSI_PA_RUN_IDS ",generate_series(r.lo,r.lo+r.n-1) x(id)"
+#define PGQRSI_PA_NULLS "NULL::bigint AS n,NULL::timestamptz AS u,NULL::text AS x"
+
+/* The filter: $1 queue, $2 state, $3 worker, $4 enqueued from, $5 before; in lists $6 the cursor and $7 the limit; then now. */
+#define PGQRSI_PA_QUEUES(now)                                                                                         \
+    "WITH q AS MATERIALIZED (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                   \
+    "coalesce($4,'-infinity') AS a,coalesce($5,'infinity') AS b," PGQRSI_PA_NULLS                                     \
+    " FROM @.pgqrs_queues WHERE name=$1 OR $1 IS NULL)"
+#define PGQRSI_PA_RANGE "m.enqueued_at>=q.a AND m.enqueued_at<q.b"
+#define PGQRSI_PA_IN_RANGE                                                                                            \
+    " AND (q.f OR EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=x.id AND " PGQRSI_PA_RANGE "))"
+#define PGQRSI_PA_LIST_ARM(direction, columns, from, order, when)                                                     \
+    "SELECT s.* FROM q,LATERAL(SELECT " columns " FROM " from PGQRSI_PA_IN_RANGE " ORDER BY " order "x.id " direction \
+    " LIMIT $7) s WHERE " when
+
+/* A page in the exact order of ids. Each place gives its first $7 messages beyond the cursor; the places are merged. Runs of
+ * ready and delayed do not overlap, so the order of runs is the order of ids. Rows of done do overlap, but no row is wider
+ * than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at. `lo`, `lease`, `row` and `id`
+ * say what lies beyond the cursor in this direction, `edge` and `within` what the bound is. */
+#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                   \
+    PGQRSI_PA_QUEUES("8") PGQRSI_PA_SHOW "SELECT * FROM ("                                                            \
+    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY,                                                                 \
+                       "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id,       \
+                       "r.lo " direction ",", "$2 IN (0,1) AND $3=0")                                                 \
+    " UNION ALL "                                                                                                     \
+    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY,                                                                 \
+                       "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r"         \
+                       PGQRSI_PA_RUN_IDS " WHERE x.id" id, "", "$2 IN (0,1) AND $3=0")                                \
+    " UNION ALL "                                                                                                     \
+    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                               \
+                       "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND r.due_at>q.t" \
+                       " AND x.id" id, "r.lo " direction ",", "$2 IN (0,2) AND $3=0")                                 \
+    " UNION ALL "                                                                                                     \
+    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_LEASED,                                                                \
+                       "@.pgqrs_leases l,unnest(l.lo,l.n,l.attempt) r(lo,n,attempt)" PGQRSI_PA_RUN_IDS                \
+                       " WHERE l.queue_id=q.id AND l." lease " AND CASE WHEN l.until>q.t THEN $2<>1"                  \
+                       " AND ($3=0 OR l.worker_id=$3) ELSE $2<>3 AND $3=0 END AND x.id" id, "", "$2 IN (0,1,3)")      \
+    " UNION ALL SELECT s.* FROM q,LATERAL(SELECT " edge " AS e FROM (SELECT d.lo_min,d.hi_max"                        \
+    " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row " AND ($3=0 OR d.worker_id=$3) AND (q.f OR EXISTS(SELECT 1" \
+    " FROM unnest(d.lo,d.n) u(lo,n) JOIN @.pgqrs_messages m ON m.queue_id=q.id AND m.id>=u.lo AND m.id<u.lo+u.n"      \
+    " WHERE m.id" id " AND " PGQRSI_PA_RANGE ")) ORDER BY d.lo_min " direction " LIMIT $7) z) e,"                     \
+    "LATERAL(SELECT " PGQRSI_PA_AT_DONE " FROM @.pgqrs_done d,unnest(d.lo,d.n,d.attempt) r(lo,n,attempt)"             \
+    PGQRSI_PA_RUN_IDS " WHERE d.queue_id=q.id AND " row " AND d.lo_min" within " AND ($3=0 OR d.worker_id=$3)"        \
+    " AND x.id" id PGQRSI_PA_IN_RANGE " ORDER BY x.id " direction " LIMIT $7) s WHERE $2 IN (0,4)"                    \
+    " UNION ALL "                                                                                                     \
+    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DEAD,                                                                  \
+                       "@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id" id " AND ($3=0 OR x.worker_id=$3)", "",        \
+                       "$2 IN (0,5)")                                                                                 \
+    ") a ORDER BY 2 " direction " LIMIT $7" PGQRSI_PA_SHOWN " ORDER BY p.id " direction
+
+/* Where message $1 is; $2 is the time. */
+#define PGQRSI_PA_GET                                                                                                 \
+    "WITH q AS MATERIALIZED (SELECT m.queue_id AS id,m.id AS k," PGQRSI_PA_NOW("2") " AS t," PGQRSI_PA_NULLS          \
+    " FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id=$1)"                \
+    PGQRSI_PA_SHOW "SELECT " PGQRSI_PA_AT_READY " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_ready r"                 \
+    " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                              \
+    " UNION ALL SELECT q.id,x.id,CASE WHEN r.due_at>q.t THEN 2 ELSE 1 END,r.attempt,0,q.n,r.due_at,0,q.x"             \
+    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_delayed r"                                                           \
+    " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                              \
+    " UNION ALL SELECT " PGQRSI_PA_AT_LEASED                                                                          \
+    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_leases l,unnest(l.lo,l.n,l.attempt) AS r(lo,n,attempt)"              \
+    " WHERE l.queue_id=q.id AND l.lo_min<=$1 AND l.hi_max>=$1 AND $1>=r.lo AND $1<r.lo+r.n"                           \
+    " UNION ALL SELECT " PGQRSI_PA_AT_DONE                                                                            \
+    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_done d,unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)"                \
+    " WHERE d.queue_id=q.id AND d.lo_min<=$1 AND d.lo_min>$1-1024 AND d.hi_max>=$1 AND $1>=r.lo AND $1<r.lo+r.n"      \
+    " UNION ALL SELECT " PGQRSI_PA_AT_DEAD " FROM q,@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id=$1"                 \
+    PGQRSI_PA_SHOWN
+
+/* How many match, without looking at single messages: no range of times is asked for. */
+#define PGQRSI_PA_SUM(what, from, when)                                                                               \
+    "CASE WHEN " when " THEN (SELECT coalesce(sum(" what "),0) FROM @." from " AND queue_id IN (SELECT id FROM q))"   \
+    " ELSE 0 END"
+#define PGQRSI_PA_COUNT                                                                                               \
+    PGQRSI_PA_QUEUES("6") "SELECT ("                                                                                     \
+    PGQRSI_PA_SUM("n", "pgqrs_ready WHERE true", "$2 IN (0,1) AND $3=0") "+"                                          \
+    PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+"                 \
+    PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at>" PGQRSI_PA_NOW("6"), "$2 IN (0,2) AND $3=0") "+"                  \
+    PGQRSI_PA_SUM("total", "pgqrs_leases WHERE until<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+"               \
+    PGQRSI_PA_SUM("total", "pgqrs_leases WHERE until>" PGQRSI_PA_NOW("6") " AND ($3=0 OR worker_id=$3)",              \
+                  "$2 IN (0,3)") "+"                                                                                  \
+    PGQRSI_PA_SUM("total", "pgqrs_done WHERE ($3=0 OR worker_id=$3)", "$2 IN (0,4)") "+"                              \
+    PGQRSI_PA_SUM("1", "pgqrs_dead WHERE ($3=0 OR worker_id=$3)", "$2 IN (0,5)")                                      \
+    ")::bigint"
+
+/* The same message by message. */
+#define PGQRSI_PA_EACH(from, where, when)                                                                             \
+    "SELECT t.queue_id,x.id FROM q JOIN @." from " CROSS JOIN LATERAL generate_series(r.lo,r.lo+r.n-1) AS x(id)"      \
+    " WHERE " where " AND " when
+#define PGQRSI_PA_UNNESTED "t ON t.queue_id=q.id CROSS JOIN LATERAL unnest(t.lo,t.n) AS r(lo,n)"
+#define PGQRSI_PA_PLAIN "t ON t.queue_id=q.id CROSS JOIN LATERAL (SELECT t.lo,t.n) r"
+#define PGQRSI_PA_COUNT_RANGE                                                                                         \
+    PGQRSI_PA_QUEUES("6") "SELECT count(*) FROM ("                                                                         \
+    "SELECT m.queue_id,m.id FROM q JOIN @.pgqrs_messages m ON m.queue_id=q.id WHERE $2=0 AND $3=0 UNION ALL "         \
+    PGQRSI_PA_EACH("pgqrs_ready " PGQRSI_PA_PLAIN, "true", "$2=1 AND $3=0") " UNION ALL "                             \
+    PGQRSI_PA_EACH("pgqrs_delayed " PGQRSI_PA_PLAIN, "($2=1)=(t.due_at<=" PGQRSI_PA_NOW("6") ")",                     \
+                   "$2 IN (1,2) AND $3=0") " UNION ALL "                                                              \
+    PGQRSI_PA_EACH("pgqrs_leases " PGQRSI_PA_UNNESTED, "t.until<=" PGQRSI_PA_NOW("6"), "$2=1 AND $3=0") " UNION ALL " \
+    PGQRSI_PA_EACH("pgqrs_leases " PGQRSI_PA_UNNESTED, "t.until>" PGQRSI_PA_NOW("6") " AND ($3=0 OR t.worker_id=$3)", \
+                   "($2=3 OR $2=0 AND $3>0)") " UNION ALL "                                                           \
+    PGQRSI_PA_EACH("pgqrs_done " PGQRSI_PA_UNNESTED, "($3=0 OR t.worker_id=$3)", "($2=4 OR $2=0 AND $3>0)")           \
+    " UNION ALL SELECT t.queue_id,t.id FROM q JOIN @.pgqrs_dead t ON t.queue_id=q.id"                                 \
+    " WHERE ($3=0 OR t.worker_id=$3) AND ($2=5 OR $2=0 AND $3>0)"                                                     \
+    ") p JOIN q ON q.id=p.queue_id JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id WHERE " PGQRSI_PA_RANGE
+
+/* Finds and locks whatever has one of the messages $1: 1 ready, 2 delayed, 3 leased, 4 lease run out, 5 archived, 6 dead; 0: it
+ * moved while the lock was awaited, ask again. A queue of NULL: there is no such message. */
+#define PGQRSI_PA_LOCK                                                                                                \
+    "WITH " PGQRSI_PA_FIND "SELECT k.id,k.queue_id,CASE WHEN r.attempt IS NOT NULL THEN 1 WHEN t.attempt IS NOT NULL" \
+    " THEN 2 WHEN l.until>" PGQRSI_PA_NOW("2") " THEN 3 WHEN l.lease IS NOT NULL THEN 4"                              \
+    " WHEN d.outcome IS NOT NULL THEN 5 WHEN x.at IS NOT NULL THEN 6 ELSE 0 END,l.lease,"                             \
+    "coalesce(r.attempt,t.attempt),row_number() OVER (PARTITION BY k.id ORDER BY k.o) FROM k"                         \
+    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE) r ON true"      \
+    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_delayed t WHERE r.attempt IS NULL AND " PGQRSI_PA_IN_RUN       \
+    " FOR UPDATE) t ON true"                                                                                          \
+    " LEFT JOIN LATERAL (SELECT l.lease,l.until FROM @.pgqrs_leases l"                                                \
+    " WHERE r.attempt IS NULL AND t.attempt IS NULL AND " PGQRSI_PA_IN_LEASE " FOR UPDATE) l ON true"                 \
+    " LEFT JOIN LATERAL (SELECT d.outcome FROM @.pgqrs_done d WHERE r.attempt IS NULL AND t.attempt IS NULL"          \
+    " AND l.lease IS NULL AND " PGQRSI_PA_IN_DONE " FOR UPDATE) d ON true"                                            \
+    " LEFT JOIN LATERAL (SELECT x.at FROM @.pgqrs_dead x WHERE x.queue_id=k.queue_id AND x.id=k.id FOR UPDATE) x"     \
+    " ON true ORDER BY k.o"
+
+/* Takes the ids out of rows of done; what is left of a row comes back as a row. */
+#define PGQRSI_PA_TAKE_DONE                                                                                           \
+    "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_done d USING k WHERE " PGQRSI_PA_IN_DONE " RETURNING d.*),"\
+    "kept AS (SELECT g.lo_min,r.o,r.attempt,x.id,x.id-row_number() OVER (PARTITION BY g.lo_min,r.o ORDER BY x.id)"    \
+    " AS island FROM gone g,unnest(g.lo,g.n,g.attempt) WITH ORDINALITY AS r(lo,n,attempt,o),"                         \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id) WHERE NOT EXISTS(SELECT 1 FROM k WHERE k.id=x.id)),"                   \
+    "runs AS (SELECT lo_min,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt FROM kept"                  \
+    " GROUP BY lo_min,o,island,attempt),"                                                                             \
+    "rest AS (SELECT lo_min AS was,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                         \
+    "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt"   \
+    " FROM runs GROUP BY lo_min)"                                                                                     \
+    " INSERT INTO @.pgqrs_done(queue_id,lease,worker_id,at,claimed_at,outcome,total,lo_min,hi_max,lo,n,attempt)"      \
+    " SELECT g.queue_id,g.lease,g.worker_id,g.at,g.claimed_at,g.outcome,r.total,r.lo_min,r.hi_max,r.lo,r.n,r.attempt" \
+    " FROM rest r JOIN gone g ON g.lo_min=r.was"
+
+#define PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                               \
+    X(LIST_UP, PGQRSI_PA_LIST("ASC", ">$6-50", "hi_max>$6", "d.lo_min>$6-1024 AND d.hi_max>$6", "max(z.hi_max)",      \
+                              "<=e.e", ">$6"))                                                                        \
+    X(LIST_DOWN, PGQRSI_PA_LIST("DESC", "<$6", "lo_min<$6", "d.lo_min<$6", "min(z.lo_min)", ">e.e-1024", "<$6"))      \
+    X(GET, PGQRSI_PA_GET)                                                                                             \
+    X(COUNT, PGQRSI_PA_COUNT)                                                                                         \
+    X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                             \
+    X(LOCK, PGQRSI_PA_LOCK)                                                                                           \
+    X(TAKE_READY, "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_ready t USING k WHERE " PGQRSI_PA_IN_RUN     \
+                  " RETURNING t.*),ids AS (SELECT id FROM k)," PGQRSI_PA_READY_REST " SELECT 1 WHERE false")          \
+    X(TAKE_DELAYED, "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_delayed t USING k WHERE " PGQRSI_PA_IN_RUN \
+                    " RETURNING t.*),ids AS (SELECT id FROM k)," PGQRSI_PA_DELAYED_REST " SELECT 1 WHERE false")      \
+    X(TAKE_LEASED, "WITH ids AS MATERIALIZED (SELECT unnest($1) AS id)," PGQRSI_PA_LEASE_REST("$2")                   \
+                   " SELECT 1 WHERE false")                                                                           \
+    X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                 \
+    X(TAKE_DEAD, "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id") \
+    X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                  \
+    X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                   \
+    X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"        \
+                   "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"  \
+                   " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                           \
+                   " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"         \
+                   " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"               \
+                   " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")    \
+    /* ids that follow each other are one run of the line again */                                                   \
+    X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"             \
+              "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"  \
+              " AND m.expires_at IS NOT NULL),"                                                                       \
+              "f AS (DELETE FROM @.pgqrs_failures f USING k WHERE f.message_id=k.id),"                                \
+              "s AS (SELECT k.*,m.priority,m.dedup_key IS NOT NULL AS keyed,"                                         \
+              "row_number() OVER (PARTITION BY k.queue_id,m.priority,k.id-k.o ORDER BY k.o)-1 AS step"                \
+              " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                              \
+              "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                     \
+              " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                   \
+              " GROUP BY queue_id,priority,id-o,step/50 ORDER BY min(o) RETURNING queue_id)"                          \
+              " SELECT " PGQRSI_PA_WAKE("r"))
+
+/* Workers a filter means: $1 id, $2 queue, $3 state, $4 stale_ms, $5 now. */
+#define PGQRSI_PA_WORKER_FILTER                                                                                       \
+    "($1=0 OR w.id=$1) AND ($2 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$2))"                  \
+    " AND ($3=0 OR w.state=$3)"                                                                                       \
+    " AND ($4=0 OR w.state<>5 AND w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 millisecond')"
+
+#define PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                \
+    X(REGISTER, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$2 FOR KEY SHARE),"                 \
+                "w AS (INSERT INTO @.pgqrs_workers AS w(name,epoch,queue_id,state,reclaimed,started_at,heartbeat_at)" \
+                " SELECT $1,$3,(SELECT id FROM q),1,false," PGQRSI_PA_NOW("5") "," PGQRSI_PA_NOW("5")                 \
+                " WHERE $2 IS NULL OR EXISTS(SELECT 1 FROM q) ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch," \
+                "queue_id=excluded.queue_id,state=1,reclaimed=false,started_at=excluded.started_at,"                  \
+                "heartbeat_at=excluded.heartbeat_at,stopped_at=NULL WHERE w.state=5"        \
+                " OR w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 microsecond' RETURNING w.id),"              \
+                "gone AS (DELETE FROM @.pgqrs_leases l USING w WHERE l.worker_id=w.id RETURNING "                     \
+                PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))             \
+                " SELECT (SELECT id FROM w),(SELECT count(*) FROM q)," PGQRSI_PA_RELEASED)                                                \
+    X(REGISTERED, "SELECT " PGQRSI_PA_NOW("2") ",heartbeat_at FROM @.pgqrs_workers WHERE name=$1 AND state<>5")       \
+    X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)" \
+                     " FOR UPDATE),h AS MATERIALIZED (SELECT CASE WHEN $6 THEN (SELECT coalesce(sum(total),0)"        \
+                     " FROM @.pgqrs_leases WHERE worker_id=$1 AND until>" PGQRSI_PA_NOW("7") ") ELSE 0 END AS held),"  \
+                     "u AS (UPDATE @.pgqrs_workers t SET state=CASE WHEN $4=0 THEN t.state ELSE $4 END,"              \
+                     "heartbeat_at=CASE WHEN $5 THEN " PGQRSI_PA_NOW("7") " ELSE t.heartbeat_at END,"                 \
+                     "stopped_at=CASE WHEN $4=0 THEN t.stopped_at WHEN $4=5 THEN " PGQRSI_PA_NOW("7") " END"          \
+                     " FROM w,h WHERE t.id=w.id AND (1<<w.state::int)&$3<>0 AND h.held=0 RETURNING t.state)"          \
+                     " SELECT w.state,(SELECT state FROM u),(SELECT held FROM h) FROM w")                             \
+    X(WORKER_LIST, "WITH held AS MATERIALIZED (SELECT worker_id,sum(total)::bigint AS n FROM @.pgqrs_leases"          \
+                   " WHERE worker_id IS NOT NULL AND until>" PGQRSI_PA_NOW("5") " AND ($1=0 OR worker_id=$1)"         \
+                   " GROUP BY worker_id) SELECT w.id,w.epoch,w.name,q.name,w.state,w.reclaimed,w.started_at,"         \
+                   "w.heartbeat_at,w.stopped_at,coalesce(held.n,0) FROM (SELECT * FROM @.pgqrs_workers w WHERE "      \
+                   PGQRSI_PA_WORKER_FILTER " AND w.id>$6 ORDER BY w.id LIMIT $7) w"                                   \
+                   " LEFT JOIN @.pgqrs_queues q ON q.id=w.queue_id LEFT JOIN held ON held.worker_id=w.id"             \
+                   " ORDER BY w.id")                                                                                  \
+    X(WORKER_COUNT, "SELECT count(*) FROM @.pgqrs_workers w WHERE " PGQRSI_PA_WORKER_FILTER)                          \
+    X(WORKER_RELEASE, "WITH w AS MATERIALIZED (SELECT id FROM @.pgqrs_workers WHERE id=$1),"                          \
+                      "gone AS (DELETE FROM @.pgqrs_leases l USING w WHERE l.worker_id=w.id RETURNING "               \
+                      PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                        \
+                      " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                  \
+    X(WORKER_DELETE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 FOR UPDATE),"          \
+                     "d AS (DELETE FROM @.pgqrs_workers t USING w WHERE t.id=w.id AND (w.state=5 OR $2)"              \
+                     " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d WHERE l.worker_id=d.id"          \
+                     " RETURNING " PGQRSI_PA_LEASE_COLUMNS "),"                                                       \
+                     PGQRSI_PA_RELEASE("'its worker was deleted'", PGQRSI_PA_NOW("3"))                                \
+                     " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)                                     \
+    X(RECLAIM, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$1),"                                \
+               "w AS (UPDATE @.pgqrs_workers SET state=5,reclaimed=true,stopped_at=" PGQRSI_PA_NOW("3")               \
+               " WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3") "-$2*interval '1 microsecond'"                  \
+               " AND ($1 IS NULL OR queue_id=(SELECT id FROM q)) RETURNING id)"                                       \
+               " SELECT (SELECT count(*) FROM q),(SELECT count(*) FROM w),(SELECT array_agg(id) FROM w)")             \
+    X(RELEASE_WORKERS, "WITH gone AS (DELETE FROM @.pgqrs_leases l WHERE l.worker_id=ANY($1) RETURNING "              \
+                       PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                       \
+                       " SELECT (SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                                                   \
+    X(WORKER_PURGE, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE state=5 AND ($1=0 OR stopped_at<"                   \
+                    PGQRSI_PA_NOW("2") "-$1*interval '1 microsecond') RETURNING 1) SELECT count(*) FROM w")
+
+/* --- statements: numbers */
+
+/* The oldest message of a place is taken to be the one with the smallest id in it: ids are given out in the order of enqueue,
+ * apart from a few that connections keep in stock. */
+#define PGQRSI_PA_METRICS                                                                                             \
+    "SELECT q.name,q.paused,r.n+d.due+l.lost,d.n-d.due,l.held,a.n,x.n,q.lease_expiries," PGQRSI_PA_NOW("2") ","       \
+    "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id"                                        \
+    " AND m.id=ANY(ARRAY[r.lo,d.due_lo,l.lost_lo])),"                                                                 \
+    "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=ANY(ARRAY[r.lo,d.lo,l.lo])),"  \
+    "(SELECT m.enqueued_at FROM @.pgqrs_messages m WHERE m.queue_id=q.id ORDER BY m.id DESC LIMIT 1),"                \
+    "(SELECT count(*) FROM @.pgqrs_workers w WHERE w.queue_id=q.id AND w.state<>5) FROM @.pgqrs_queues q"             \
+    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo"                                   \
+    " FROM @.pgqrs_ready t WHERE t.queue_id=q.id) r"                                                                  \
+    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo,"                                  \
+    "coalesce(sum(t.n) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW("2") "),0)::bigint AS due,"                            \
+    "min(t.lo) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW("2") ") AS due_lo"                                             \
+    " FROM @.pgqrs_delayed t WHERE t.queue_id=q.id) d"                                                                \
+    " CROSS JOIN LATERAL (SELECT min(t.lo_min) AS lo,"                                                                \
+    "coalesce(sum(t.total) FILTER (WHERE t.until>" PGQRSI_PA_NOW("2") "),0)::bigint AS held,"                         \
+    "coalesce(sum(t.total) FILTER (WHERE t.until<=" PGQRSI_PA_NOW("2") "),0)::bigint AS lost,"                        \
+    "min(t.lo_min) FILTER (WHERE t.until<=" PGQRSI_PA_NOW("2") ") AS lost_lo"                                         \
+    " FROM @.pgqrs_leases t WHERE t.queue_id=q.id) l"                                                                 \
+    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.total),0)::bigint AS n FROM @.pgqrs_done t WHERE t.queue_id=q.id) a"  \
+    " CROSS JOIN LATERAL (SELECT count(*) AS n FROM @.pgqrs_dead t WHERE t.queue_id=q.id) x"                          \
+    " WHERE $1 IS NULL OR q.name=$1 ORDER BY q.id"
+
+#define PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                \
+    X(METRICS, PGQRSI_PA_METRICS)                                                                                     \
+    X(WORKER_STATS, "SELECT $1 IS NULL OR EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)," PGQRSI_PA_NOW("3") ","  \
+                    "count(*),count(*) FILTER (WHERE state=1),count(*) FILTER (WHERE state=2),"                       \
+                    "count(*) FILTER (WHERE state=3),count(*) FILTER (WHERE state=4),count(*) FILTER (WHERE state=5)," \
+                    "count(*) FILTER (WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3")                            \
+                    "-$2*interval '1 microsecond'),coalesce(sum(h.n),0)::bigint,"                                     \
+                    "min(started_at) FILTER (WHERE state<>5),max(heartbeat_at) FROM @.pgqrs_workers w LEFT JOIN"      \
+                    " (SELECT worker_id,sum(total) AS n FROM @.pgqrs_leases WHERE worker_id IS NOT NULL"              \
+                    " AND until>" PGQRSI_PA_NOW("3") " GROUP BY worker_id) h ON h.worker_id=w.id"                     \
+                    " WHERE $1 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$1)")
+
+/* --- statements: verify. Each gives a text that says what is wrong, or nothing. */
+
+/* name:type of every column, types as the catalogue calls them. */
+#define PGQRSI_PA_TABLES                                                                                              \
+    "('pgqrs_meta','key:text value:int8'),"                                                                           \
+    "('pgqrs_queues','id:int8 name:text lease_ms:int8 max_attempts:int4 backoff_ms:int8 backoff_max_ms:int8"          \
+    " retention_ms:int8 dead_retention_ms:int8 paused:bool created_at:timestamptz lease_expiries:int8'),"             \
+    "('pgqrs_messages','queue_id:int8 id:int8 priority:int2 enqueued_at:timestamptz expires_at:timestamptz"           \
+    " dedup_key:text producer:text payload:text'),"                                                                   \
+    "('pgqrs_ready','ord:int8 queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz keyed:bool')," \
+    "('pgqrs_delayed','due_at:timestamptz queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz" \
+    " keyed:bool'),"                                                                                                  \
+    "('pgqrs_leases','lease:int8 queue_id:int8 until:timestamptz claimed_at:timestamptz worker_id:int8 total:int4"    \
+    " lo_min:int8 hi_max:int8 keyed:bool lo:_int8 n:_int2 attempt:_int2 prio:_int4'),"                                \
+    "('pgqrs_done','queue_id:int8 lease:int8 worker_id:int8 at:timestamptz claimed_at:timestamptz outcome:int2"       \
+    " total:int4 lo_min:int8 hi_max:int8 lo:_int8 n:_int2 attempt:_int2'),"                                           \
+    "('pgqrs_dead','queue_id:int8 id:int8 attempt:int2 at:timestamptz reason:text worker_id:int8'),"                  \
+    "('pgqrs_failures','message_id:int8 queue_id:int8 attempt:int2 at:timestamptz reason:text'),"                     \
+    "('pgqrs_dedup','queue_id:int8 key:text message_id:int8'),"                                                       \
+    "('pgqrs_workers','id:int8 name:text epoch:int8 queue_id:int8 state:int2 reclaimed:bool started_at:timestamptz"   \
+    " heartbeat_at:timestamptz stopped_at:timestamptz'),"                                                             \
+    "('pgqrs_sleepers','queue_id:int8 token:int8 until:timestamptz')"
+#define PGQRSI_PA_RELATIONS                                                                                           \
+    "('pgqrs_message_id','sequence'),('pgqrs_lease_id','sequence'),('pgqrs_ready_ord','sequence'),"                   \
+    "('pgqrs_message_view','view')"
+/* table, whether unique, leading columns */
+#define PGQRSI_PA_INDEXES                                                                                             \
+    "('pgqrs_meta',true,'key'),('pgqrs_queues',true,'id'),('pgqrs_queues',true,'name'),"                              \
+    "('pgqrs_messages',true,'queue_id,id'),('pgqrs_ready',false,'queue_id,prio,ord'),"                                \
+    "('pgqrs_ready',false,'queue_id,lo'),('pgqrs_ready',false,'queue_id,expires_at'),"                                \
+    "('pgqrs_delayed',false,'queue_id,due_at,lo'),('pgqrs_delayed',false,'queue_id,lo'),"                             \
+    "('pgqrs_leases',true,'lease'),('pgqrs_leases',false,'queue_id,until'),('pgqrs_done',false,'queue_id,lo_min'),"   \
+    "('pgqrs_dead',true,'queue_id,id'),('pgqrs_failures',true,'message_id'),('pgqrs_dedup',true,'queue_id,key'),"     \
+    "('pgqrs_dedup',true,'queue_id,message_id'),('pgqrs_workers',true,'id'),('pgqrs_workers',true,'name'),"           \
+    "('pgqrs_sleepers',true,'queue_id,token')"
+
+/* Every place of every message, as places(queue_id, id, keyed, open, place). */
+#define PGQRSI_PA_PLACES                                                                                              \
+    "WITH places AS (SELECT queue_id,x.id,keyed,true AS open,'ready' AS place FROM @.pgqrs_ready,"                    \
+    "generate_series(lo,lo+n-1) AS x(id)"                                                                             \
+    " UNION ALL SELECT queue_id,x.id,keyed,true,'delayed' FROM @.pgqrs_delayed,generate_series(lo,lo+n-1) AS x(id)"   \
+    " UNION ALL SELECT l.queue_id,x.id,l.keyed,true,'leased' FROM @.pgqrs_leases l,unnest(l.lo,l.n) AS r(lo,n),"      \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
+    " UNION ALL SELECT d.queue_id,x.id,false,false,'archived' FROM @.pgqrs_done d,unnest(d.lo,d.n) AS r(lo,n),"       \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
+    " UNION ALL SELECT queue_id,id,false,false,'dead' FROM @.pgqrs_dead)"
+
+#define PGQRSI_PA_VERIFY_STATEMENTS(X)                                                                                \
+    X(VERIFY_TABLES, "SELECT CASE WHEN to_regclass('@.'||t.name) IS NULL THEN format('table %s is missing',t.name)"   \
+                     " ELSE format('column %s of table %s is missing or of another type',split_part(c.name,':',1),"   \
+                     "t.name) END FROM (VALUES " PGQRSI_PA_TABLES ") AS t(name,columns),"                             \
+                     "unnest(string_to_array(t.columns,' ')) AS c(name) WHERE NOT EXISTS(SELECT 1 FROM pg_attribute a" \
+                     " JOIN pg_type y ON y.oid=a.atttypid WHERE a.attrelid=to_regclass('@.'||t.name)"                 \
+                     " AND NOT a.attisdropped AND a.attname||':'||y.typname=c.name) LIMIT 1")                         \
+    X(VERIFY_RELATIONS, "SELECT format('%s %s is missing',kind,name) FROM (VALUES " PGQRSI_PA_RELATIONS               \
+                        ") AS t(name,kind) WHERE to_regclass('@.'||name) IS NULL LIMIT 1")                            \
+    X(VERIFY_INDEXES, "SELECT format('the index of table %s on (%s) is missing or not valid',t.name,t.columns)"       \
+                      " FROM (VALUES " PGQRSI_PA_INDEXES ") AS t(name,one,columns) WHERE NOT EXISTS("                 \
+                      "SELECT 1 FROM pg_index i WHERE i.indrelid=to_regclass('@.'||t.name) AND i.indisvalid"          \
+                      " AND i.indisunique>=t.one AND strpos((SELECT string_agg(a.attname,',' ORDER BY k.o)||','"      \
+                      " FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(n,o) JOIN pg_attribute a"                  \
+                      " ON a.attrelid=i.indrelid AND a.attnum=k.n),t.columns||',')=1) LIMIT 1")                \
+    X(VERIFY_PLACES, PGQRSI_PA_PLACES "SELECT CASE WHEN m.id IS NULL THEN format('message %s is %s but has no row in"  \
+                     " pgqrs_messages',p.id,p.places) WHEN p.id IS NULL THEN format('message %s is in no state at"    \
+                     " all',m.id) ELSE format('message %s is in two states at once: %s',p.id,p.places) END"           \
+                     " FROM (SELECT queue_id,id,count(*) AS n,string_agg(place,' and ') AS places FROM places"        \
+                     " GROUP BY queue_id,id) p FULL JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"   \
+                     " WHERE m.id IS NULL OR p.id IS NULL OR p.n>1 LIMIT 1")                                          \
+    X(VERIFY_KEYS, PGQRSI_PA_PLACES "SELECT CASE WHEN p.id IS NULL THEN format('the deduplication row of message %s"  \
+                   " has outlived it',y.message_id) WHEN y.key IS NULL THEN format('unfinished message %s does not"   \
+                   " hold its deduplication key',p.id) ELSE format('the deduplication row of message %s has another"  \
+                   " key, or its run is not marked as keyed',p.id) END FROM (SELECT p.*,m.dedup_key FROM places p"    \
+                   " JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id WHERE p.open"                     \
+                   " AND m.dedup_key IS NOT NULL) p FULL JOIN @.pgqrs_dedup y ON y.queue_id=p.queue_id"               \
+                   " AND y.message_id=p.id WHERE p.id IS NULL OR y.key IS NULL OR y.key<>p.dedup_key OR NOT p.keyed"  \
+                   " LIMIT 1")                                                                                        \
+    X(VERIFY_LEASES, "SELECT format('lease %s does not agree with its own sums',l.lease) FROM @.pgqrs_leases l,"      \
+                     "LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"                       \
+                     "bool_or(num_nulls(r.lo,r.n,r.attempt,r.prio)>0) AS ragged"                                      \
+                     " FROM unnest(l.lo,l.n,l.attempt,l.prio) AS r(lo,n,attempt,prio)) s"                             \
+                     " WHERE s.total IS DISTINCT FROM l.total OR s.lo<>l.lo_min OR s.hi<>l.hi_max OR s.ragged LIMIT 1") \
+    X(VERIFY_DONE, "SELECT format('the archive row of message %s does not agree with its own sums',d.lo_min)"         \
+                   " FROM @.pgqrs_done d,LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"    \
+                   "bool_or(num_nulls(r.lo,r.n,r.attempt)>0) AS ragged"                                               \
+                   " FROM unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)) s WHERE s.total IS DISTINCT FROM d.total"    \
+                   " OR s.lo<>d.lo_min OR s.hi<>d.hi_max OR d.hi_max-d.lo_min>=1024 OR s.ragged LIMIT 1")             \
+    X(VERIFY_OWNERS, "SELECT format('message %s belongs to a queue that does not exist',m.id) FROM @.pgqrs_messages m" \
+                     " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=m.queue_id)"                        \
+                     " UNION ALL SELECT format('worker %s belongs to a queue that does not exist',w.id)"              \
+                     " FROM @.pgqrs_workers w WHERE w.queue_id IS NOT NULL"                                           \
+                     " AND NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=w.queue_id)"                          \
+                     " UNION ALL SELECT format('worker %s is in no known state',w.id) FROM @.pgqrs_workers w"         \
+                     " WHERE w.state NOT BETWEEN 1 AND 5 OR (w.state=5)<>(w.stopped_at IS NOT NULL)"                  \
+                     " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',f.message_id)" \
+                     " FROM @.pgqrs_failures f WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_messages m"                     \
+                     " WHERE m.queue_id=f.queue_id AND m.id=f.message_id) LIMIT 1")
+
+#define PGQRSI_PA_STATEMENTS(X)                                                                                       \
+    PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                     \
+    PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                   \
+    PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                    \
+    PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                    \
+    PGQRSI_PA_VERIFY_STATEMENTS(X)
+
+enum {
+    PGQRSI_PA_SQL_BEFORE = PGQRSI_PG_ADMIN_FIRST - 1,
+#define PGQRSI_PA_X(name, sql) PGQRSI_PA_SQL_##name,
+    PGQRSI_PA_STATEMENTS(PGQRSI_PA_X)
+#undef PGQRSI_PA_X
+};
+
+static const char *const pgqrsi_pg_admin_texts[] = {
+#define PGQRSI_PA_X(name, sql) sql,
+    PGQRSI_PA_STATEMENTS(PGQRSI_PA_X)
+#undef PGQRSI_PA_X
+};
+
+static const char *pgqrsi_pg_admin_sql(int index)
+{
+    return pgqrsi_pg_admin_texts[index];
+}
+
+/* --- reading results ---------------------------------------------------------------------------------------------- */
+
+/* Copies one text into a result object; false: no memory. */
+static bool pgqrsi_pg_copy(void *result, const PGresult *r, int row, int column, const char **out)
+{
+    int64_t size;
+    const char *text = pgqrsi_pg_get_text(r, row, column, &size);
+    *out = pgqrs_backend_result_text(result, text, size);
+    return *out != NULL || text == NULL;
+}
+
+/* Bytes that the texts of a result will need, so that one block holds them all. */
+static size_t pgqrsi_pg_text_bytes(const PGresult *r)
+{
+    size_t bytes = 0;
+    for (int column = 0; column < PQnfields(r); column++) {
+        if (PQftype(r, column) != PGQRSI_PG_TEXT)
+            continue;
+        for (int row = 0; row < PQntuples(r); row++)
+            if (!PQgetisnull(r, row, column))
+                bytes += (size_t)PQgetlength(r, row, column) + 16;
+    }
+    return bytes;
+}
+
+/* A result object of `head` bytes with room for an item per row; the texts follow. NULL: no memory. */
+static void *pgqrsi_pg_object(pgqrsi_pg *pg, const PGresult *r, size_t head, size_t item, void **items)
+{
+    size_t count = (size_t)PQntuples(r);
+    void *object = pgqrs_backend_result_new(pg->store, head, count * item + 64 + pgqrsi_pg_text_bytes(r));
+    if (!object)
+        return NULL;
+    *items = pgqrs_backend_result_alloc(object, (count ? count : 1) * item);
+    if (*items)
+        return object;
+    pgqrs_free(object);
+    return NULL;
+}
+
+/* Runs a call and hands back the number in its first row and column (0: no row). */
+static pgqrs_result pgqrsi_pg_write_number(pgqrsi_pg_call *call, int64_t *number)
+{
+    PGresult *r = NULL;
+    pgqrs_result result = pgqrsi_pg_write(call, &r);
+    *number = !result && PQntuples(r) > 0 && PQnfields(r) > 0 ? pgqrsi_pg_get_int64(r, 0, 0) : 0;
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_write_only(pgqrsi_pg_call *call)
+{
+    int64_t ignored;
+    return pgqrsi_pg_write_number(call, &ignored);
+}
+
+/* Hands an array that came from the server back to it as a parameter; `r` must live until the call is over. */
+static void pgqrsi_pg_echo(pgqrsi_pg_call *call, const PGresult *r, int row, int column)
+{
+    bool none = PQgetisnull(r, row, column);
+    pgqrsi_pg_add(call, PQftype(r, column), none ? NULL : PQgetvalue(r, row, column),
+                  none ? 0 : (size_t)PQgetlength(r, row, column));
+}
+
+/* A transaction of several statements that lost against others is done again from its start, where that is ours to decide. */
+static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
+{
+    if (result != PGQRS_ERR_CONFLICT || !pg->own || *tries >= pg->settings->retry_limit)
+        return false;
+    pgqrsi_pg_back_off(pg, (*tries)++);
+    return true;
+}
+
+/* --- queues ------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const char *queue, const pgqrs_queue_desc *settings,
+                                           bool *created)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *created = false;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_CREATE);
+    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_int64(&call, settings->lease_ms);
+    pgqrsi_pg_int32(&call, settings->max_attempts);
+    pgqrsi_pg_int64(&call, settings->backoff_ms);
+    pgqrsi_pg_int64(&call, settings->backoff_max_ms);
+    pgqrsi_pg_int64(&call, settings->retention_ms);
+    pgqrsi_pg_int64(&call, settings->dead_retention_ms);
+    pgqrsi_pg_bool(&call, settings->paused);
+    pgqrsi_pg_time(&call, now_us);
+    /* only who asks for a new queue cares whether it was this call that made it */
+    pgqrs_result result = settings->must_be_new ? pgqrsi_pg_write(&call, &r) : pgqrsi_pg_read(&call, &r);
+    if (!result)
+        *created = pgqrsi_pg_get_int64(r, 0, 0) != 0;
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_queue_change(void *self, const char *queue, const pgqrs_backend_queue_change *change)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_CHANGE);
+    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_int64(&call, change->settings.lease_ms);
+    pgqrsi_pg_int32(&call, change->settings.max_attempts);
+    pgqrsi_pg_int64(&call, change->settings.backoff_ms);
+    pgqrsi_pg_int64(&call, change->settings.backoff_max_ms);
+    pgqrsi_pg_int64(&call, change->settings.retention_ms);
+    pgqrsi_pg_int64(&call, change->settings.dead_retention_ms);
+    pgqrsi_pg_int32(&call, (int32_t)change->paused);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue);
+    PQclear(r);
+    return result;
+}
+
+static bool pgqrsi_pg_read_queue(const PGresult *r, int row, void *result, pgqrs_queue *queue)
+{
+    queue->id = pgqrsi_pg_get_int64(r, row, 0);
+    queue->settings.lease_ms = pgqrsi_pg_get_int64(r, row, 2);
+    queue->settings.max_attempts = (int32_t)pgqrsi_pg_get_int64(r, row, 3);
+    queue->settings.backoff_ms = pgqrsi_pg_get_int64(r, row, 4);
+    queue->settings.backoff_max_ms = pgqrsi_pg_get_int64(r, row, 5);
+    queue->settings.retention_ms = pgqrsi_pg_get_int64(r, row, 6);
+    queue->settings.dead_retention_ms = pgqrsi_pg_get_int64(r, row, 7);
+    queue->settings.paused = pgqrsi_pg_get_int64(r, row, 8) != 0;
+    queue->created_at_us = pgqrsi_pg_get_int64(r, row, 9);
+    return pgqrsi_pg_copy(result, r, row, 1, &queue->name);
+}
+
+static pgqrs_queues *pgqrsi_pg_read_queues(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_queues *list = (pgqrs_queues *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_queue), &items);
+    if (!list)
+        return NULL;
+    list->items = (const pgqrs_queue *)items;
+    list->count = (size_t)PQntuples(r);
+    for (int row = 0; row < PQntuples(r); row++)
+        if (!pgqrsi_pg_read_queue(r, row, list, (pgqrs_queue *)items + row)) {
+            pgqrs_free(list);
+            return NULL;
+        }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_queue_list(void *self, const char *queue_or_null, int64_t after_id, size_t limit, pgqrs_queues **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, queue_or_null ? PGQRSI_PA_SQL_QUEUE_GET : PGQRSI_PA_SQL_QUEUE_PAGE);
+    if (queue_or_null) {
+        pgqrsi_pg_text(&call, queue_or_null);
+    } else {
+        pgqrsi_pg_int64(&call, after_id);
+        pgqrsi_pg_int64(&call, (int64_t)limit);
+    }
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && (*out = pgqrsi_pg_read_queues(pg, r)) == NULL)
+        result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_of_queue(pgqrsi_pg *pg, int statement, int64_t queue_id, int64_t *number)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, queue_id);
+    return pgqrsi_pg_write_number(&call, number);
+}
+
+/* Locks the row of a queue: nobody can register a worker for it or remove it any more. */
+static pgqrs_result pgqrsi_pg_queue_lock(pgqrsi_pg *pg, const char *queue, int64_t *queue_id)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_LOCK);
+    pgqrsi_pg_text(&call, queue);
+    pgqrs_result result = pgqrsi_pg_write_number(&call, queue_id);
+    return result || *queue_id ? result : pgqrsi_pg_no_queue(pg, queue);
+}
+
+static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_BARRIER);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int64_t queue_id)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_USE);
+    pgqrsi_pg_int64(&call, queue_id);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    int64_t messages = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
+    int64_t workers = result ? 0 : pgqrsi_pg_get_int64(r, 0, 1);
+    PQclear(r);
+    if (result || (messages == 0 && workers == 0))
+        return result;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
+                              "queue \"%s\" still has %lld messages and %lld live workers: purge and stop them, or use force",
+                              queue, (long long)messages, (long long)workers);
+}
+
+/* In the direction in which messages move, so that what moves meanwhile is met in the next place. */
+static pgqrs_result pgqrsi_pg_queue_sweep(pgqrsi_pg *pg, int64_t queue_id)
+{
+    static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED,  PGQRSI_PA_SQL_DROP_READY, PGQRSI_PA_SQL_DROP_LEASES,
+                                 PGQRSI_PA_SQL_DROP_DEAD,     PGQRSI_PA_SQL_DROP_DONE,  PGQRSI_PA_SQL_DROP_FAILURES,
+                                 PGQRSI_PA_SQL_DROP_DEDUP,    PGQRSI_PA_SQL_DROP_MESSAGES};
+    int64_t ignored;
+    pgqrs_result result = PGQRS_OK;
+    for (size_t i = 0; i < sizeof places / sizeof places[0] && !result; i++)
+        result = pgqrsi_pg_of_queue(pg, places[i], queue_id, &ignored);
+    return result;
+}
+
+/* Sweeps until one snapshot shows nothing: a settlement under way may put messages back behind the broom, but each time it
+ * takes one that the broom has not met. */
+static pgqrs_result pgqrsi_pg_queue_empty(pgqrsi_pg *pg, int64_t queue_id)
+{
+    pgqrs_result result = PGQRS_OK;
+    int64_t left = 1;
+    for (int round = 0; round < 100 && left && !result; round++) {
+        result = pgqrsi_pg_queue_sweep(pg, queue_id);
+        if (!result)
+            result = pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_LEFT, queue_id, &left);
+    }
+    if (result || !left)
+        return result;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
+                              "the queue's messages kept moving while it was being removed: pause it, then try again");
+}
+
+/* The barrier: every enqueue under way ends before it, every later one finds that the queue is gone. What is many goes
+ * before it, because behind it all enqueues wait. */
+static pgqrs_result pgqrsi_pg_queue_drop(pgqrsi_pg *pg, const char *queue, bool force)
+{
+    int64_t queue_id = 0;
+    int64_t ignored;
+    pgqrs_result result = pgqrsi_pg_queue_lock(pg, queue, &queue_id);
+    if (!result && force)
+        result = pgqrsi_pg_queue_sweep(pg, queue_id);
+    if (!result)
+        result = pgqrsi_pg_queue_barrier(pg);
+    if (!result)
+        result = force ? pgqrsi_pg_queue_empty(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
+    return result ? result : pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_DROP, queue_id, &ignored);
+}
+
+static pgqrs_result pgqrsi_pg_queue_delete(void *self, int64_t now_us, const char *queue, bool force)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    (void)now_us;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_queue_drop(pg, queue, force));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+/* --- purge: `before_us` 0 means any age */
+
+static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t queue_id, int64_t before_us, int64_t *removed)
+{
+    pgqrsi_pg_call call;
+    int64_t count;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, queue_id);
+    pgqrsi_pg_time(&call, before_us);
+    pgqrs_result result = pgqrsi_pg_write_number(&call, &count);
+    *removed += count;
+    return result;
+}
+
+/* *busy: there were leases, so that messages may have come back from one while it was waited for. */
+static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, int64_t *removed, bool *busy)
+{
+    pgqrsi_pg_call call;
+    PGresult *locked = NULL;
+    int64_t count = 0;
+    int64_t there = 0;
+    *busy = false;
+    pgqrs_result result = pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_PURGE_HAVE, queue_id, &there);
+    if (result || !there)
+        return result;
+    *busy = true;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_LOCK);
+    pgqrsi_pg_int64(&call, queue_id);
+    result = pgqrsi_pg_write(&call, &locked);
+    if (!result && !PQgetisnull(locked, 0, 0)) {
+        pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_LEASED);
+        pgqrsi_pg_int64(&call, queue_id);
+        pgqrsi_pg_time(&call, before_us);
+        pgqrsi_pg_echo(&call, locked, 0, 0);
+        result = pgqrsi_pg_write_number(&call, &count);
+    }
+    *removed += count;
+    PQclear(locked);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_purge_unfinished(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, int64_t *removed)
+{
+    bool busy = true;
+    pgqrs_result result = PGQRS_OK;
+    for (int round = 0; round < 3 && busy && !result; round++) {
+        result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_DELAYED, queue_id, before_us, removed);
+        if (!result)
+            result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_READY, queue_id, before_us, removed);
+        if (!result)
+            result = pgqrsi_pg_purge_leased(pg, queue_id, before_us, removed, &busy);
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_purge_start(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t older_than_ms, int64_t *queue_id,
+                                          int64_t *before_us)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_START);
+    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_int64(&call, older_than_ms);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue);
+    if (!result) {
+        *queue_id = pgqrsi_pg_get_int64(r, 0, 0);
+        *before_us = pgqrsi_pg_get_int64(r, 0, 1);
+        if (older_than_ms && *before_us == 0)
+            *before_us = 1;
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_purge_all(pgqrsi_pg *pg, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc,
+                                        int64_t *removed)
+{
+    int64_t queue_id = 0;
+    int64_t before_us = 0;
+    bool all = desc->what == PGQRS_PURGE_ALL;
+    pgqrs_result result = pgqrsi_pg_purge_start(pg, now_us, queue, desc->older_than_ms, &queue_id, &before_us);
+    if (!result && (all || desc->what == PGQRS_PURGE_UNFINISHED))
+        result = pgqrsi_pg_purge_unfinished(pg, queue_id, before_us, removed);
+    if (!result && (all || desc->what == PGQRS_PURGE_DEAD))
+        result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_DEAD, queue_id, before_us, removed);
+    if (!result && (all || desc->what == PGQRS_PURGE_ARCHIVED))
+        result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_DONE, queue_id, before_us, removed);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_queue_purge(void *self, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc,
+                                          int64_t *removed)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        *removed = 0;
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_purge_all(pg, now_us, queue, desc, removed));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    if (result)
+        *removed = 0;
+    return result;
+}
+
+/* --- messages ----------------------------------------------------------------------------------------------------- */
+
+/* The columns are those of PGQRSI_PA_SHOW. */
+static bool pgqrsi_pg_read_message(const PGresult *r, int row, void *result, pgqrs_message *message)
+{
+    message->id = pgqrsi_pg_get_int64(r, row, 0);
+    message->state = (pgqrs_state)(int)pgqrsi_pg_get_int64(r, row, 1);
+    message->priority = (int32_t)pgqrsi_pg_get_int64(r, row, 2);
+    message->attempt = (int32_t)pgqrsi_pg_get_int64(r, row, 3);
+    message->lease = pgqrsi_pg_get_int64(r, row, 4);
+    message->lease_until_us = pgqrsi_pg_get_int64(r, row, 5);
+    message->worker_id = pgqrsi_pg_get_int64(r, row, 6);
+    message->enqueued_at_us = pgqrsi_pg_get_int64(r, row, 7);
+    message->due_at_us = pgqrsi_pg_get_int64(r, row, 8);
+    message->expires_at_us = pgqrsi_pg_get_int64(r, row, 9);
+    message->finished_at_us = pgqrsi_pg_get_int64(r, row, 10);
+    message->lease_size = (uint32_t)pgqrsi_pg_get_int64(r, row, 11);
+    message->payload_size = (size_t)PQgetlength(r, row, 16);
+    return pgqrsi_pg_copy(result, r, row, 12, &message->queue) && pgqrsi_pg_copy(result, r, row, 13, &message->dedup_key) &&
+           pgqrsi_pg_copy(result, r, row, 14, &message->producer) && pgqrsi_pg_copy(result, r, row, 15, &message->reason) &&
+           pgqrsi_pg_copy(result, r, row, 16, &message->payload) && pgqrsi_pg_copy(result, r, row, 17, &message->worker);
+}
+
+static pgqrs_result pgqrsi_pg_message_get(void *self, int64_t now_us, int64_t id, pgqrs_message **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_GET);
+    pgqrsi_pg_int64(&call, id);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) > 0) {
+        pgqrs_message *message =
+            (pgqrs_message *)pgqrs_backend_result_new(pg->store, sizeof *message, pgqrsi_pg_text_bytes(r));
+        if (message && pgqrsi_pg_read_message(r, 0, message, message)) {
+            *out = message;
+        } else {
+            pgqrs_free(message);
+            result = pgqrsi_pg_no_memory(pg);
+        }
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_messages *pgqrsi_pg_read_messages(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_messages *list = (pgqrs_messages *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_message), &items);
+    if (!list)
+        return NULL;
+    list->items = (const pgqrs_message *)items;
+    list->count = (size_t)PQntuples(r);
+    for (int row = 0; row < PQntuples(r); row++)
+        if (!pgqrsi_pg_read_message(r, row, list, (pgqrs_message *)items + row)) {
+            pgqrs_free(list);
+            return NULL;
+        }
+    return list;
+}
+
+/* Parameters 1 to 5 of the filter. */
+static void pgqrsi_pg_put_filter(pgqrsi_pg_call *call, const pgqrs_message_filter *filter)
+{
+    pgqrsi_pg_text(call, filter->queue);
+    pgqrsi_pg_int32(call, (int32_t)filter->state);
+    pgqrsi_pg_int64(call, filter->worker_id);
+    pgqrsi_pg_time(call, filter->enqueued_from_us);
+    pgqrsi_pg_time(call, filter->enqueued_before_us);
+}
+
+static pgqrs_result pgqrsi_pg_message_list(void *self, int64_t now_us, const pgqrs_message_filter *filter, pgqrs_messages **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, filter->oldest_first ? PGQRSI_PA_SQL_LIST_UP : PGQRSI_PA_SQL_LIST_DOWN);
+    pgqrsi_pg_put_filter(&call, filter);
+    pgqrsi_pg_int64(&call, filter->after_id || filter->oldest_first ? filter->after_id : INT64_MAX);
+    pgqrsi_pg_int64(&call, (int64_t)filter->limit);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && (*out = pgqrsi_pg_read_messages(pg, r)) == NULL)
+        result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_message_count(void *self, int64_t now_us, const pgqrs_message_filter *filter, int64_t *count)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    bool in_range = filter->enqueued_from_us || filter->enqueued_before_us;
+    pgqrsi_pg_start(&call, pg, in_range ? PGQRSI_PA_SQL_COUNT_RANGE : PGQRSI_PA_SQL_COUNT);
+    pgqrsi_pg_put_filter(&call, filter);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    *count = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
+    PQclear(r);
+    return result;
+}
+
+/* --- messages by id: first everything that has one of them is locked, then they are taken out place by place. */
+
+/* Where a locked message is, as PGQRSI_PA_LOCK says it. */
+enum {
+    PGQRSI_PG_AT_READY = 1,
+    PGQRSI_PG_AT_DELAYED = 2,
+    PGQRSI_PG_AT_LEASE = 3,
+    PGQRSI_PG_AT_RUN_OUT = 4,
+    PGQRSI_PG_AT_DONE = 5,
+    PGQRSI_PG_AT_DEAD = 6
+};
+
+#define PGQRSI_PG_PLACES 7
+
+/* Some of the ids of a request, by where they are. */
+typedef struct pgqrsi_pg_batch {
+    pgqrsi_pg *pg;
+    PGresult *locked; /* one row per id of the request, in its order */
+    int64_t *numbers; /* room for ids, queues and leases, one allocation */
+    size_t count;     /* of each */
+    size_t used;
+    bool at[PGQRSI_PG_PLACES];
+    size_t lease_count;
+} pgqrsi_pg_batch;
+
+static int64_t *pgqrsi_pg_batch_ids(const pgqrsi_pg_batch *batch)
+{
+    return batch->numbers;
+}
+
+static int64_t *pgqrsi_pg_batch_queues(const pgqrsi_pg_batch *batch)
+{
+    return batch->numbers + batch->count;
+}
+
+static int64_t *pgqrsi_pg_batch_leases(const pgqrsi_pg_batch *batch)
+{
+    return batch->numbers + 2 * batch->count;
+}
+
+static int pgqrsi_pg_batch_place(const pgqrsi_pg_batch *batch, size_t row)
+{
+    return (int)pgqrsi_pg_get_int64(batch->locked, (int)row, 2);
+}
+
+static bool pgqrsi_pg_batch_missing(const pgqrsi_pg_batch *batch, size_t row)
+{
+    return PQgetisnull(batch->locked, (int)row, 1) != 0;
+}
+
+/* The same id again in one request. */
+static bool pgqrsi_pg_batch_repeated(const pgqrsi_pg_batch *batch, size_t row)
+{
+    return pgqrsi_pg_get_int64(batch->locked, (int)row, 5) > 1;
+}
+
+static void pgqrsi_pg_batch_free(pgqrsi_pg_batch *batch)
+{
+    PQclear(batch->locked);
+    if (batch->numbers)
+        pgqrs_backend_free(batch->pg->store, batch->numbers, 3 * batch->count * sizeof *batch->numbers);
+    batch->locked = NULL;
+    batch->numbers = NULL;
+}
+
+static bool pgqrsi_pg_batch_settled(const pgqrsi_pg_batch *batch)
+{
+    for (size_t row = 0; row < batch->count; row++)
+        if (!pgqrsi_pg_batch_missing(batch, row) && pgqrsi_pg_batch_place(batch, row) == 0)
+            return false;
+    return true;
+}
+
+static pgqrs_result pgqrsi_pg_batch_ask(pgqrsi_pg_batch *batch, int64_t now_us, const int64_t *ids)
+{
+    pgqrsi_pg_call call;
+    PQclear(batch->locked);
+    batch->locked = NULL;
+    pgqrsi_pg_start(&call, batch->pg, PGQRSI_PA_SQL_LOCK);
+    pgqrsi_pg_ids(&call, ids, batch->count);
+    pgqrsi_pg_time(&call, now_us);
+    return pgqrsi_pg_write(&call, &batch->locked);
+}
+
+/* Inside a transaction. Free the batch whatever comes back. */
+static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count)
+{
+    memset(batch, 0, sizeof *batch);
+    batch->pg = pg;
+    if (count > INT32_MAX / (3 * sizeof *batch->numbers))
+        return pgqrsi_pg_no_memory(pg);
+    batch->numbers = (int64_t *)pgqrs_backend_alloc(pg->store, 3 * count * sizeof *batch->numbers);
+    if (!batch->numbers)
+        return pgqrsi_pg_no_memory(pg);
+    batch->count = count;
+    for (int round = 0; round < 50; round++) {
+        pgqrs_result result = pgqrsi_pg_batch_ask(batch, now_us, ids);
+        if (result || pgqrsi_pg_batch_settled(batch))
+            return result;
+    }
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
+                              "the messages kept moving while they were to be locked: try again; if it stays so, pgqrs_verify "
+                              "tells whether one is in no state at all");
+}
+
+static void pgqrsi_pg_batch_add(pgqrsi_pg_batch *batch, size_t row)
+{
+    int place = pgqrsi_pg_batch_place(batch, row);
+    pgqrsi_pg_batch_ids(batch)[batch->used] = pgqrsi_pg_get_int64(batch->locked, (int)row, 0);
+    pgqrsi_pg_batch_queues(batch)[batch->used] = pgqrsi_pg_get_int64(batch->locked, (int)row, 1);
+    batch->used++;
+    batch->at[place] = true;
+    if (place == PGQRSI_PG_AT_LEASE || place == PGQRSI_PG_AT_RUN_OUT)
+        pgqrsi_pg_batch_leases(batch)[batch->lease_count++] = pgqrsi_pg_get_int64(batch->locked, (int)row, 3);
+}
+
+/* A statement whose parameters are the ids and their queues. */
+static void pgqrsi_pg_batch_start(const pgqrsi_pg_batch *batch, pgqrsi_pg_call *call, int statement)
+{
+    pgqrsi_pg_start(call, batch->pg, statement);
+    pgqrsi_pg_ids(call, pgqrsi_pg_batch_ids(batch), batch->used);
+    pgqrsi_pg_ids(call, pgqrsi_pg_batch_queues(batch), batch->used);
+}
+
+static pgqrs_result pgqrsi_pg_batch_run(const pgqrsi_pg_batch *batch, int statement)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_batch_start(batch, &call, statement);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_batch_take_leased(const pgqrsi_pg_batch *batch)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, batch->pg, PGQRSI_PA_SQL_TAKE_LEASED);
+    pgqrsi_pg_ids(&call, pgqrsi_pg_batch_ids(batch), batch->used);
+    pgqrsi_pg_ids(&call, pgqrsi_pg_batch_leases(batch), batch->lease_count);
+    return pgqrsi_pg_write_only(&call);
+}
+
+/* Takes the messages of the batch out of wherever they are. */
+static pgqrs_result pgqrsi_pg_batch_take(const pgqrsi_pg_batch *batch)
+{
+    pgqrs_result result = PGQRS_OK;
+    if (batch->at[PGQRSI_PG_AT_READY])
+        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_READY);
+    if (!result && batch->at[PGQRSI_PG_AT_DELAYED])
+        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DELAYED);
+    if (!result && batch->lease_count)
+        result = pgqrsi_pg_batch_take_leased(batch);
+    if (!result && batch->at[PGQRSI_PG_AT_DONE])
+        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DONE);
+    if (!result && batch->at[PGQRSI_PG_AT_DEAD])
+        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DEAD);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_delete_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count, bool force,
+                                         pgqrs_result *results)
+{
+    pgqrsi_pg_batch batch;
+    pgqrs_result result = pgqrsi_pg_batch_lock(&batch, pg, now_us, ids, count);
+    for (size_t i = 0; i < count && !result; i++) {
+        results[i] = PGQRS_OK;
+        if (pgqrsi_pg_batch_missing(&batch, i))
+            results[i] = PGQRS_ERR_MESSAGE_NOT_FOUND;
+        else if (pgqrsi_pg_batch_place(&batch, i) == PGQRSI_PG_AT_LEASE && !force)
+            results[i] = PGQRS_ERR_MESSAGE_STATE;
+        else if (pgqrsi_pg_batch_repeated(&batch, i))
+            results[i] = PGQRS_ERR_MESSAGE_NOT_FOUND;
+        else
+            pgqrsi_pg_batch_add(&batch, i);
+    }
+    if (!result && batch.used)
+        result = pgqrsi_pg_batch_take(&batch);
+    if (!result && batch.used)
+        result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_FORGET);
+    pgqrsi_pg_batch_free(&batch);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_message_delete(void *self, int64_t now_us, const int64_t *ids, size_t count, bool force,
+                                             pgqrs_result *results)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_delete_ids(pg, now_us, ids, count, force, results));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_t id, const char *payload, size_t payload_size)
+{
+    static const char *const places[PGQRSI_PG_PLACES] = {"moving",   "ready and was tried before", "delayed and was tried before",
+                                                         "leased",   "waiting for another try",    "archived",
+                                                         "dead"};
+    pgqrsi_pg *pg = batch->pg;
+    pgqrsi_pg_call call;
+    int place = pgqrsi_pg_batch_place(batch, 0);
+    if (pgqrsi_pg_batch_missing(batch, 0))
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "no message has the id %lld", (long long)id);
+    if (place > PGQRSI_PG_AT_DELAYED || pgqrsi_pg_get_int64(batch->locked, 0, 4) > 0)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_STATE, 0, NULL,
+                                  "message %lld is %s: only one that nobody has started can get another payload", (long long)id,
+                                  places[place]);
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_UPDATE);
+    pgqrsi_pg_int64(&call, pgqrsi_pg_get_int64(batch->locked, 0, 1));
+    pgqrsi_pg_int64(&call, id);
+    pgqrsi_pg_text_sized(&call, payload, payload_size);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_message_update(void *self, int64_t now_us, int64_t id, const char *payload, size_t payload_size)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (result)
+            break;
+        pgqrsi_pg_batch batch;
+        result = pgqrsi_pg_batch_lock(&batch, pg, now_us, &id, 1);
+        if (!result)
+            result = pgqrsi_pg_update_locked(&batch, id, payload, payload_size);
+        pgqrsi_pg_batch_free(&batch);
+        result = pgqrsi_pg_finish(pg, result);
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+/* Takes the deduplication keys again. What another message holds by now is marked, and left out of the batch. */
+static pgqrs_result pgqrsi_pg_replay_keys(pgqrsi_pg_batch *batch, pgqrs_result *results)
+{
+    pgqrsi_pg_call call;
+    PGresult *held = NULL;
+    pgqrsi_pg_batch_start(batch, &call, PGQRSI_PA_SQL_REPLAY_KEYS);
+    pgqrs_result result = pgqrsi_pg_write(&call, &held);
+    int refused = result ? 0 : PQntuples(held);
+    for (size_t row = 0; row < batch->count && refused > 0; row++) {
+        int64_t id = pgqrsi_pg_get_int64(batch->locked, (int)row, 0);
+        for (int i = 0; i < PQntuples(held) && results[row] == PGQRS_OK; i++)
+            if (pgqrsi_pg_get_int64(held, i, 0) == id)
+                results[row] = PGQRS_ERR_DUPLICATE;
+    }
+    if (refused > 0) {
+        batch->used = 0;
+        memset(batch->at, 0, sizeof batch->at);
+        for (size_t row = 0; row < batch->count; row++)
+            if (results[row] == PGQRS_OK)
+                pgqrsi_pg_batch_add(batch, row);
+    }
+    PQclear(held);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count, pgqrs_result *results)
+{
+    pgqrsi_pg_batch batch;
+    pgqrs_result result = pgqrsi_pg_batch_lock(&batch, pg, now_us, ids, count);
+    for (size_t i = 0; i < count && !result; i++) {
+        results[i] = PGQRS_OK;
+        if (pgqrsi_pg_batch_missing(&batch, i))
+            results[i] = PGQRS_ERR_MESSAGE_NOT_FOUND;
+        else if (pgqrsi_pg_batch_place(&batch, i) < PGQRSI_PG_AT_DONE || pgqrsi_pg_batch_repeated(&batch, i))
+            results[i] = PGQRS_ERR_MESSAGE_STATE;
+        else
+            pgqrsi_pg_batch_add(&batch, i);
+    }
+    if (!result && batch.used)
+        result = pgqrsi_pg_replay_keys(&batch, results);
+    if (!result && batch.used)
+        result = pgqrsi_pg_batch_take(&batch);
+    if (!result && batch.used)
+        result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_REPLAY);
+    pgqrsi_pg_batch_free(&batch);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const int64_t *ids, size_t count, pgqrs_result *results)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_replay_ids(pg, now_us, ids, count, results));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+/* --- workers ------------------------------------------------------------------------------------------------------ */
+
+static pgqrs_result pgqrsi_pg_no_worker(pgqrsi_pg *pg, int64_t id)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_NOT_FOUND, 0, NULL, "no worker has the id %lld", (long long)id);
+}
+
+/* Why a name could not be taken; PGQRS_OK: it can be by now. */
+static pgqrs_result pgqrsi_pg_register_refused(pgqrsi_pg *pg, int64_t now_us, const char *name, int64_t stale_us)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_REGISTERED);
+    pgqrsi_pg_text(&call, name);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) > 0) {
+        int64_t age_us = pgqrsi_pg_get_int64(r, 0, 0) - pgqrsi_pg_get_int64(r, 0, 1);
+        if (age_us <= stale_us)
+            result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
+                                        "worker \"%s\" is alive: its last heartbeat was %lld ms ago; its name can be taken over "
+                                        "when that is more than %lld ms",
+                                        name, (long long)(age_us / PGQRSI_US_PER_MS), (long long)(stale_us / PGQRSI_US_PER_MS));
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_register_try(pgqrsi_pg *pg, int64_t now_us, const char *name, const char *queue_or_null,
+                                           int64_t stale_us, pgqrs_worker_ref *worker)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_REGISTER);
+    pgqrsi_pg_text(&call, name);
+    pgqrsi_pg_text(&call, queue_or_null);
+    pgqrsi_pg_int64(&call, worker->epoch);
+    pgqrsi_pg_int64(&call, stale_us);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result) {
+        worker->id = pgqrsi_pg_get_int64(r, 0, 0);
+        if (queue_or_null && pgqrsi_pg_get_int64(r, 0, 1) == 0)
+            result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_register(void *self, int64_t now_us, const char *name, const char *queue_or_null,
+                                              int64_t stale_us, int64_t epoch, pgqrs_worker_ref *out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrs_worker_ref worker;
+    pgqrs_result result = PGQRS_OK;
+    worker.id = 0;
+    worker.epoch = epoch;
+    /* between the try and the question why it failed, the name may have become free */
+    for (int round = 0; round < 10 && !worker.id && !result; round++) {
+        result = pgqrsi_pg_register_try(pg, now_us, name, queue_or_null, stale_us, &worker);
+        if (!result && !worker.id)
+            result = pgqrsi_pg_register_refused(pg, now_us, name, stale_us);
+    }
+    if (!result && !worker.id)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
+                                  "worker \"%s\" kept being registered by others: give each process a name of its own", name);
+    if (!result)
+        *out = worker;
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_change(void *self, pgqrs_backend_worker_change *change)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    bool repeatable = (int)change->to == 0 || (change->from & (1u << (unsigned)change->to));
+    change->changed = false;
+    change->found = false;
+    change->held = 0;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_CHANGE);
+    pgqrsi_pg_int64(&call, change->worker.id);
+    pgqrsi_pg_int64(&call, change->worker.epoch);
+    pgqrsi_pg_int32(&call, (int32_t)change->from);
+    pgqrsi_pg_int32(&call, (int32_t)change->to);
+    pgqrsi_pg_bool(&call, change->beat);
+    pgqrsi_pg_bool(&call, change->if_idle);
+    pgqrsi_pg_time(&call, change->now_us);
+    pgqrs_result result = repeatable ? pgqrsi_pg_read(&call, &r) : pgqrsi_pg_write(&call, &r);
+    if (!result && PQntuples(r) > 0) {
+        change->found = true;
+        change->changed = !PQgetisnull(r, 0, 1);
+        change->state = (pgqrs_worker_state)(int)pgqrsi_pg_get_int64(r, 0, change->changed ? 1 : 0);
+        change->held = pgqrsi_pg_get_int64(r, 0, 2);
+    }
+    PQclear(r);
+    return result;
+}
+
+/* Parameters 1 to 5 of PGQRSI_PA_WORKER_FILTER. */
+static void pgqrsi_pg_put_worker_filter(pgqrsi_pg_call *call, int64_t now_us, int64_t id, const pgqrs_worker_filter *filter)
+{
+    pgqrsi_pg_int64(call, id);
+    pgqrsi_pg_text(call, filter->queue);
+    pgqrsi_pg_int32(call, (int32_t)filter->state);
+    pgqrsi_pg_int64(call, filter->stale_ms);
+    pgqrsi_pg_time(call, now_us);
+}
+
+static bool pgqrsi_pg_read_worker(const PGresult *r, int row, void *result, pgqrs_worker_info *worker)
+{
+    worker->id = pgqrsi_pg_get_int64(r, row, 0);
+    worker->epoch = pgqrsi_pg_get_int64(r, row, 1);
+    worker->state = (pgqrs_worker_state)(int)pgqrsi_pg_get_int64(r, row, 4);
+    worker->reclaimed = pgqrsi_pg_get_int64(r, row, 5) != 0;
+    worker->started_at_us = pgqrsi_pg_get_int64(r, row, 6);
+    worker->heartbeat_at_us = pgqrsi_pg_get_int64(r, row, 7);
+    worker->stopped_at_us = pgqrsi_pg_get_int64(r, row, 8);
+    worker->held = pgqrsi_pg_get_int64(r, row, 9);
+    return pgqrsi_pg_copy(result, r, row, 2, &worker->name) && pgqrsi_pg_copy(result, r, row, 3, &worker->queue);
+}
+
+static pgqrs_workers *pgqrsi_pg_read_workers(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_workers *list = (pgqrs_workers *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_worker_info), &items);
+    if (!list)
+        return NULL;
+    list->items = (const pgqrs_worker_info *)items;
+    list->count = (size_t)PQntuples(r);
+    for (int row = 0; row < PQntuples(r); row++)
+        if (!pgqrsi_pg_read_worker(r, row, list, (pgqrs_worker_info *)items + row)) {
+            pgqrs_free(list);
+            return NULL;
+        }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_worker_filter *filter,
+                                          pgqrs_workers **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_LIST);
+    pgqrsi_pg_put_worker_filter(&call, now_us, id_or_0, filter);
+    pgqrsi_pg_int64(&call, filter->after_id);
+    pgqrsi_pg_int64(&call, (int64_t)filter->limit);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && (*out = pgqrsi_pg_read_workers(pg, r)) == NULL)
+        result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_count(void *self, int64_t now_us, const pgqrs_worker_filter *filter, int64_t *count)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_COUNT);
+    pgqrsi_pg_put_worker_filter(&call, now_us, 0, filter);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    *count = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_release(void *self, int64_t now_us, int64_t worker_id, const char *reason, int64_t *released)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *released = 0;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_RELEASE);
+    pgqrsi_pg_int64(&call, worker_id);
+    pgqrsi_pg_text(&call, reason);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
+        result = pgqrsi_pg_no_worker(pg, worker_id);
+    if (!result)
+        *released = pgqrsi_pg_get_int64(r, 0, 1);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_delete(void *self, int64_t now_us, int64_t worker_id, bool force)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_DELETE);
+    pgqrsi_pg_int64(&call, worker_id);
+    pgqrsi_pg_bool(&call, force);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
+        result = pgqrsi_pg_no_worker(pg, worker_id);
+    else if (!result && pgqrsi_pg_get_int64(r, 0, 1) == 0)
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
+                                    "worker %lld is not stopped: shut it down first, or use force", (long long)worker_id);
+    PQclear(r);
+    return result;
+}
+
+/* Two statements, so that the second sees what a claim under way has leased to one of the workers until it lost its row. */
+static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
+                                      const char *reason, int64_t *workers, int64_t *messages)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RECLAIM);
+    pgqrsi_pg_text(&call, queue_or_null);
+    pgqrsi_pg_int64(&call, older_than_us);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && queue_or_null && pgqrsi_pg_get_int64(r, 0, 0) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    if (!result)
+        *workers = pgqrsi_pg_get_int64(r, 0, 1);
+    if (!result && *workers) {
+        pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RELEASE_WORKERS);
+        pgqrsi_pg_echo(&call, r, 0, 2);
+        pgqrsi_pg_text(&call, reason);
+        pgqrsi_pg_time(&call, now_us);
+        result = pgqrsi_pg_write_number(&call, messages);
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_reclaim(void *self, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
+                                             const char *reason, int64_t *workers, int64_t *messages)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        *workers = *messages = 0;
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(
+                pg, pgqrsi_pg_reclaim(pg, now_us, queue_or_null, older_than_us, reason, workers, messages));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    if (result)
+        *workers = *messages = 0;
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_purge(void *self, int64_t now_us, int64_t older_than_us, int64_t *removed)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_PURGE);
+    pgqrsi_pg_int64(&call, older_than_us);
+    pgqrsi_pg_time(&call, now_us);
+    return pgqrsi_pg_write_number(&call, removed);
+}
+
+/* --- numbers ------------------------------------------------------------------------------------------------------ */
+
+/* 0 for an unknown time, and for one that lies ahead because clocks differ. */
+static int64_t pgqrsi_pg_age_ms(int64_t now_us, int64_t then_us)
+{
+    return then_us && then_us < now_us ? (now_us - then_us) / PGQRSI_US_PER_MS : 0;
+}
+
+static bool pgqrsi_pg_read_metrics_row(const PGresult *r, int row, void *result, pgqrs_queue_metrics *one)
+{
+    int64_t now_us = pgqrsi_pg_get_int64(r, row, 8);
+    one->paused = pgqrsi_pg_get_int64(r, row, 1) != 0;
+    one->ready = pgqrsi_pg_get_int64(r, row, 2);
+    one->delayed = pgqrsi_pg_get_int64(r, row, 3);
+    one->leased = pgqrsi_pg_get_int64(r, row, 4);
+    one->archived = pgqrsi_pg_get_int64(r, row, 5);
+    one->dead = pgqrsi_pg_get_int64(r, row, 6);
+    one->total = one->ready + one->delayed + one->leased + one->archived + one->dead;
+    one->lease_expiries = pgqrsi_pg_get_int64(r, row, 7);
+    one->oldest_ready_ms = pgqrsi_pg_age_ms(now_us, pgqrsi_pg_get_int64(r, row, 9));
+    one->oldest_unfinished_at_us = pgqrsi_pg_get_int64(r, row, 10);
+    one->newest_at_us = pgqrsi_pg_get_int64(r, row, 11);
+    one->live_workers = pgqrsi_pg_get_int64(r, row, 12);
+    return pgqrsi_pg_copy(result, r, row, 0, &one->queue);
+}
+
+static pgqrs_metrics *pgqrsi_pg_read_metrics(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_metrics *list = (pgqrs_metrics *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_queue_metrics), &items);
+    if (!list)
+        return NULL;
+    list->items = (const pgqrs_queue_metrics *)items;
+    list->count = (size_t)PQntuples(r);
+    for (int row = 0; row < PQntuples(r); row++)
+        if (!pgqrsi_pg_read_metrics_row(r, row, list, (pgqrs_queue_metrics *)items + row)) {
+            pgqrs_free(list);
+            return NULL;
+        }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_metrics(void *self, int64_t now_us, const char *queue_or_null, pgqrs_metrics **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_METRICS);
+    pgqrsi_pg_text(&call, queue_or_null);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && queue_or_null && PQntuples(r) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    else if (!result && (*out = pgqrsi_pg_read_metrics(pg, r)) == NULL)
+        result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_worker_stats(void *self, int64_t now_us, const char *queue_or_null, int64_t stale_us,
+                                           pgqrs_worker_stats *out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    memset(out, 0, sizeof *out);
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_STATS);
+    pgqrsi_pg_text(&call, queue_or_null);
+    pgqrsi_pg_int64(&call, stale_us);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
+        result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    if (!result) {
+        int64_t at_us = pgqrsi_pg_get_int64(r, 0, 1);
+        out->total = pgqrsi_pg_get_int64(r, 0, 2);
+        out->ready = pgqrsi_pg_get_int64(r, 0, 3);
+        out->polling = pgqrsi_pg_get_int64(r, 0, 4);
+        out->interrupted = pgqrsi_pg_get_int64(r, 0, 5);
+        out->suspended = pgqrsi_pg_get_int64(r, 0, 6);
+        out->stopped = pgqrsi_pg_get_int64(r, 0, 7);
+        out->stale = pgqrsi_pg_get_int64(r, 0, 8);
+        out->held = pgqrsi_pg_get_int64(r, 0, 9);
+        out->oldest_ms = pgqrsi_pg_age_ms(at_us, pgqrsi_pg_get_int64(r, 0, 10));
+        out->newest_heartbeat_ms = pgqrsi_pg_age_ms(at_us, pgqrsi_pg_get_int64(r, 0, 11));
+    }
+    PQclear(r);
+    return result;
+}
+
+/* --- verify ------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) > 0) {
+        int64_t size;
+        const char *text = pgqrsi_pg_get_text(r, 0, 0, &size);
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "schema %s: %.*s", pg->schema, (int)size,
+                                    text ? text : "");
+    }
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_verify(void *self)
+{
+    static const int steps[] = {PGQRSI_PA_SQL_VERIFY_TABLES, PGQRSI_PA_SQL_VERIFY_RELATIONS, PGQRSI_PA_SQL_VERIFY_INDEXES,
+                                PGQRSI_PA_SQL_VERIFY_OWNERS, PGQRSI_PA_SQL_VERIFY_PLACES,    PGQRSI_PA_SQL_VERIFY_LEASES,
+                                PGQRSI_PA_SQL_VERIFY_DONE,   PGQRSI_PA_SQL_VERIFY_KEYS};
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrs_result result = PGQRS_OK;
+    pg->checked = false; /* the first statement then looks at the version */
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0] && !result; i++)
+        result = pgqrsi_pg_verify_step(pg, steps[i]);
+    return result;
+}
+
+/* --- the table ---------------------------------------------------------------------------------------------------- */
+
+static const char *const pgqrsi_pg_schemes[] = {"postgresql", "postgres", NULL};
+
+static const pgqrs_backend pgqrsi_pg_backend = {
+    PGQRS_BACKEND_VERSION,
+    "postgres",
+    "pgqrs.h",
+    pgqrsi_pg_schemes,
+    pgqrsi_pg_capabilities,
+    pgqrsi_pg_open,
+    pgqrsi_pg_close,
+    pgqrsi_pg_now,
+    pgqrsi_pg_install,
+    pgqrsi_pg_uninstall,
+    pgqrsi_pg_verify,
+    pgqrsi_pg_schema_version,
+    pgqrsi_pg_queue_create,
+    pgqrsi_pg_queue_change,
+    pgqrsi_pg_queue_list,
+    pgqrsi_pg_queue_delete,
+    pgqrsi_pg_queue_purge,
+    pgqrsi_pg_enqueue,
+    pgqrsi_pg_exchange,
+    pgqrsi_pg_extend,
+    pgqrsi_pg_wait_begin,
+    pgqrsi_pg_wait_fd,
+    pgqrsi_pg_wait_end,
+    pgqrsi_pg_message_get,
+    pgqrsi_pg_message_list,
+    pgqrsi_pg_message_count,
+    pgqrsi_pg_message_delete,
+    pgqrsi_pg_message_update,
+    pgqrsi_pg_message_replay,
+    pgqrsi_pg_worker_register,
+    pgqrsi_pg_worker_change,
+    pgqrsi_pg_worker_list,
+    pgqrsi_pg_worker_count,
+    pgqrsi_pg_worker_release,
+    pgqrsi_pg_worker_delete,
+    pgqrsi_pg_worker_reclaim,
+    pgqrsi_pg_worker_purge,
+    pgqrsi_pg_metrics,
+    pgqrsi_pg_worker_stats,
+    pgqrsi_pg_maintain,
+};
+
+PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void)
+{
+    return &pgqrsi_pg_backend;
+}
+
+/* Known before main begins, so that including the header is all it takes. */
+#if defined(__GNUC__) || defined(__clang__)
+__attribute__((constructor)) static void pgqrsi_pg_announce(void)
+{
+    pgqrs_backend_register(&pgqrsi_pg_backend);
+}
+#elif defined(__cplusplus)
+static const pgqrs_result pgqrsi_pg_announced = pgqrs_backend_register(&pgqrsi_pg_backend);
+#endif
+
+#endif /* PGQRS_IMPLEMENTATION, Postgres */
 /* ------------------------------------------------------------------------------------------------------------------
  * >>public entry points: thin, in the order of their declarations
  * --------------------------------------------------------------------------------------------------------------- */

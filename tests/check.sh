@@ -44,7 +44,9 @@ for name in sqlite postgres; do
     else
         tap_fail "exported symbols, $name (compile)" "$out/$name.log"
     fi
-    tap_check "gcc -fanalyzer, $name" "$out/$name.log" compile "$name" -O1 -fanalyzer
+    # A result object points into its block, behind a header; gcc 12 loses the block and calls it a leak. Leaks are looked
+    # for by the address sanitizer and by the counting allocator of the suites, in every path these run.
+    tap_check "gcc -fanalyzer, $name" "$out/$name.log" compile "$name" -O1 -fanalyzer -Wno-analyzer-malloc-leak
 done
 
 # What would be committed: files that are ignored do not count.

@@ -13,7 +13,7 @@ static struct {
     pgqrs_store *admin; /* a store of the handler's own */
     pgqrs_worker *worker;
     int64_t move_ms; /* the clock moves that much in each call */
-    pgqrs_result result;
+    pgqrs_result result, extended;
     pgqrs_message copy;
     int64_t worker_id;
 } H;
@@ -971,6 +971,8 @@ static pgqrs_result take_my_name(const pgqrs_message *message, void *user)
     advance_ms(10000);
     H.result = pgqrs_worker_register(H.admin, T.test->name, &(pgqrs_register_desc){.queue = T.queue, .stale_ms = 9000}, &fresh);
     H.worker_id = fresh.id;
+    advance_ms(10);
+    H.extended = pgqrs_message_extend(message, 60000);
     return PGQRS_OK;
 }
 
@@ -984,8 +986,10 @@ static void loop_whose_name_was_taken_over_ends(void)
     FAILS(ERR_WORKER_STOPPED, work(take_my_name, desc));
     RESULT(PGQRS_OK, H.result);
     EQ(1, H.calls);
+    RESULT(PGQRS_ERR_LEASE_LOST, H.extended);
     /* The row belongs to the other one now, and is left alone. */
     EQ(PGQRS_WORKER_READY, must_look_worker(H.worker_id)->state);
+    EQ(T.now_us - 10000, must_look_worker(H.worker_id)->heartbeat_at_us);
     NUMBERS(2, 0, 0, 0, 0);
 }
 

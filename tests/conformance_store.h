@@ -628,29 +628,10 @@ static void uninstall_leaves_other_tables_alone(void)
     EQ(7, raw_int("SELECT id FROM @users_own"));
 }
 
-/* The table with the version is the backend's own business: found by looking for it. */
 static void set_schema_version(int version)
 {
     char sql[256];
-    if (on(ON_SERVER)) {
-        char table[80], column[80];
-        char query[512];
-        snprintf(query, sizeof(query),
-                 "SELECT c.table_name FROM information_schema.columns c WHERE c.table_schema = '%s' AND c.column_name "
-                 "IN ('version', 'schema_version') ORDER BY c.table_name LIMIT 1",
-                 T.schema);
-        raw_query(query, table, sizeof(table));
-        snprintf(query, sizeof(query),
-                 "SELECT c.column_name FROM information_schema.columns c WHERE c.table_schema = '%s' AND c.column_name "
-                 "IN ('version', 'schema_version') ORDER BY c.table_name LIMIT 1",
-                 T.schema);
-        raw_query(query, column, sizeof(column));
-        if (!table[0])
-            fail_at(__FILE__, __LINE__, "no table of the schema has a version");
-        snprintf(sql, sizeof(sql), "UPDATE @%s SET %s = %d", table, column, version);
-    } else {
-        snprintf(sql, sizeof(sql), "UPDATE pgqrs_meta SET value = %d WHERE key = 'schema_version'", version);
-    }
+    snprintf(sql, sizeof(sql), "UPDATE @pgqrs_meta SET value = %d WHERE key = 'schema_version'", version);
     raw_exec(sql);
 }
 

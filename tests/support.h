@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/types.h>
@@ -162,6 +163,7 @@ static struct {
     int64_t log_lines;
     test_event events[512];
     size_t event_count;
+    int64_t began_ms;
 } T;
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -984,7 +986,10 @@ static void child_ended_well(pid_t pid)
 static pgqrs_store *child_store(const pgqrs_store_desc *desc)
 {
     pgqrs_error err;
-    pgqrs_store *store = pgqrs_open(T.dsn, desc, &err);
+    pgqrs_store *store;
+    /* Random numbers of its own: a fork copies the generator, and names and epochs are drawn from it. */
+    T.random_state ^= (uint64_t)getpid() << 32;
+    store = pgqrs_open(T.dsn, desc, &err);
     if (!store) {
         fprintf(stderr, "# child: %s\n", err.message);
         _exit(90);
@@ -1061,6 +1066,9 @@ static void remove_file(const char *file)
 
 static void tidy_up_case(void)
 {
+    int64_t took_ms = monotonic_ms() - T.began_ms;
+    if (took_ms >= 300)
+        printf("# %s took %d ms\n", T.test->name, (int)took_ms);
     T.memory.fail_at = -1;
     close_all_stores();
     free_results();
@@ -1078,6 +1086,7 @@ static void begin_case(const test_case *test)
     T.memory.fail_at = -1;
     T.sleep_limit = 20000;
     run.case_number++;
+    T.began_ms = monotonic_ms();
     T.now_us = TEST_EPOCH_US + (int64_t)run.case_number * DAY_US;
     T.random_state = run.seed + (uint64_t)run.case_number;
     snprintf(T.queue, sizeof(T.queue), "q%d", run.case_number);

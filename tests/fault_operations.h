@@ -1,0 +1,552 @@
+/* Every public function as an operation on data prepared for it, for the tests that make something fail under it. */
+#ifndef PGQRS_TEST_FAULT_OPERATIONS_H
+#define PGQRS_TEST_FAULT_OPERATIONS_H
+
+#include "support.h"
+
+enum {
+    CHANGES_NOTHING = 0,
+    MAY_DO_PARTS = 1 /* a loop: a part of the work may be done, but no message may be lost */
+};
+
+typedef struct operation {
+    const char *name;
+    pgqrs_result (*call)(void);
+    int flags;
+} operation;
+
+/* The data each operation finds, made anew when the one before was used up. */
+static struct {
+    char queue[64];
+    int serial;
+    int64_t ready[3], archived, dead, delayed;
+    pgqrs_messages *held; /* four of one lease */
+    pgqrs_message *single;
+    pgqrs_worker_ref worker; /* holds `single` */
+    pgqrs_worker_ref stopped, polling;
+    int64_t due_at_us;
+} D;
+
+static void forget_data(void)
+{
+    pgqrs_free(D.held);
+    pgqrs_free(D.single);
+    D.held = NULL;
+    D.single = NULL;
+}
+
+static void prepare_data(void)
+{
+    pgqrs_queue_desc desc = test_queue_desc();
+    pgqrs_dequeue_desc claim = {.lease_ms = 3600000};
+    pgqrs_message *message = NULL;
+    pgqrs_receipt receipt;
+    char name[96];
+    int i;
+    forget_data();
+    snprintf(D.queue, sizeof(D.queue), "m%d-%d", run.case_number, ++D.serial);
+    snprintf(T.queue, sizeof(T.queue), "%s", D.queue);
+    desc.retention_ms = 5000;
+    OK(pgqrs_queue_create(T.store, D.queue, &desc));
+    snprintf(name, sizeof(name), "%s-stopped", D.queue);
+    D.stopped = enlist(name, D.queue);
+    OK(pgqrs_worker_suspend(T.store, D.stopped.id));
+    OK(pgqrs_worker_shutdown(T.store, D.stopped.id));
+    snprintf(name, sizeof(name), "%s-polling", D.queue);
+    D.polling = enlist(name, D.queue);
+    OK(pgqrs_worker_begin_polling(T.store, D.polling));
+    snprintf(name, sizeof(name), "%s-worker", D.queue);
+    D.worker = enlist(name, D.queue);
+    put_batch(D.queue, 4, 0, NULL);
+    claim.limit = 4;
+    OK(pgqrs_dequeue_many(T.store, D.queue, &claim, &D.held));
+    EQ(4, D.held->count);
+    D.archived = put();
+    OK(pgqrs_dequeue(T.store, D.queue, NULL, &message));
+    OK(pgqrs_archive(T.store, message));
+    pgqrs_free(message);
+    D.dead = put();
+    OK(pgqrs_dequeue(T.store, D.queue, NULL, &message));
+    OK(pgqrs_reject(T.store, message, "a reason"));
+    pgqrs_free(message);
+    put();
+    claim.worker = D.worker;
+    OK(pgqrs_dequeue(T.store, D.queue, &claim, &D.single));
+    assert_non_null(D.single);
+    for (i = 0; i < 3; i++) {
+        pgqrs_enqueue_desc enqueue = {.priority = i, .dedup_key = i == 1 ? "key" : NULL};
+        OK(pgqrs_enqueue(T.store, D.queue, SECRET_PAYLOAD, &enqueue, &receipt));
+        D.ready[i] = receipt.id;
+    }
+    D.delayed = put_as((pgqrs_enqueue_desc){.delay_ms = 1000000});
+}
+
+static void add(char *out, size_t room, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void add(char *out, size_t room, const char *format, ...)
+{
+    size_t used = strlen(out);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(out + used, room - used, format, arguments);
+    va_end(arguments);
+}
+
+/* Everything that can be seen of the queue. */
+static void picture(char *out, size_t room)
+{
+    pgqrs_message_filter filter = {.queue = D.queue, .limit = 1000};
+    pgqrs_worker_filter workers_of = {.queue = D.queue};
+    pgqrs_messages *messages = NULL;
+    pgqrs_workers *workers = NULL;
+    pgqrs_queue *queue = NULL;
+    size_t i;
+    out[0] = '\0';
+    OK(pgqrs_queue_get(T.store, D.queue, &queue));
+    if (!queue) {
+        add(out, room, "no queue");
+        return;
+    }
+    add(out, room, "lease %d paused %d\n", (int)queue->settings.lease_ms, queue->settings.paused);
+    pgqrs_free(queue);
+    OK(pgqrs_message_list(T.store, &filter, &messages));
+    for (i = 0; i < messages->count; i++) {
+        const pgqrs_message *m = &messages->items[i];
+        add(out, room, "%d: %d attempt %d lease %d until %d due %d done %d %s %s\n", (int)m->id, (int)m->state,
+            (int)m->attempt, (int)m->lease, (int)(m->lease_until_us % 1000000000), (int)(m->due_at_us % 1000000000),
+            (int)(m->finished_at_us % 1000000000), m->reason ? m->reason : "-", m->payload);
+    }
+    pgqrs_free(messages);
+    OK(pgqrs_worker_list(T.store, &workers_of, &workers));
+    for (i = 0; i < workers->count; i++)
+        add(out, room, "worker %d state %d held %d beat %d\n", (int)workers->items[i].id, (int)workers->items[i].state,
+            (int)workers->items[i].held, (int)(workers->items[i].heartbeat_at_us % 1000000000));
+    pgqrs_free(workers);
+}
+
+/* --- one function per operation: the call, what it allocated freed again --- */
+
+static pgqrs_result released(pgqrs_result result, void *object)
+{
+    if (result != PGQRS_OK && object)
+        result = PGQRS_ERR_INTERNAL; /* an error must not leave a result behind */
+    pgqrs_free(object);
+    return result;
+}
+
+static pgqrs_result call_queue_create(void)
+{
+    return pgqrs_queue_create(T.store, "made-without-memory", NULL);
+}
+static pgqrs_result call_queue_update(void)
+{
+    return pgqrs_queue_update(T.store, D.queue, &(pgqrs_queue_desc){.lease_ms = 777});
+}
+static pgqrs_result call_queue_get(void)
+{
+    pgqrs_queue *out = NULL;
+    pgqrs_result result = pgqrs_queue_get(T.store, D.queue, &out);
+    return released(result, out);
+}
+static pgqrs_result call_queue_exists(void)
+{
+    bool exists;
+    return pgqrs_queue_exists(T.store, D.queue, &exists);
+}
+static pgqrs_result call_queue_list(void)
+{
+    pgqrs_queues *out = NULL;
+    pgqrs_result result = pgqrs_queue_list(T.store, 0, 0, &out);
+    return released(result, out);
+}
+static pgqrs_result call_queue_pause(void)
+{
+    return pgqrs_queue_pause(T.store, D.queue);
+}
+static pgqrs_result call_queue_resume(void)
+{
+    return pgqrs_queue_resume(T.store, D.queue);
+}
+static pgqrs_result call_queue_delete(void)
+{
+    return pgqrs_queue_delete(T.store, D.queue, true);
+}
+static pgqrs_result call_queue_purge(void)
+{
+    return pgqrs_queue_purge(T.store, D.queue, NULL, NULL);
+}
+static pgqrs_result call_enqueue(void)
+{
+    return pgqrs_enqueue(T.store, D.queue, "{\"a\":[1,\"\\u0041\",{\"b\":null}]}",
+                         &(pgqrs_enqueue_desc){.dedup_key = "new key", .producer = "p", .delay_ms = 5}, NULL);
+}
+static pgqrs_result call_enqueue_duplicate(void)
+{
+    pgqrs_receipt receipt;
+    return pgqrs_enqueue(T.store, D.queue, "1", &(pgqrs_enqueue_desc){.dedup_key = "key"}, &receipt);
+}
+static pgqrs_result call_enqueue_many(void)
+{
+    static const char *const keys[] = {"a", NULL, "b", "a", "key"};
+    pgqrs_enqueue_item items[60];
+    pgqrs_receipt receipts[60];
+    size_t i;
+    memset(items, 0, sizeof(items));
+    for (i = 0; i < COUNT_OF(items); i++) {
+        items[i].payload = SECRET_PAYLOAD;
+        items[i].desc.priority = (int32_t)(i % 3);
+        items[i].desc.delay_ms = i % 7 == 0 ? 1000 : 0;
+        items[i].desc.dedup_key = i < COUNT_OF(keys) ? keys[i] : NULL;
+    }
+    return pgqrs_enqueue_many(T.store, D.queue, items, COUNT_OF(items), receipts);
+}
+static pgqrs_result call_dequeue(void)
+{
+    pgqrs_message *out = NULL;
+    pgqrs_result result = pgqrs_dequeue(T.store, D.queue, NULL, &out);
+    return released(result, out);
+}
+static pgqrs_result call_dequeue_many(void)
+{
+    pgqrs_messages *out = NULL;
+    pgqrs_result result =
+        pgqrs_dequeue_many(T.store, D.queue, &(pgqrs_dequeue_desc){.limit = 50, .worker = D.worker}, &out);
+    return released(result, out);
+}
+static pgqrs_result call_settle(void)
+{
+    pgqrs_settlement items[5];
+    pgqrs_messages *out = NULL;
+    pgqrs_result result;
+    size_t i;
+    for (i = 0; i < 4; i++)
+        items[i] = pgqrs_settlement_for(&D.held->items[i], (pgqrs_verdict)(PGQRS_ARCHIVE + (int)i));
+    items[4] = pgqrs_settlement_for(D.single, PGQRS_REJECT);
+    items[4].reason = "a reason";
+    result = pgqrs_settle(T.store, items, 5, D.queue, &(pgqrs_dequeue_desc){.limit = 2}, &out);
+    return released(result, out);
+}
+static pgqrs_result call_archive(void)
+{
+    return pgqrs_archive(T.store, &D.held->items[1]);
+}
+static pgqrs_result call_delete(void)
+{
+    return pgqrs_delete(T.store, D.single);
+}
+static pgqrs_result call_retry(void)
+{
+    return pgqrs_retry(T.store, &D.held->items[2], "a reason");
+}
+static pgqrs_result call_reject(void)
+{
+    return pgqrs_reject(T.store, &D.held->items[3], "a reason");
+}
+static pgqrs_result call_release(void)
+{
+    return pgqrs_release(T.store, D.single, NULL);
+}
+static pgqrs_result call_archive_many(void)
+{
+    return pgqrs_archive_many(T.store, D.held->items, 3, NULL);
+}
+static pgqrs_result call_delete_many(void)
+{
+    pgqrs_result results[4];
+    return pgqrs_delete_many(T.store, D.held->items, 4, results);
+}
+static pgqrs_result call_release_many(void)
+{
+    return pgqrs_release_many(T.store, D.held->items, 4, &(pgqrs_release_desc){.delay_ms = 9, .reason = "r"}, NULL);
+}
+static pgqrs_result call_extend(void)
+{
+    return pgqrs_extend(T.store, D.single, 7200000);
+}
+static pgqrs_result call_extend_many(void)
+{
+    return pgqrs_extend_many(T.store, D.held->items, 4, 7200000, NULL);
+}
+static pgqrs_result call_message_get(void)
+{
+    pgqrs_message *out = NULL;
+    pgqrs_result result = pgqrs_message_get(T.store, D.dead, &out);
+    return released(result, out);
+}
+static pgqrs_result call_message_list(void)
+{
+    pgqrs_message_filter filter = {.queue = D.queue};
+    pgqrs_messages *out = NULL;
+    pgqrs_result result = pgqrs_message_list(T.store, &filter, &out);
+    return released(result, out);
+}
+static pgqrs_result call_message_count(void)
+{
+    pgqrs_message_filter filter = {.queue = D.queue, .state = PGQRS_LEASED};
+    int64_t count;
+    return pgqrs_message_count(T.store, &filter, &count);
+}
+static pgqrs_result call_message_delete(void)
+{
+    return pgqrs_message_delete(T.store, D.ready, 3, false, NULL);
+}
+static pgqrs_result call_message_update(void)
+{
+    return pgqrs_message_update(T.store, D.ready[0], "{\"new\":[1]}", 11);
+}
+static pgqrs_result call_message_replay(void)
+{
+    return pgqrs_message_replay(T.store, D.dead);
+}
+static pgqrs_result call_message_replay_many(void)
+{
+    int64_t ids[2];
+    ids[0] = D.dead;
+    ids[1] = D.archived;
+    return pgqrs_message_replay_many(T.store, ids, 2, NULL);
+}
+static pgqrs_result call_dead_list(void)
+{
+    pgqrs_messages *out = NULL;
+    pgqrs_result result = pgqrs_dead_list(T.store, D.queue, 0, 0, &out);
+    return released(result, out);
+}
+static pgqrs_result call_dead_replay_all(void)
+{
+    return pgqrs_dead_replay_all(T.store, D.queue, NULL);
+}
+static pgqrs_result call_message_explain(void)
+{
+    pgqrs_explanation why;
+    return pgqrs_message_explain(T.store, D.ready[0], &why);
+}
+static pgqrs_result call_worker_register(void)
+{
+    pgqrs_worker_ref out;
+    return pgqrs_worker_register(T.store, "made-without-memory", &(pgqrs_register_desc){.queue = D.queue}, &out);
+}
+static pgqrs_result call_worker_heartbeat(void)
+{
+    return pgqrs_worker_heartbeat(T.store, D.worker);
+}
+static pgqrs_result call_worker_healthy(void)
+{
+    bool healthy;
+    return pgqrs_worker_healthy(T.store, D.worker.id, 1000, &healthy);
+}
+static pgqrs_result call_worker_begin_polling(void)
+{
+    return pgqrs_worker_begin_polling(T.store, D.worker);
+}
+static pgqrs_result call_worker_interrupt(void)
+{
+    return pgqrs_worker_interrupt(T.store, D.polling.id);
+}
+static pgqrs_result call_worker_suspend(void)
+{
+    return pgqrs_worker_suspend(T.store, D.worker.id);
+}
+static pgqrs_result call_worker_get(void)
+{
+    pgqrs_worker_info *out = NULL;
+    pgqrs_result result = pgqrs_worker_get(T.store, D.worker.id, &out);
+    return released(result, out);
+}
+static pgqrs_result call_worker_list(void)
+{
+    pgqrs_workers *out = NULL;
+    pgqrs_result result = pgqrs_worker_list(T.store, NULL, &out);
+    return released(result, out);
+}
+static pgqrs_result call_worker_count(void)
+{
+    int64_t count;
+    return pgqrs_worker_count(T.store, NULL, &count);
+}
+static pgqrs_result call_worker_release(void)
+{
+    return pgqrs_worker_release(T.store, D.worker.id, NULL);
+}
+static pgqrs_result call_worker_delete(void)
+{
+    return pgqrs_worker_delete(T.store, D.worker.id, true);
+}
+static pgqrs_result call_worker_reclaim(void)
+{
+    T.now_us = D.due_at_us + 100 * SECOND_US;
+    return pgqrs_worker_reclaim(T.store, D.queue, 1000, NULL, NULL);
+}
+static pgqrs_result call_worker_purge(void)
+{
+    T.now_us = D.due_at_us + 100 * SECOND_US;
+    return pgqrs_worker_purge(T.store, 1000, NULL);
+}
+static pgqrs_result call_metrics(void)
+{
+    pgqrs_metrics *out = NULL;
+    pgqrs_result result = pgqrs_metrics_get(T.store, NULL, &out);
+    return released(result, out);
+}
+static pgqrs_result call_system_metrics(void)
+{
+    pgqrs_system_metrics out;
+    return pgqrs_system_metrics_get(T.store, &out);
+}
+static pgqrs_result call_worker_stats(void)
+{
+    pgqrs_worker_stats out;
+    return pgqrs_worker_stats_get(T.store, D.queue, 0, &out);
+}
+static pgqrs_result call_maintain(void)
+{
+    return pgqrs_maintain(T.store, NULL);
+}
+static pgqrs_result call_now(void)
+{
+    int64_t now;
+    return pgqrs_store_now(T.store, &now);
+}
+static pgqrs_result call_install(void)
+{
+    return pgqrs_install(T.store);
+}
+static pgqrs_result call_verify(void)
+{
+    return pgqrs_verify(T.store);
+}
+static pgqrs_result call_schema_version(void)
+{
+    int32_t version;
+    return pgqrs_schema_version(T.store, &version);
+}
+static pgqrs_result call_open(void)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    static const char *const keys[] = {"forbidden"};
+    pgqrs_store *store;
+    desc.validation.forbidden_keys = keys;
+    desc.validation.forbidden_key_count = 1;
+    store = pgqrs_open(T.dsn, &desc, &err);
+    if (store && T.memory.failed)
+        T.memory.fail_at = -1;
+    pgqrs_close(store);
+    return store ? PGQRS_OK : err.code;
+}
+static pgqrs_result call_config(void)
+{
+    pgqrs_error err;
+    pgqrs_config_desc desc;
+    pgqrs_config *config;
+    memset(&desc, 0, sizeof(desc));
+    desc.dsn = "sqlite://x.db";
+    desc.schema = "abc";
+    desc.no_file = true;
+    desc.allocator = test_desc().allocator;
+    config = pgqrs_config_load(&desc, &err);
+    pgqrs_free(config);
+    return config ? PGQRS_OK : err.code;
+}
+
+static pgqrs_result archive_it(const pgqrs_message *message, void *user)
+{
+    (void)message;
+    (void)user;
+    return PGQRS_OK;
+}
+static pgqrs_result archive_them(const pgqrs_messages *batch, void *user)
+{
+    (void)batch;
+    (void)user;
+    return PGQRS_OK;
+}
+static pgqrs_result call_work(void)
+{
+    return pgqrs_work(T.store, D.queue, archive_it, NULL, &(pgqrs_work_desc){.until_empty = true});
+}
+static pgqrs_result call_work_batch(void)
+{
+    return pgqrs_work_batch(T.store, D.queue, archive_them, NULL, &(pgqrs_work_desc){.until_empty = true, .batch = 2});
+}
+static pgqrs_result call_poll(void)
+{
+    pgqrs_worker *worker = pgqrs_worker_open(T.store, D.queue, archive_it, NULL, NULL, NULL);
+    pgqrs_result result = pgqrs_last_error(T.store)->code, closed;
+    if (!worker)
+        return result;
+    result = pgqrs_worker_poll(worker, 0, NULL);
+    (void)pgqrs_worker_fd(worker);
+    (void)pgqrs_worker_next_ms(worker);
+    closed = pgqrs_worker_close(worker);
+    return result != PGQRS_OK ? result : closed;
+}
+
+static const operation operations[] = {
+    {"pgqrs_queue_create", call_queue_create, CHANGES_NOTHING},
+    {"pgqrs_queue_update", call_queue_update, CHANGES_NOTHING},
+    {"pgqrs_queue_get", call_queue_get, CHANGES_NOTHING},
+    {"pgqrs_queue_exists", call_queue_exists, CHANGES_NOTHING},
+    {"pgqrs_queue_list", call_queue_list, CHANGES_NOTHING},
+    {"pgqrs_queue_pause", call_queue_pause, CHANGES_NOTHING},
+    {"pgqrs_queue_resume", call_queue_resume, CHANGES_NOTHING},
+    {"pgqrs_queue_delete", call_queue_delete, CHANGES_NOTHING},
+    {"pgqrs_queue_purge", call_queue_purge, CHANGES_NOTHING},
+    {"pgqrs_enqueue", call_enqueue, CHANGES_NOTHING},
+    {"pgqrs_enqueue of a duplicate", call_enqueue_duplicate, CHANGES_NOTHING},
+    {"pgqrs_enqueue_many", call_enqueue_many, CHANGES_NOTHING},
+    {"pgqrs_dequeue", call_dequeue, CHANGES_NOTHING},
+    {"pgqrs_dequeue_many", call_dequeue_many, CHANGES_NOTHING},
+    {"pgqrs_settle", call_settle, CHANGES_NOTHING},
+    {"pgqrs_archive", call_archive, CHANGES_NOTHING},
+    {"pgqrs_delete", call_delete, CHANGES_NOTHING},
+    {"pgqrs_retry", call_retry, CHANGES_NOTHING},
+    {"pgqrs_reject", call_reject, CHANGES_NOTHING},
+    {"pgqrs_release", call_release, CHANGES_NOTHING},
+    {"pgqrs_archive_many", call_archive_many, CHANGES_NOTHING},
+    {"pgqrs_delete_many", call_delete_many, CHANGES_NOTHING},
+    {"pgqrs_release_many", call_release_many, CHANGES_NOTHING},
+    {"pgqrs_extend", call_extend, CHANGES_NOTHING},
+    {"pgqrs_extend_many", call_extend_many, CHANGES_NOTHING},
+    {"pgqrs_message_get", call_message_get, CHANGES_NOTHING},
+    {"pgqrs_message_list", call_message_list, CHANGES_NOTHING},
+    {"pgqrs_message_count", call_message_count, CHANGES_NOTHING},
+    {"pgqrs_message_delete", call_message_delete, CHANGES_NOTHING},
+    {"pgqrs_message_update", call_message_update, CHANGES_NOTHING},
+    {"pgqrs_message_replay", call_message_replay, CHANGES_NOTHING},
+    {"pgqrs_message_replay_many", call_message_replay_many, CHANGES_NOTHING},
+    {"pgqrs_dead_list", call_dead_list, CHANGES_NOTHING},
+    {"pgqrs_dead_replay_all", call_dead_replay_all, MAY_DO_PARTS},
+    {"pgqrs_message_explain", call_message_explain, CHANGES_NOTHING},
+    {"pgqrs_worker_register", call_worker_register, CHANGES_NOTHING},
+    {"pgqrs_worker_heartbeat", call_worker_heartbeat, CHANGES_NOTHING},
+    {"pgqrs_worker_healthy", call_worker_healthy, CHANGES_NOTHING},
+    {"pgqrs_worker_begin_polling", call_worker_begin_polling, CHANGES_NOTHING},
+    {"pgqrs_worker_interrupt", call_worker_interrupt, CHANGES_NOTHING},
+    {"pgqrs_worker_suspend", call_worker_suspend, CHANGES_NOTHING},
+    {"pgqrs_worker_get", call_worker_get, CHANGES_NOTHING},
+    {"pgqrs_worker_list", call_worker_list, CHANGES_NOTHING},
+    {"pgqrs_worker_count", call_worker_count, CHANGES_NOTHING},
+    {"pgqrs_worker_release", call_worker_release, CHANGES_NOTHING},
+    {"pgqrs_worker_delete", call_worker_delete, CHANGES_NOTHING},
+    {"pgqrs_worker_reclaim", call_worker_reclaim, CHANGES_NOTHING},
+    {"pgqrs_worker_purge", call_worker_purge, CHANGES_NOTHING},
+    {"pgqrs_metrics_get", call_metrics, CHANGES_NOTHING},
+    {"pgqrs_system_metrics_get", call_system_metrics, CHANGES_NOTHING},
+    {"pgqrs_worker_stats_get", call_worker_stats, CHANGES_NOTHING},
+    {"pgqrs_maintain", call_maintain, MAY_DO_PARTS},
+    {"pgqrs_store_now", call_now, CHANGES_NOTHING},
+    {"pgqrs_install", call_install, CHANGES_NOTHING},
+    {"pgqrs_verify", call_verify, CHANGES_NOTHING},
+    {"pgqrs_schema_version", call_schema_version, CHANGES_NOTHING},
+    {"pgqrs_open", call_open, CHANGES_NOTHING},
+    {"pgqrs_config_load", call_config, CHANGES_NOTHING},
+    {"pgqrs_work", call_work, MAY_DO_PARTS},
+    {"pgqrs_work_batch", call_work_batch, MAY_DO_PARTS},
+    {"pgqrs_worker_poll", call_poll, MAY_DO_PARTS},
+};
+
+static int64_t total_of_queue(void)
+{
+    return count_where((pgqrs_message_filter){.queue = D.queue});
+}
+
+#endif /* PGQRS_TEST_FAULT_OPERATIONS_H */
