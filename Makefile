@@ -31,8 +31,8 @@ help: ## show this list
 quickstart: ## build and run the first example on a new SQLite database (needs no server)
 	@tests/install-deps.sh quickstart
 	@$(MAKE) --no-print-directory build/quickstart
-	@dir=$$(mktemp -d) && program=$$PWD/build/quickstart && trap 'rm -rf "$$dir"' EXIT && \
-	  echo "--- examples/quickstart.c:" && cd "$$dir" && env -u PGQRS_DSN "$$program"
+	@rm -rf build/quickstart-run && mkdir -p build/quickstart-run && program=$$PWD/build/quickstart && \
+	  echo "--- examples/quickstart.c:" && cd build/quickstart-run && env -u PGQRS_DSN "$$program"
 
 test: ## run every test; installs what is missing, starts private servers (a few minutes)
 	@tests/install-deps.sh test

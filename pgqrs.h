@@ -3444,7 +3444,7 @@ typedef struct pgqrsi_wait {
     int *stop;          /* a second flag that ends it, or NULL */
     int64_t poll_us;
     int64_t end_us;     /* by pgqrsi_elapsed_us */
-    int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still */
+    int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still while we really sleep */
     int64_t armed_at_us; /* 0: not armed */
     size_t probe;
     bool over; /* the last look has been granted */
@@ -3465,7 +3465,7 @@ static void pgqrsi_wait_open(pgqrsi_wait *wait, pgqrs_store *store, const char *
     wait->poll_us = poll_ms * PGQRSI_US_PER_MS;
     pgqrsi_pipe_drain(store->wake);
     wait->end_us = pgqrsi_later_us(pgqrsi_elapsed_us(store), timeout_ms);
-    wait->real_end_us = pgqrsi_later_us(pgqrsi_monotonic_us(), timeout_ms);
+    wait->real_end_us = store->settings.sleeper.sleep_us ? INT64_MAX : pgqrsi_later_us(pgqrsi_monotonic_us(), timeout_ms);
 }
 
 static void pgqrsi_wait_close(pgqrsi_wait *wait)
@@ -4580,7 +4580,9 @@ static pgqrs_result pgqrsi_worker_rest(pgqrs_worker *worker, int64_t timeout_ms,
     pgqrsi_wait_open(wait, worker->store, worker->queue, &worker->stop, worker->desc.poll_ms, timeout_ms);
     wait->armed_at_us = armed_at_us;
     wait->probe = probe;
-    return pgqrsi_wait_next(wait, worker->next_due_us, again);
+    pgqrs_result result = pgqrsi_wait_next(wait, worker->next_due_us, again);
+    *again = !pgqrsi_worker_stopping(worker); /* whether the whole time is over is the caller's to say */
+    return result;
 }
 
 /* A store that fails for a passing reason is asked again, ever more slowly, until somebody says stop. */
@@ -4670,13 +4672,15 @@ static pgqrs_result pgqrsi_work(pgqrs_store *store, const char *queue, pgqrs_han
 static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
 {
     pgqrs_store *store = worker->store;
-    int64_t end_us = pgqrsi_later_us(pgqrsi_elapsed_us(store), timeout_ms);
+    pgqrsi_wait whole;
+    pgqrsi_wait_open(&whole, store, NULL, NULL, 0, timeout_ms);
     bool again = !pgqrsi_worker_stopping(worker);
     pgqrs_result result = worker->wait.armed_at_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
     while (again && !result) {
         again = false;
         result = pgqrsi_worker_turn(worker);
-        int64_t left_ms = (end_us - pgqrsi_elapsed_us(store)) / PGQRSI_US_PER_MS;
+        int64_t left_us = pgqrsi_wait_left_us(&whole);
+        int64_t left_ms = left_us > 0 ? left_us / PGQRSI_US_PER_MS + 1 : 0;
         if (!result && !worker->held && left_ms > 0)
             result = pgqrsi_worker_rest(worker, pgqrsi_min(left_ms, pgqrsi_worker_beat_left_ms(worker) + 1), &again);
     }
@@ -8573,7 +8577,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
               " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                              \
               "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                     \
               " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                   \
-              " GROUP BY queue_id,priority,id-o,step/50 ORDER BY min(o) RETURNING queue_id)"                          \
+              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                          \
               " SELECT " PGQRSI_PA_WAKE("r"))
 
 /* Workers a filter means: $1 id, $2 queue, $3 state, $4 stale_ms, $5 now. */
