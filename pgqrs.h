@@ -208,7 +208,7 @@
         (void)user;
         for (size_t i = 0; i < batch->count; i++)
             if (!send_invoice(batch->items[i].payload))
-                pgqrs_message_retry(&batch->items[i], -1, "not sent");
+                pgqrs_message_retry(&batch->items[i], 0, "not sent"); // 0: the queue's backoff
         return PGQRS_OK; // for all the others
     }
     @end
@@ -343,7 +343,7 @@
     16  CONFIGURATION
 
     pgqrs_config_load merges, field by field: what the program says, environment variables, a YAML file (needs libyaml and
-    PGQRS_YAML). A value that cannot be used is an error that names the variable or key; nothing is ignored.
+    PGQRS_YAML). A value that cannot be used is an error that names the variable or key, and so is an unknown key in the file.
 
         variable                    YAML key                     unit      default   meaning
         PGQRS_DSN                   dsn                                    required
@@ -352,7 +352,7 @@
         PGQRS_CONNECTION_TIMEOUT    connection_timeout_seconds   s         30
         PGQRS_DEFAULT_LOCK_TIME     default_lock_time_seconds    s         30        lease of queues created
         PGQRS_DEFAULT_BATCH_SIZE    default_max_batch_size                 16        messages a worker takes at once
-        PGQRS_MAX_READ_CT           max_read_ct                            5         max_attempts of queues created
+        PGQRS_MAX_READ_CT           max_read_ct                            5         max_attempts of queues created (1 to 32767)
         PGQRS_HEARTBEAT_INTERVAL    heartbeat_interval           s         5
         PGQRS_POLL_INTERVAL_MS      poll_interval_ms             ms        250
         PGQRS_VALIDATION_CONFIG     validation_config            JSON                rules for payloads, see below
@@ -600,7 +600,8 @@ typedef struct pgqrs_logger {
 PGQRS_API void pgqrs_log_stderr(pgqrs_log_level level, const char *text, void *user);
 
 /* Time: microseconds since 1970-01-01 UTC. By default the database server's clock decides (Postgres), or this
- * machine's (SQLite). With a clock of your own, its time is used for every decision: tests move time with it. */
+ * machine's (SQLite). With a clock of your own, its time is used for every decision: tests move time with it. A clock that
+ * stands still wants a sleeper that puts it forward, or waits for a due time never end. */
 typedef struct pgqrs_clock {
     int64_t (*now_us)(void *user);
     void *user;
@@ -637,13 +638,15 @@ typedef enum pgqrs_json_event {
 typedef bool (*pgqrs_json_report)(pgqrs_json_event event, const char *text, size_t size, void *context);
 
 /* `parse` reads all of text[0..size) as one JSON value. True: well-formed and every report returned true. False: not
- * well-formed (then *error_offset is the byte where it went wrong), out of memory, or a report returned false.
+ * well-formed (then *error_offset is the first byte that is wrong, or size when the text ends too early), out of memory, or
+ * a report returned false.
  * Default: the built-in parser (RFC 8259, UTF-8 checked, no recursion). */
 typedef struct pgqrs_json {
     bool (*parse)(const char *text, size_t size, pgqrs_json_report report, void *context, size_t *error_offset, void *user);
     void *user;
 } pgqrs_json;
 
+/* Every event has a count, so numbers[event->type] += event->count is all a counter needs. */
 typedef enum pgqrs_event_type {
     PGQRS_EVENT_ENQUEUED = 1,   /* count messages were stored; duration_us of the call */
     PGQRS_EVENT_CLAIMED = 2,    /* count messages were leased; duration_us of the call */
@@ -651,7 +654,8 @@ typedef enum pgqrs_event_type {
     PGQRS_EVENT_FINISHED = 4,   /* a handler ended: message_id, attempt, result, duration_us */
     PGQRS_EVENT_SETTLED = 5,    /* count verdicts were stored; duration_us of the call */
     PGQRS_EVENT_LEASE_LOST = 6, /* a verdict came too late: message_id */
-    PGQRS_EVENT_RECONNECTED = 7 /* the connection was lost and made again */
+    PGQRS_EVENT_RECONNECTED = 7, /* the connection was lost and made again */
+    PGQRS_EVENT_TYPE_COUNT = 8
 } pgqrs_event_type;
 
 typedef struct pgqrs_event {
@@ -720,12 +724,14 @@ typedef struct pgqrs_store_desc {
 /* Opens the store a DSN names: sqlite://FILE, sqlite::memory:, turso://FILE, postgresql://…, postgres://… .
  * The scheme picks the backend among those whose header the program includes. Nothing is created in the database
  * (SQLite makes the file); call pgqrs_install for that. desc may be NULL, err may be NULL. NULL back: see *err.
- * Close with pgqrs_close. A store belongs to one thread at a time; open as many as you like. */
+ * Close with pgqrs_close. A store belongs to one thread at a time; open as many as you like. It must not be used on the other
+ * side of a fork: a child opens its own. */
 PGQRS_API pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store_desc *desc, pgqrs_error *err);
 
 /* A store on a connection that stays yours: it is never closed, never set up, never reconnected, and a transaction
  * that is open on it is respected: what this store writes commits or rolls back with it. The connection must outlive
- * the store, and must not be used by another thread meanwhile. libpq: the connection must be in blocking mode and not
+ * the store, and must not be used by another thread meanwhile. Inside a transaction a lease is invisible to others until the
+ * commit: dequeue before you begin, settle inside. libpq: the connection must be in blocking mode and not
  * in pipeline mode. */
 PGQRS_API pgqrs_store *pgqrs_open_pgconn(struct pg_conn *connection, const pgqrs_store_desc *desc, pgqrs_error *err);
 PGQRS_API pgqrs_store *pgqrs_open_sqlite3(struct sqlite3 *database, const pgqrs_store_desc *desc, pgqrs_error *err);
@@ -746,7 +752,8 @@ PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store);
 /* The store's time, microseconds since 1970 UTC: the clock hook's, the server's, or this machine's. */
 PGQRS_API pgqrs_result pgqrs_store_now(pgqrs_store *store, int64_t *now_us);
 
-/* Frees any result object a call returned (messages, lists, a configuration); NULL is fine. Any thread. */
+/* Frees any result object a call returned (messages, lists, a configuration); NULL is fine. Any thread. A call that fails
+ * has set its out pointer to NULL (unless the store itself was NULL). */
 PGQRS_API void pgqrs_free(void *result);
 
 /* Ends the waiting call that runs on this store (a dequeue with wait_ms, pgqrs_work, pgqrs_worker_poll), or the next
@@ -885,6 +892,9 @@ typedef enum pgqrs_state {
     PGQRS_DEAD = 5      /* all attempts used up, or rejected: reason says why */
 } pgqrs_state;
 
+/* "ready", "delayed", …; "unknown" for anything else. Any thread. */
+PGQRS_API const char *pgqrs_state_name(pgqrs_state state);
+
 /* A message. From a dequeue: the members down to `worker_id` are filled. From the inspecting calls (get, list): all. */
 typedef struct pgqrs_message {
     int64_t id;
@@ -923,7 +933,7 @@ typedef struct pgqrs_worker_ref {
 
 /* How to take messages. Zero means the default in brackets. */
 typedef struct pgqrs_dequeue_desc {
-    size_t limit;            /* [1] dequeue_many: at most so many, at most 10000 */
+    size_t limit;            /* [the store's default_batch, 16] dequeue_many, settle: at most so many, at most 10000 */
     int64_t lease_ms;        /* [the queue's] how long they are yours; at most 10 years */
     int64_t wait_ms;         /* [0: do not wait] wait so long for the first one; PGQRS_FOREVER: until pgqrs_stop */
     pgqrs_worker_ref worker; /* [nobody] a live registered worker; a stopped or suspended one gets an error */
@@ -944,8 +954,8 @@ typedef enum pgqrs_verdict {
     PGQRS_ARCHIVE = 1, /* done; kept for the record */
     PGQRS_DELETE = 2,  /* done; no trace is kept */
     PGQRS_RETRY = 3,   /* the try failed: again after the queue's backoff, or dead when the attempts are used up */
-    PGQRS_RELEASE = 4, /* the same, but after delay_ms or at at_us instead of the backoff; 0: now */
-    PGQRS_GIVE_BACK = 5, /* not started: like PGQRS_RELEASE, but the attempt is not counted */
+    PGQRS_RELEASE = 4, /* a failed try like PGQRS_RETRY (it counts), but again after delay_ms or at at_us; neither: now */
+    PGQRS_GIVE_BACK = 5, /* not started: again after delay_ms or at at_us, and the attempt is not counted */
     PGQRS_REJECT = 6     /* dead at once, with the reason */
 } pgqrs_verdict;
 
@@ -967,8 +977,8 @@ typedef struct pgqrs_settlement {
 PGQRS_API pgqrs_settlement pgqrs_settlement_for(const pgqrs_message *message, pgqrs_verdict verdict);
 
 /* Settles a batch and takes the next messages, all in one transaction and one round trip. Items may belong to different
- * queues and leases, each gets its own `result`; a lost lease is not an error of the call. `queue`, `claim` and `next` may be
- * NULL together: then it only settles. On an error of the call nothing was changed. */
+ * queues and leases, each gets its own `result`; a lost lease is not an error of the call. `claim` may be NULL: the
+ * defaults. `queue`, `claim` and `next` NULL together: it only settles. On an error of the call nothing was changed. */
 PGQRS_API pgqrs_result pgqrs_settle(pgqrs_store *store, pgqrs_settlement *items, size_t count, const char *queue,
                                     const pgqrs_dequeue_desc *claim, pgqrs_messages **next);
 
@@ -1010,7 +1020,7 @@ typedef struct pgqrs_message_filter {
     int64_t worker_id;          /* held by (leased), or finished by (archived, dead) */
     int64_t enqueued_from_us;   /* enqueued at or after */
     int64_t enqueued_before_us; /* enqueued before */
-    int64_t after_id;           /* the last id of the page before; keyset paging, so pages never shift */
+    int64_t after_id;           /* the last id of the page before, in either direction; keyset paging: pages never shift */
     bool oldest_first;          /* [false: newest first] by id */
     size_t limit;               /* [100] at most 1000 */
 } pgqrs_message_filter;
@@ -1081,7 +1091,8 @@ typedef pgqrs_result (*pgqrs_batch_handler)(const pgqrs_messages *batch, void *u
  * `return pgqrs_message_retry(message, 5000, "mail server is down");`. Outside of a handler: PGQRS_ERR_INVALID_ARGUMENT. */
 PGQRS_API pgqrs_result pgqrs_message_archive(const pgqrs_message *message);
 PGQRS_API pgqrs_result pgqrs_message_remove(const pgqrs_message *message); /* done, and no trace is kept */
-/* Failed; again after delay_ms, -1: the queue's backoff. The reason (may be NULL) is shown to people. */
+/* Failed; again after delay_ms (0: the queue's backoff), or dead when its attempts are used up. The reason (may be NULL) is
+ * shown to people. */
 PGQRS_API pgqrs_result pgqrs_message_retry(const pgqrs_message *message, int64_t delay_ms, const char *reason);
 /* Not started after all; again after delay_ms, and the attempt is not counted. */
 PGQRS_API pgqrs_result pgqrs_message_give_back(const pgqrs_message *message, int64_t delay_ms);
@@ -1104,7 +1115,7 @@ typedef struct pgqrs_work_desc {
     int64_t stale_ms;     /* [60000] a worker of the same name whose heartbeat is older is taken over */
     int64_t max_messages; /* [0: no limit] end after handling so many */
     bool until_empty;     /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
-                             waited for, other delayed ones are not */
+                             waited for (up to 15 s for a message that fails 5 times), other delayed ones are not */
 } pgqrs_work_desc;
 
 /* Works on a queue until told to stop (pgqrs_stop, a shutdown or interrupt of the worker, max_messages, until_empty) or
@@ -1117,7 +1128,8 @@ PGQRS_API pgqrs_result pgqrs_work_batch(pgqrs_store *store, const char *queue, p
 /* The same loop in slices, for programs that own their event loop. */
 typedef struct pgqrs_worker pgqrs_worker;
 
-/* Registers a worker. Exactly one of handler and batch_handler. NULL back: pgqrs_last_error(store). */
+/* Registers a worker. Exactly one of handler and batch_handler. NULL back: pgqrs_last_error(store). Between two calls of
+ * pgqrs_worker_poll the store is free for anything else. */
 PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
                                           pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc);
 
@@ -1162,6 +1174,9 @@ typedef enum pgqrs_worker_state {
     PGQRS_WORKER_SUSPENDED = 4,
     PGQRS_WORKER_STOPPED = 5
 } pgqrs_worker_state;
+
+/* "ready", "polling", …; "unknown" for anything else. Any thread. */
+PGQRS_API const char *pgqrs_worker_state_name(pgqrs_worker_state state);
 
 typedef struct pgqrs_worker_info {
     int64_t id;
@@ -2784,7 +2799,7 @@ static pgqrs_result pgqrsi_inspect_depth(const pgqrsi_inspection *inspection)
     if (inspection->depth <= inspection->rules->max_depth)
         return PGQRS_OK;
     return pgqrsi_error_set(inspection->err, PGQRS_ERR_JSON_TOO_DEEP,
-                            "payload: object depth %lld exceeds limit %d (validation.max_depth)",
+                            "payload: nesting depth %lld exceeds limit %d (validation.max_depth)",
                             (long long)inspection->depth, (int)inspection->rules->max_depth);
 }
 
@@ -3227,7 +3242,8 @@ static pgqrs_result pgqrsi_queue_find(pgqrs_store *store, const char *queue, pgq
 
 static pgqrs_result pgqrsi_queue_unknown(pgqrs_store *store, const char *queue)
 {
-    return pgqrsi_fail(store, PGQRS_ERR_QUEUE_NOT_FOUND, "queue \"%s\" does not exist: create it with pgqrs_queue_create", queue);
+    return pgqrsi_fail(store, PGQRS_ERR_QUEUE_NOT_FOUND, "there is no queue \"%s\": create it with pgqrs_queue_create",
+                       queue);
 }
 
 static pgqrs_result pgqrsi_policy_get(pgqrs_store *store, const char *queue, pgqrs_queue_desc *settings)
@@ -3569,7 +3585,7 @@ static pgqrs_result pgqrsi_claim_check(pgqrs_store *store, const char *queue, co
     pgqrs_result result = pgqrsi_check_queue(store, queue);
     memset(claim, 0, sizeof *claim);
     claim->queue = queue;
-    claim->limit = desc && desc->limit ? desc->limit : 1;
+    claim->limit = desc && desc->limit ? desc->limit : (size_t)store->settings.default_batch;
     claim->next_due_us = -1;
     if (result || !desc)
         return result;
@@ -3599,6 +3615,9 @@ static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *v
         claim->refused = PGQRS_OK;
     }
     pgqrs_result result = store->backend->exchange(store->self, &exchange);
+    if (!result && (count || (claim && claim->messages)))
+        pgqrsi_log(store, PGQRS_LOG_DEBUG, "settled %zu, claimed %zu from \"%s\"", count,
+                   claim && claim->messages ? claim->messages->count : 0, claim ? claim->queue : "-");
     if (result || !store->settings.observer.observe)
         return result;
     if (count)
@@ -3810,7 +3829,7 @@ static pgqrs_result pgqrsi_settle_same(pgqrs_store *store, const pgqrs_message *
 static pgqrs_result pgqrsi_lease_lost(pgqrs_store *store, int64_t id)
 {
     return pgqrsi_fail(store, PGQRS_ERR_LEASE_LOST,
-                       "the lease on message %lld has ended; nothing was changed, the message is delivered again by itself",
+                       "message %lld is not held under this lease any more (it ended, or the message was settled before); nothing was changed",
                        (long long)id);
 }
 
@@ -3913,18 +3932,6 @@ static const struct {
     {PGQRS_WORKER_BEAT, "send a heartbeat", PGQRSI_STATES_LIVE, 0},
 };
 
-static const char *pgqrsi_worker_state_name(pgqrs_worker_state state)
-{
-    switch (state) {
-    case PGQRS_WORKER_READY: return "ready";
-    case PGQRS_WORKER_POLLING: return "polling";
-    case PGQRS_WORKER_INTERRUPTED: return "interrupted";
-    case PGQRS_WORKER_SUSPENDED: return "suspended";
-    case PGQRS_WORKER_STOPPED: return "stopped";
-    }
-    return "unknown";
-}
-
 static pgqrs_result pgqrsi_worker_unknown(pgqrs_store *store, int64_t id)
 {
     return pgqrsi_fail(store, PGQRS_ERR_WORKER_NOT_FOUND, "no worker has the id %lld", (long long)id);
@@ -3945,7 +3952,7 @@ static pgqrs_result pgqrsi_worker_refused(pgqrs_store *store, const pgqrs_backen
         return pgqrsi_fail(store, PGQRS_ERR_WORKER_BUSY, "worker %lld still holds %lld messages: settle or release them first", id,
                            (long long)change->held);
     return pgqrsi_fail(store, PGQRS_ERR_WORKER_STATE, "worker %lld is %s and cannot %s", id,
-                       pgqrsi_worker_state_name(change->state), verb);
+                       pgqrs_worker_state_name(change->state), verb);
 }
 
 static pgqrs_result pgqrsi_worker_change(pgqrs_store *store, pgqrs_worker_ref worker, pgqrs_worker_change what)
@@ -4018,7 +4025,7 @@ static pgqrs_result pgqrsi_worker_find(pgqrs_store *store, int64_t worker_id, pg
 typedef struct pgqrs_delivery {
     pgqrs_worker *worker; /* NULL outside of the handler */
     pgqrs_verdict verdict; /* 0: none said */
-    int64_t delay_ms;     /* -1: the queue's backoff */
+    int64_t delay_ms;     /* 0: a retry follows the queue's backoff */
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrs_delivery;
 
@@ -4133,6 +4140,8 @@ static pgqrs_result pgqrsi_worker_enlist(pgqrs_worker *worker)
         return result;
     worker->registered = true;
     worker->beat_at_us = pgqrsi_elapsed_us(store);
+    pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": worker \"%s\" (%lld) starts", worker->queue, worker->name,
+               (long long)worker->self.id);
     return pgqrsi_worker_change(store, worker->self, PGQRS_WORKER_BEGIN_POLLING);
 }
 
@@ -4183,7 +4192,7 @@ static pgqrs_result pgqrsi_delivery_decide(const pgqrs_message *message, pgqrs_v
                                            const char *reason)
 {
     pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
-    if (!delivery || delay_ms < -1 || delay_ms > PGQRSI_DELAY_MAX_MS)
+    if (!delivery || delay_ms < 0 || delay_ms > PGQRSI_DELAY_MAX_MS)
         return PGQRS_ERR_INVALID_ARGUMENT;
     delivery->verdict = verdict;
     delivery->delay_ms = delay_ms;
@@ -4199,7 +4208,6 @@ static void pgqrsi_delivery_default(pgqrs_delivery *delivery, pgqrs_result retur
     if (delivery->verdict)
         return;
     delivery->verdict = returned == PGQRS_OK ? PGQRS_ARCHIVE : PGQRS_RETRY;
-    delivery->delay_ms = -1;
     if (returned != PGQRS_OK)
         snprintf(delivery->reason, sizeof delivery->reason, "the handler returned %s (%d)", pgqrs_result_name(returned),
                  (int)returned);
@@ -4220,7 +4228,7 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
     owed->reason = delivery->reason[0] ? delivery->reason : NULL;
     if (delivery->delay_ms > 0)
         owed->due.delay_us = delivery->delay_ms * PGQRSI_US_PER_MS;
-    else if (delivery->verdict == PGQRS_RETRY && delivery->delay_ms < 0)
+    else if (delivery->verdict == PGQRS_RETRY)
         result = pgqrsi_queue_backoff(store, worker->queue, message->attempt, &owed->due.delay_us);
     if (result) /* the settings cannot be read now: the default policy is better than losing the verdict */
         owed->due.delay_us = pgqrsi_backoff_us(store, 1000, 60000, message->attempt);
@@ -4242,8 +4250,8 @@ static void pgqrsi_worker_settled(pgqrs_worker *worker)
     for (size_t i = 0; i < worker->owed_count; i++)
         if (worker->owed[i].result == PGQRS_ERR_LEASE_LOST)
             pgqrsi_log(worker->store, PGQRS_LOG_WARN,
-                       "queue \"%s\": message %lld was finished after its lease had ended and is delivered again; give it a longer "
-                       "lease_ms, or call pgqrs_message_extend in the handler",
+                       "queue \"%s\": the verdict on message %lld came too late, its lease had ended: give it a longer lease_ms, or call "
+                       "pgqrs_message_extend in the handler",
                        worker->queue, (long long)worker->owed[i].id);
     worker->owed_count = 0;
 }
@@ -4415,6 +4423,27 @@ static void pgqrsi_worker_tell(pgqrs_worker *worker, pgqrs_event_type type, cons
     pgqrsi_observe(worker->store, event);
 }
 
+static bool pgqrsi_worker_last_try(pgqrs_worker *worker, const pgqrs_message *message)
+{
+    pgqrs_queue_desc settings;
+    return pgqrsi_policy_get(worker->store, worker->queue, &settings) == PGQRS_OK && message->attempt >= settings.max_attempts;
+}
+
+/* What the person on call wants to read: which message failed, why, and whether that was its end. */
+static void pgqrsi_worker_finished(pgqrs_worker *worker, const pgqrs_message *message, const pgqrs_delivery *delivery,
+                                   pgqrs_result returned, int64_t started_us)
+{
+    pgqrs_store *store = worker->store;
+    const char *reason = delivery->reason[0] ? delivery->reason : "no reason was given";
+    pgqrsi_worker_tell(worker, PGQRS_EVENT_FINISHED, message, returned, started_us);
+    if (delivery->verdict == PGQRS_REJECT || (delivery->verdict == PGQRS_RETRY && pgqrsi_worker_last_try(worker, message)))
+        pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": message %lld goes to the dead letters, attempt %d: %s", worker->queue,
+                   (long long)message->id, (int)message->attempt, reason);
+    else if (delivery->verdict == PGQRS_RETRY)
+        pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": message %lld failed, attempt %d: %s", worker->queue,
+                   (long long)message->id, (int)message->attempt, reason);
+}
+
 /* The handler may use the store: the call in progress is put aside for as long as it runs. */
 static pgqrs_result pgqrsi_worker_call(pgqrs_worker *worker, const pgqrs_message *message)
 {
@@ -4435,7 +4464,7 @@ static void pgqrsi_worker_handle_one(pgqrs_worker *worker)
     pgqrsi_worker_tell(worker, PGQRS_EVENT_STARTED, message, PGQRS_OK, started_us);
     pgqrs_result returned = pgqrsi_worker_call(worker, message);
     pgqrsi_delivery_default(&worker->deliveries[slot], returned);
-    pgqrsi_worker_tell(worker, PGQRS_EVENT_FINISHED, message, returned, started_us);
+    pgqrsi_worker_finished(worker, message, &worker->deliveries[slot], returned, started_us);
     pgqrsi_worker_owe(worker, message);
     message->delivery = NULL;
     worker->handled++;
@@ -4454,7 +4483,7 @@ static void pgqrsi_worker_handle_batch(pgqrs_worker *worker)
     for (size_t i = 0; i < count; i++) {
         pgqrs_message *message = pgqrsi_worker_message(worker, i);
         pgqrsi_delivery_default(&worker->deliveries[i], returned);
-        pgqrsi_worker_tell(worker, PGQRS_EVENT_FINISHED, message, returned, started_us);
+        pgqrsi_worker_finished(worker, message, &worker->deliveries[i], returned, started_us);
         pgqrsi_worker_owe(worker, message);
         message->delivery = NULL;
     }
@@ -4647,6 +4676,9 @@ static pgqrs_result pgqrsi_worker_close(pgqrs_worker *worker, pgqrs_result resul
         pgqrs_result removed = store->backend->worker_delete(store->self, pgqrsi_now(store), worker->self.id, true);
         last = last || removed == PGQRS_ERR_WORKER_NOT_FOUND ? last : removed;
     }
+    if (worker->registered)
+        pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": worker \"%s\" ends after %lld messages", worker->queue, worker->name,
+                   (long long)worker->handled);
     pgqrsi_worker_free(worker);
     if (!result)
         return last;
@@ -4738,6 +4770,9 @@ static pgqrs_result pgqrsi_queue_desc_check(pgqrs_store *store, const pgqrs_queu
         result = pgqrsi_check_range(store, "retention_ms", desc->retention_ms, -1, PGQRSI_DELAY_MAX_MS);
     if (!result)
         result = pgqrsi_check_range(store, "dead_retention_ms", desc->dead_retention_ms, -1, PGQRSI_DELAY_MAX_MS);
+    if (!result && desc->backoff_max_ms && desc->backoff_ms > desc->backoff_max_ms)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "backoff_ms (%lld) is above backoff_max_ms (%lld)",
+                           (long long)desc->backoff_ms, (long long)desc->backoff_max_ms);
     return result;
 }
 
@@ -4746,7 +4781,7 @@ static void pgqrsi_queue_desc_resolve(const pgqrs_store *store, pgqrs_queue_desc
     desc->lease_ms = PGQRSI_DEFAULT(desc->lease_ms, store->settings.default_lease_ms);
     desc->max_attempts = PGQRSI_DEFAULT(desc->max_attempts, store->settings.default_max_attempts);
     desc->backoff_ms = PGQRSI_DEFAULT(desc->backoff_ms, 1000);
-    desc->backoff_max_ms = PGQRSI_DEFAULT(desc->backoff_max_ms, 60000);
+    desc->backoff_max_ms = PGQRSI_DEFAULT(desc->backoff_max_ms, desc->backoff_ms > 60000 ? desc->backoff_ms : 60000);
     desc->retention_ms = desc->retention_ms < 0 ? 0 : desc->retention_ms;
     desc->dead_retention_ms = desc->dead_retention_ms < 0 ? 0 : desc->dead_retention_ms;
 }
@@ -5077,7 +5112,7 @@ static void pgqrsi_explain_finished(const pgqrs_message *m, pgqrs_explanation *o
     const char *reason = m->reason ? m->reason : "no reason was recorded";
     if (m->state == PGQRS_DEAD)
         pgqrsi_say(out, PGQRS_WHY_DEAD, 0,
-                   "message %lld is in the dead letters after %d attempts: %s. Mend the cause, then replay it with "
+                   "message %lld is in the dead letters since attempt %d: %s. Mend the cause, then replay it with "
                    "pgqrs_message_replay",
                    id, (int)m->attempt, reason);
     else if (m->reason && m->attempt == 0)
@@ -5368,6 +5403,7 @@ typedef struct pgqrsi_pg_level {
     int64_t from;      /* no live row of this priority has a smaller ord, and none will */
     int64_t candidate; /* will be the next `from` once every transaction before `horizon` has ended; 0: none */
     int64_t horizon;
+    int64_t since_us; /* monotonic time of the candidate */
 } pgqrsi_pg_level;
 
 /* What this store remembers of a queue between claims. Nothing here is needed for correctness. */
@@ -5378,6 +5414,7 @@ typedef struct pgqrsi_pg_queue {
     int64_t tended_us;
     int64_t retained_us;
     int64_t rescan_us; /* monotonic time of the next scan from the start */
+    int64_t doubt_us;  /* monotonic time of the last look at who holds the mark up */
     bool idle;         /* the last claim found nothing */
     int level_count;
     pgqrsi_pg_level levels[PGQRSI_PG_LEVELS];
@@ -6814,6 +6851,8 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_SETTLED 13
 #define PGQRSI_PG_UNCLAIM 14
 #define PGQRSI_PG_SETTLE_ANY 15 /* and 16 */
+#define PGQRSI_PG_DOUBT 17
+#define PGQRSI_PG_BEAT 18
 
 /* The time of every decision is parameter 2, or the server's clock when that is NULL. */
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
@@ -6972,60 +7011,57 @@ static const char pgqrsi_pg_settle_any_more[] =
     " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND p.until > statement_timestamp()))"
     " SELECT place, (SELECT count FROM n) FROM z";
 
-/* A claim. 1 queue, 2 now, 3 limit, 4 lease_us (0: the queue's), 5 worker id (0: nobody), 6 its epoch, 7 store a heartbeat,
- * 8 fail when the queue is missing (by a division by zero, so that what was settled before in the same transaction is undone),
- * 9 to 12: the ranges of (prio, ord) to look through, in order: from 9, 10 (inclusive) to 11, 12 (exclusive).
+/* A claim. 1 queue, 2 now, 3 limit, 4 lease_us (0: the queue's), 5 worker id (0: nobody), 6 its epoch, 7 fail when the queue is
+ * missing (by a division by zero, so that what was settled before in the same transaction is undone), 8 to 10: the ranges of
+ * (prio, ord) to look through, in order: from (8, 9), inclusive, to the priority 10, exclusive. The end is not a row comparison,
+ * because there the index would not stop before the end of the queue.
  *
  * f: the first row, for its ord (see "the mark") and to guess how many rows make up the limit. c: so many rows, locked. k: how
  * much of each to take. d, u: rows taken whole, and the one that is split. What d and u returned is the claim: c may have locked
  * a newer version of a row than the snapshot shows, which d and u then pass over. Messages that expired before anyone started
- * them are taken off and archived as such. The first row returned is about the claim, the others are its messages. */
-#define PGQRSI_PG_RANGES                                                                                              \
-    "unnest($9::int[], $10::bigint[], $11::int[], $12::bigint[]) AS r(p0, o0, p1, o1)"
+ * them are passed over; pgqrsi_pg_tend_sql archives them. The worker's row is read without a lock: a claim that runs beside the
+ * reclaim of its worker counts as the earlier of the two, and its lease ends by itself. The first row returned is about the claim,
+ * the others are its messages. */
+#define PGQRSI_PG_RANGES "unnest($8::int[], $9::bigint[], $10::int[]) AS r(p0, o0, p1)"
 #define PGQRSI_PG_IN_RANGE                                                                                            \
-    "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND (t.prio, t.ord) < (r.p1, r.o1) ORDER BY t.prio, t.ord"
+    "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND t.prio < r.p1"                                         \
+    " AND (t.expires_at IS NULL OR t.expires_at > g.now OR t.attempt > 0) ORDER BY t.prio, t.ord"
 static const char pgqrsi_pg_claim_sql[] =
     "WITH q AS MATERIALIZED (SELECT id, paused, lease_ms FROM @.pgqrs_queues WHERE name = $1),"
     " w AS MATERIALIZED (SELECT state FROM @.pgqrs_workers WHERE id = $5::bigint AND epoch = $6::bigint),"
-    " h AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
-    " WHERE $7::boolean AND id = $5 AND epoch = $6 AND state <> 5),"
     " g AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now, coalesce(nullif($4::bigint, 0), lease_ms * 1000) AS lease_us"
     " FROM q WHERE NOT paused AND ($5 = 0 OR (SELECT state IN (1, 2) FROM w))),"
     " f AS MATERIALIZED (SELECT s.* FROM g, " PGQRSI_PG_RANGES
     ", LATERAL (SELECT t.prio, t.ord, ($3::int + t.n - 1) / t.n AS guess FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
     " LIMIT 1) s LIMIT 1),"
     " c AS MATERIALIZED (SELECT s.* FROM g, " PGQRSI_PG_RANGES
-    ", LATERAL (SELECT t.ctid AS tid, t.n, t.attempt = 0 AND t.expires_at <= g.now IS TRUE AS late FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
+    ", LATERAL (SELECT t.ctid AS tid, t.n FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
     " FOR UPDATE SKIP LOCKED) s LIMIT coalesce((SELECT guess FROM f), 0)),"
-    " k AS MATERIALIZED (SELECT tid, n, late, CASE WHEN late THEN n ELSE least(n, $3 - before) END::smallint AS take FROM"
-    " (SELECT *, sum(CASE WHEN late THEN 0 ELSE n END) OVER (ROWS UNBOUNDED PRECEDING) - CASE WHEN late THEN 0 ELSE n END"
-    " AS before FROM c) b WHERE before < $3),"
+    " k AS MATERIALIZED (SELECT tid, n, least(n, $3 - before)::smallint AS take FROM"
+    " (SELECT tid, n, sum(n) OVER (ROWS UNBOUNDED PRECEDING) - n AS before FROM c) b WHERE before < $3),"
+    " z AS MATERIALIZED (SELECT tid, take FROM k WHERE take < n),"
     " d AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT tid FROM k WHERE take = n))"
-    " RETURNING queue_id, prio, ord, lo, n, attempt, expires_at, keyed),"
-    " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + (SELECT take FROM k WHERE take < n),"
-    " n = t.n - (SELECT take FROM k WHERE take < n) WHERE t.ctid = ANY(ARRAY(SELECT tid FROM k WHERE take < n))"
-    " RETURNING t.queue_id, t.prio, t.ord, t.lo - (SELECT take FROM k WHERE take < n) AS lo,"
-    " (SELECT take FROM k WHERE take < n) AS n, t.attempt, t.keyed),"
-    " y AS MATERIALIZED (SELECT d.queue_id, d.prio, d.ord, d.lo, d.n, (d.attempt + 1)::smallint AS attempt, d.keyed FROM d, g"
-    " WHERE d.attempt > 0 OR d.expires_at > g.now IS NOT FALSE"
-    " UNION ALL SELECT queue_id, prio, ord, lo, n, (attempt + 1)::smallint, keyed FROM u),"
+    " RETURNING queue_id, prio, ord, lo, n, attempt, keyed),"
+    " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + (SELECT take FROM z), n = t.n - (SELECT take FROM z)"
+    " WHERE t.ctid = ANY(ARRAY(SELECT tid FROM z))"
+    " RETURNING t.queue_id, t.prio, t.ord, t.lo - (SELECT take FROM z) AS lo, (SELECT take FROM z) AS n, t.attempt, t.keyed),"
+    " y AS MATERIALIZED (SELECT * FROM d UNION ALL SELECT * FROM u),"
     " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed, lo, n, attempt,"
     " prio) SELECT nextval('@.pgqrs_lease_id'), (SELECT id FROM g), (SELECT now + lease_us * interval '1 microsecond' FROM g),"
     " (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed), array_agg(lo), array_agg(n),"
-    " array_agg(attempt), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total),"
-    " x AS MATERIALIZED (SELECT d.* FROM d, g WHERE d.attempt = 0 AND d.expires_at <= g.now),"
-    " xa AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
-    " SELECT queue_id, 0, (SELECT now FROM g), 1, n, lo, lo + n - 1, ARRAY[lo], ARRAY[n], ARRAY[0::smallint] FROM x),"
-    " xk AS (DELETE FROM @.pgqrs_dedup e USING x WHERE x.keyed AND e.queue_id = x.queue_id AND e.message_id >= x.lo"
-    " AND e.message_id < x.lo + x.n)"
+    " array_agg((attempt + 1)::smallint), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total)"
     " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"
     " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l), (SELECT total FROM l),"
     " (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f), (SELECT ord FROM f),"
     " txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"
-    " CASE WHEN $8::boolean THEN 1 / (SELECT count(*)::int FROM q) END]::bigint[]"
-    " UNION ALL SELECT m.id, y.ord, y.prio, y.attempt, m.enqueued_at, m.payload, NULL FROM y, LATERAL"
+    " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END]::bigint[]"
+    " UNION ALL SELECT m.id, y.ord, y.prio, (y.attempt + 1)::smallint, m.enqueued_at, m.payload, NULL FROM y, LATERAL"
     " (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t WHERE t.queue_id = y.queue_id AND t.id >= y.lo"
     " AND t.id < y.lo + y.n OFFSET 0) m";
+
+/* 1 worker, 2 now, 3 epoch. */
+static const char pgqrsi_pg_beat_sql[] = "UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
+                                         " WHERE id = $1::bigint AND epoch = $3::bigint AND state <> 5";
 
 /* 1 queue, 2 now: a bounded step of what happens by itself. Delayed messages that are due become ready (or expire), leases that
  * ran out give their messages back or to the dead letters, ready ones that expired are archived. Returns the queue's id, now, when
@@ -7070,7 +7106,7 @@ static const char pgqrsi_pg_tend_sql[] =
     "(SELECT t.due_at FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at > q.now ORDER BY t.due_at LIMIT 1),"
     " (SELECT t.until FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until > q.now ORDER BY t.until LIMIT 1)) END,"
     " (SELECT coalesce(sum(n), 0)::bigint FROM p) + (SELECT coalesce(sum(n), 0)::bigint FROM b)"
-    " + (SELECT count(*) FROM r) FROM q, s";
+    " + (SELECT count(*) FROM r), s.late = 1000 FROM q, s";
 
 /* 1 queue, 2 now: a bounded step of retention. It looks at the oldest by id, which are the oldest by time as well, nearly. */
 static const char pgqrsi_pg_retain_sql[] =
@@ -7088,17 +7124,22 @@ static const char pgqrsi_pg_retain_sql[] =
     " f AS (DELETE FROM @.pgqrs_failures t USING g WHERE t.message_id >= g.lo AND t.message_id < g.lo + g.n)"
     " SELECT (SELECT count(*) FROM m), greatest((SELECT count(*) FROM a), (SELECT count(*) FROM d))";
 
-/* 1 leases, 2 now, 3 ids, 4 lease_us (0: the queue's), 5 worker, 6 epoch. Returns the places whose lease is alive and has them. */
+/* 1 leases, 2 now, 3 ids, 4 lease_us (0: the queue's), 5 worker, 6 epoch. Returns the places whose lease is alive and has them; a
+ * lease that has none of the ids given for it stays as it is. What is held and what was asked for meet in an aggregate and not in
+ * a join, because a plan made without knowing how many there are would loop over all pairs. */
 static const char pgqrsi_pg_extend_sql[] =
-    "WITH i AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $3::bigint[]) WITH ORDINALITY AS u(lease, id, place)),"
-    " w AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
+    "WITH w AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
     " WHERE id = $5::bigint AND epoch = $6::bigint AND state <> 5),"
-    " x AS (UPDATE @.pgqrs_leases l SET until = greatest(l.until, " PGQRSI_PG_NOW " + coalesce(nullif($4::bigint, 0),"
-    " (SELECT lease_ms * 1000 FROM @.pgqrs_queues q WHERE q.id = l.queue_id)) * interval '1 microsecond')"
-    " WHERE l.lease = ANY($1) AND l.until > " PGQRSI_PG_NOW " AND EXISTS (SELECT 1 FROM i, unnest(l.lo, l.n) AS u(lo, n)"
-    " WHERE i.lease = l.lease AND i.id >= u.lo AND i.id < u.lo + u.n) RETURNING l.lease, l.lo, l.n)"
-    " SELECT i.place FROM x JOIN i ON i.lease = x.lease"
-    " WHERE EXISTS (SELECT 1 FROM unnest(x.lo, x.n) AS u(lo, n) WHERE i.id >= u.lo AND i.id < u.lo + u.n)";
+    " l AS MATERIALIZED (SELECT lease, lo, n FROM @.pgqrs_leases WHERE lease = ANY($1::bigint[]) AND until > " PGQRSI_PG_NOW
+    " ORDER BY lease FOR UPDATE),"
+    " h AS MATERIALIZED (SELECT lease, unnest(array_agg(place) FILTER (WHERE place IS NOT NULL)) AS place FROM"
+    " (SELECT u.lease, u.id, u.place FROM unnest($1, $3::bigint[]) WITH ORDINALITY AS u(lease, id, place)"
+    " UNION ALL SELECT l.lease, u.lo + s.k, NULL FROM l, unnest(l.lo, l.n) AS u(lo, n), generate_series(0, u.n - 1) AS s(k)) a"
+    " GROUP BY lease, id HAVING count(*) > count(place)),"
+    " x AS (UPDATE @.pgqrs_leases t SET until = greatest(t.until, " PGQRSI_PG_NOW " + coalesce(nullif($4::bigint, 0),"
+    " (SELECT lease_ms * 1000 FROM @.pgqrs_queues q WHERE q.id = t.queue_id)) * interval '1 microsecond')"
+    " WHERE t.lease = ANY(ARRAY(SELECT lease FROM h)))"
+    " SELECT place FROM h";
 
 /* 1 queue, 2 for_us, 3 token. */
 static const char pgqrsi_pg_sleep_sql[] =
@@ -7132,6 +7173,16 @@ static const char pgqrsi_pg_unclaim_sql[] =
     " FROM @.pgqrs_messages m WHERE m.queue_id = x.queue_id AND m.id = u.lo) END, x.keyed"
     " FROM x, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)";
 
+/* 1 horizon: whether no transaction below it that still runs has written to `ready` (it would hold the lock of a writer). The
+ * locks are read once, so that a holder and its number are seen together; a prepared transaction has no process. */
+static const char pgqrsi_pg_doubt_sql[] =
+    "WITH k AS MATERIALIZED (SELECT * FROM pg_locks) SELECT NOT EXISTS (SELECT 1 FROM k l LEFT JOIN k x ON x.pid = l.pid"
+    " AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' WHERE l.locktype = 'relation'"
+    " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND l.relation = '@.pgqrs_ready'::regclass AND l.mode = 'RowExclusiveLock' AND (l.pid IS NULL"
+    " OR l.pid <> pg_backend_pid() AND x.transactionid::text::bigint = ANY(ARRAY(SELECT p % 4294967296"
+    " FROM txid_snapshot_xip(txid_current_snapshot()) AS p WHERE p < $1::bigint))))";
+
 static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_relax_sql,
     pgqrsi_pg_enqueue_one,
@@ -7150,6 +7201,8 @@ static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_unclaim_sql,
     pgqrsi_pg_settle_any,
     pgqrsi_pg_settle_any_more,
+    pgqrsi_pg_doubt_sql,
+    pgqrsi_pg_beat_sql,
 };
 
 static const char *pgqrsi_pg_hot_sql(int statement)
@@ -7301,6 +7354,11 @@ static pgqrs_result pgqrsi_pg_enqueue(void *self, const pgqrs_backend_enqueue *r
  * whose xmin is at least X: all transactions below X are over, and what they wrote B sees. So below min(m, smallest ord B sees)
  * there is nothing live in B's snapshot, and nothing will come: that is the new `from`.
  *
+ * A transaction that has nothing to do with us, but runs for long, would hold X up for as long. So when a candidate has waited for
+ * a while, the holders of locks are looked at: a transaction below X that has drawn an ord still holds the lock of a writer on
+ * `ready` as long as it runs. When none of them does, what they may still insert lies above m, and the next claim, whose snapshot
+ * is taken after that look, sees whatever has ended; so the candidate need not wait for the others.
+ *
  * The ord is read without locking, so a row that another claim is just deleting counts as live until that deletion is
  * committed; its rollback cannot bring back a row below `from`. A restored or reinstalled database can, because its sequence starts
  * again: hence a claim that finds nothing looks again from the start, and every claim does every half minute. */
@@ -7356,29 +7414,48 @@ static void pgqrsi_pg_mark(pgqrsi_pg_queue *slot, int32_t prio, int64_t ord, int
         level->from = level->candidate < ord ? level->candidate : ord;
     level->candidate = ord;
     level->horizon = xmax;
+    level->since_us = pgqrs_backend_monotonic();
+}
+
+#define PGQRSI_PG_DOUBT_US (200 * PGQRSI_US_PER_MS)
+
+/* A failure here only means that the mark stays where it is. */
+static void pgqrsi_pg_doubt(pgqrsi_pg *pg, pgqrsi_pg_queue *slot)
+{
+    int64_t monotonic_us = pgqrs_backend_monotonic(), horizon = 0;
+    for (int i = 0; i < slot->level_count; i++) {
+        const pgqrsi_pg_level *level = &slot->levels[i];
+        if (level->candidate && monotonic_us - level->since_us > PGQRSI_PG_DOUBT_US && level->horizon > horizon)
+            horizon = level->horizon;
+    }
+    if (horizon == 0 || slot->idle || monotonic_us - slot->doubt_us < PGQRSI_PG_DOUBT_US)
+        return;
+    pgqrsi_pg_call call;
+    PGresult *r;
+    slot->doubt_us = monotonic_us;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_DOUBT);
+    pgqrsi_pg_int64(&call, horizon);
+    if (!pgqrsi_pg_read(&call, &r) && pgqrsi_pg_get_int64(r, 0, 0))
+        for (int i = 0; i < slot->level_count; i++)
+            if (slot->levels[i].horizon <= horizon)
+                slot->levels[i].horizon = 0;
+    PQclear(r);
 }
 
 /* With marks the ranges are: what lies above the first known priority, then each known one from its mark up to the start of the
  * next; so a priority nobody has seen yet always lies in one of them. */
 static void pgqrsi_pg_ranges(pgqrsi_pg_call *call, const pgqrsi_pg_queue *slot, bool full)
 {
-    size_t count = full ? 1 : (size_t)slot->level_count + 1;
-    for (int column = 0; column < 4; column++) {
-        bool ord = column == 1 || column == 3;
-        char *out = ord ? pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, count, 8 * count)
-                        : pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, count, 4 * count);
-        for (size_t i = 0; out && i < count; i++) {
-            bool first = i == 0, last = i + 1 == count;
-            if (column == 0)
-                out = pgqrsi_pg_put_int32(out, first ? INT32_MIN : slot->levels[i - 1].prio);
-            else if (column == 1)
-                out = pgqrsi_pg_put_int64(out, first ? 0 : slot->levels[i - 1].from);
-            else if (column == 2)
-                out = pgqrsi_pg_put_int32(out, last ? INT32_MAX : slot->levels[i].prio);
-            else
-                out = pgqrsi_pg_put_int64(out, last ? INT64_MAX : 0);
-        }
-    }
+    size_t levels = full ? 0 : (size_t)slot->level_count;
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, levels + 1, 4 * (levels + 1));
+    for (size_t i = 0; out && i <= levels; i++)
+        out = pgqrsi_pg_put_int32(out, i == 0 ? INT32_MIN : slot->levels[i - 1].prio);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, levels + 1, 8 * (levels + 1));
+    for (size_t i = 0; out && i <= levels; i++)
+        out = pgqrsi_pg_put_int64(out, i == 0 ? 0 : slot->levels[i - 1].from);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, levels + 1, 4 * (levels + 1));
+    for (size_t i = 0; out && i <= levels; i++)
+        out = pgqrsi_pg_put_int32(out, i == levels ? INT32_MAX : slot->levels[i].prio);
 }
 
 /* --- settle ------------------------------------------------------------------------------------------------------- */
@@ -7595,9 +7672,9 @@ typedef struct pgqrsi_pg_work {
     size_t chosen_count;
     size_t lease_count; /* leases for the short one */
     pgqrsi_pg_queue *slot;
-    pgqrsi_pg_call calls[5];
+    pgqrsi_pg_call calls[PGQRSI_PG_GROUP];
     pgqrsi_pg_group group;
-    int whole, any, tend, retain, claim; /* places in the group, -1: not part of it */
+    int whole, any, tend, retain, beat, claim; /* places in the group, -1: not part of it */
     bool full;                           /* the claim looks from the start */
     PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
     pgqrsi_pg_claimed claimed[PGQRSI_PG_CLAIM_ROUNDS];
@@ -7642,6 +7719,14 @@ static void pgqrsi_pg_join_tend(pgqrsi_pg_work *work)
     pgqrsi_pg_time(call, work->exchange->now_us);
 }
 
+static void pgqrsi_pg_join_beat(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_BEAT, &work->beat);
+    pgqrsi_pg_int64(call, work->exchange->claim->worker.id);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_int64(call, work->exchange->claim->worker.epoch);
+}
+
 static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
 {
     const pgqrs_backend_claim *claim = work->exchange->claim;
@@ -7652,7 +7737,6 @@ static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
     pgqrsi_pg_int64(call, claim->lease_us);
     pgqrsi_pg_int64(call, claim->worker.id);
     pgqrsi_pg_int64(call, claim->worker.epoch);
-    pgqrsi_pg_bool(call, claim->heartbeat && claim->worker.id);
     pgqrsi_pg_bool(call, guard);
     pgqrsi_pg_ranges(call, work->slot, work->full);
 }
@@ -7712,7 +7796,9 @@ static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
     pgqrs_backend_claim *claim = work->exchange->claim;
     const PGresult *r = work->group.results[work->tend];
     int64_t monotonic_us = pgqrs_backend_monotonic();
-    work->slot->tended_us = monotonic_us;
+    /* many expired messages at the head are in the way of the next claim */
+    bool late = PQntuples(r) > 0 && pgqrsi_pg_get_int64(r, 0, 4) != 0;
+    work->slot->tended_us = late ? monotonic_us - PGQRSI_US_PER_S : monotonic_us;
     claim->next_due_us = -1;
     if (PQntuples(r) > 0 && !PQgetisnull(r, 0, 2)) {
         int64_t wait_us = pgqrsi_pg_get_int64(r, 0, 2) - pgqrsi_pg_get_int64(r, 0, 1);
@@ -7755,23 +7841,26 @@ static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
     return PGQRS_OK;
 }
 
-/* One transaction: settle (if wanted), tend, claim. */
-static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool settle, bool tend, bool guard)
+/* One transaction: settle and heartbeat (in the first round, if wanted), tend, claim. */
+static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend, bool guard)
 {
+    bool settle = first && work->exchange->verdict_count > 0;
     pgqrsi_pg_group_clear(&work->group);
     work->group.count = 0;
-    work->whole = work->any = work->tend = work->retain = work->claim = -1;
+    work->whole = work->any = work->tend = work->retain = work->beat = work->claim = -1;
     if (settle)
         pgqrsi_pg_join_settle(work);
     if (tend)
         pgqrsi_pg_join_tend(work);
+    if (first && work->slot && work->exchange->claim->heartbeat && work->exchange->claim->worker.id)
+        pgqrsi_pg_join_beat(work);
     if (work->slot)
         pgqrsi_pg_join_claim(work, guard);
     /* the text for giving back is made while there is memory, not when it has run out */
     if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM))
         work->calls[work->claim].failed = true;
     work->group.repeatable = true; /* a settlement checks the lease; of a claim whose reply was lost the leases end */
-    work->group.writes = settle && work->exchange->verdict_count > 0;
+    work->group.writes = settle;
     pgqrs_result result = pgqrsi_pg_run_group(work->pg, &work->group);
     if (!result && tend)
         pgqrsi_pg_take_tend(work);
@@ -7858,11 +7947,11 @@ static pgqrs_result pgqrsi_pg_first_round(pgqrsi_pg_work *work, bool tend)
     if (result)
         return result;
     pgqrsi_pg_sort_out(work, !careful);
-    result = pgqrsi_pg_round(work, settles, tend, settles && !careful);
+    result = pgqrsi_pg_round(work, true, tend, settles && !careful);
     bool divided = result && strcmp(work->group.sqlstate, "22012") == 0;
     if (divided && work->group.failed == work->whole) {
         pgqrsi_pg_sort_out(work, false);
-        result = pgqrsi_pg_round(work, settles, tend, settles);
+        result = pgqrsi_pg_round(work, true, tend, settles);
         divided = result && strcmp(work->group.sqlstate, "22012") == 0;
     }
     if (divided && work->group.failed == work->claim && work->slot)
@@ -8025,6 +8114,8 @@ static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
     pgqrs_backend_claim *claim = work->exchange->claim;
     bool tend = pgqrsi_pg_tend_due(work);
     work->full = work->slot && (work->slot->idle || pgqrs_backend_monotonic() >= work->slot->rescan_us);
+    if (work->slot && !work->full && !pgqrsi_pg_in_callers_transaction(work->pg))
+        pgqrsi_pg_doubt(work->pg, work->slot);
     pgqrs_result result = pgqrsi_pg_first_round(work, tend);
     if (result || !claim)
         return result;
@@ -8231,9 +8322,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* --- administration: queues, messages, workers, numbers -------------------------------------------------------------
  *
- * Everything here may run beside claims and settlements that move messages from table to table. Two rules keep it right:
- * a statement that takes rows out derives everything from what its DELETE returns; and what must be looked at first is
- * locked by one statement and changed by the next, whose snapshot then shows what the lock protects.
+ * Everything here may run beside claims and settlements that move messages from table to table. Three rules keep it right:
+ * a statement that takes rows out derives everything from what its DELETE returns; what must be looked at first is locked by
+ * one statement and changed by the next, whose snapshot then shows what the lock protects; and nobody waits in a circle:
+ * leases are locked in their order, then workers, deduplication keys in theirs, and of two administrators who touch
+ * rows in an order of their own one waits at the gate.
  * ---------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_PA_NOW(parameter) "coalesce($" parameter ",statement_timestamp())"
@@ -8251,17 +8344,31 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 #define PGQRSI_PA_FIND                                                                                                \
     "k AS MATERIALIZED (SELECT u.id,u.o,m.queue_id FROM unnest($1) WITH ORDINALITY AS u(id,o) LEFT JOIN LATERAL"      \
     " (SELECT m.queue_id FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues))"          \
-    " AND m.id=u.id) m ON true)"
+    " AND m.id=u.id) m ON true ORDER BY u.id)"
 
 /* Ids $1 with their queues $2, as k(id, queue_id). */
 #define PGQRSI_PA_GIVEN "k AS MATERIALIZED (SELECT * FROM unnest($1,$2) AS k(id,queue_id))"
 
-/* What is left of deleted runs, as rows of islands: `gone` has the runs, `ids` what is not to come back. The order number stays,
- * so what is left keeps its place in line. */
+/* Deletes the rows of `table` that have one of k. They are locked, so their places in the table stay what they are; the
+ * OFFSET keeps the planner from anything but looking each of them up. */
+#define PGQRSI_PA_TAKE(table, t, is)                                                                                  \
+    "gone AS (DELETE FROM @." table " WHERE ctid=ANY(ARRAY(SELECT s.tid FROM k,LATERAL(SELECT " t ".ctid AS tid"      \
+    " FROM @." table " " t " WHERE " is " OFFSET 0) s)) RETURNING *)"
+
+/* The messages of deleted runs: `old` are those that are not to come back, either by their age or because they are in k. */
+#define PGQRSI_PA_OLD "($2 IS NULL OR m.enqueued_at<$2)"
+#define PGQRSI_PA_MESSAGES_OF(r)                                                                                      \
+    "LATERAL(SELECT m.id," PGQRSI_PA_OLD " AS old FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=" r ".lo"     \
+    " AND m.id<" r ".lo+" r ".n OFFSET 0) m"
+#define PGQRSI_PA_EACH_BY_AGE "each AS MATERIALIZED (SELECT g.*,m.id,m.old FROM gone g," PGQRSI_PA_MESSAGES_OF("g") ")"
+#define PGQRSI_PA_EACH_IN_K                                                                                           \
+    "each AS MATERIALIZED (SELECT g.*,x.id,x.id IN (SELECT id FROM k) AS old"                                         \
+    " FROM gone g,generate_series(g.lo,g.lo+g.n-1) AS x(id))"
+
+/* What is left of deleted runs comes back as runs. The order number stays, so what is left keeps its place in line. */
 #define PGQRSI_PA_RUN_REST(columns)                                                                                   \
-    " SELECT " columns ",min(id),count(*),attempt,expires_at,keyed FROM (SELECT g.*,x.id,"                            \
-    "x.id-row_number() OVER (PARTITION BY g.lo ORDER BY x.id) AS island"                                              \
-    " FROM gone g,generate_series(g.lo,g.lo+g.n-1) AS x(id) WHERE NOT EXISTS(SELECT 1 FROM ids i WHERE i.id=x.id)) k" \
+    " SELECT " columns ",min(id),count(*),attempt,expires_at,keyed FROM (SELECT e.*,"                                 \
+    "id-row_number() OVER (PARTITION BY lo ORDER BY id) AS island FROM each e WHERE NOT old) e"                       \
     " GROUP BY " columns ",lo,island,attempt,expires_at,keyed ORDER BY " columns ",min(id)"
 #define PGQRSI_PA_READY_REST                                                                                          \
     "rest AS (INSERT INTO @.pgqrs_ready(ord,queue_id,prio,lo,n,attempt,expires_at,keyed)"                             \
@@ -8270,13 +8377,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "rest AS (INSERT INTO @.pgqrs_delayed(due_at,queue_id,prio,lo,n,attempt,expires_at,keyed)"                        \
     PGQRSI_PA_RUN_REST("due_at,queue_id,prio") ")"
 
-/* Takes `ids` out of the locked leases in the array `leases`; a lease without messages goes. */
+/* The same for the locked leases in the array `leases`: `each` has their messages. A lease keeps its row, so that who waits
+ * for it finds it; one without messages goes. */
 #define PGQRSI_PA_LEASE_REST(leases)                                                                                  \
-    "kept AS (SELECT l.lease,r.o,r.attempt,r.prio,x.id,x.id-row_number() OVER (PARTITION BY l.lease,r.o ORDER BY x.id)" \
-    " AS island FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio) WITH ORDINALITY AS r(lo,n,attempt,prio,o),"   \
-    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
-    " WHERE l.lease=ANY(" leases ") AND NOT EXISTS(SELECT 1 FROM ids i WHERE i.id=x.id)),"                            \
-    "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM kept"              \
+    "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM (SELECT e.*,"      \
+    "id-row_number() OVER (PARTITION BY lease,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                  \
     " GROUP BY lease,o,island,attempt,prio),"                                                                         \
     "rest AS MATERIALIZED (SELECT lease,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                    \
     "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt,"  \
@@ -8285,11 +8390,14 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "attempt=r.attempt,prio=r.prio FROM rest r WHERE l.lease=r.lease AND l.total<>r.total),"                          \
     "empty AS (DELETE FROM @.pgqrs_leases l WHERE l.lease=ANY(" leases ")"                                            \
     " AND NOT EXISTS(SELECT 1 FROM rest r WHERE r.lease=l.lease))"
+#define PGQRSI_PA_OLD_IDS "ids AS MATERIALIZED (SELECT queue_id,id FROM each WHERE old)"
 
 /* Forgets the messages in ids(queue_id, id) and counts them. */
 #define PGQRSI_PA_FORGET                                                                                              \
     "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE f.message_id=i.id),"                                 \
-    "unkey AS (DELETE FROM @.pgqrs_dedup y USING ids i WHERE y.queue_id=i.queue_id AND y.message_id=i.id),"           \
+    "keys AS MATERIALIZED (SELECT y.queue_id,y.key FROM @.pgqrs_dedup y JOIN ids i ON y.queue_id=i.queue_id"          \
+    " AND y.message_id=i.id ORDER BY y.key COLLATE \"C\" FOR UPDATE OF y),"                                           \
+    "unkey AS (DELETE FROM @.pgqrs_dedup y USING keys k WHERE y.queue_id=k.queue_id AND y.key=k.key),"                \
     "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"         \
     " SELECT count(*) FROM m"
 
@@ -8303,6 +8411,9 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
  * PGQRSI_PA_RELEASED. */
 #define PGQRSI_PA_RELEASED PGQRSI_PA_WAKE("runs WHERE NOT spent")
 #define PGQRSI_PA_LEASE_COLUMNS "l.queue_id,l.lease,l.worker_id,l.keyed,l.lo,l.n,l.attempt,l.prio"
+#define PGQRSI_PA_GONE(leases, lock)                                                                                  \
+    "gone AS (DELETE FROM @.pgqrs_leases l USING (SELECT lease FROM @.pgqrs_leases WHERE " leases                     \
+    " ORDER BY lease " lock ") k WHERE l.lease=k.lease RETURNING " PGQRSI_PA_LEASE_COLUMNS ")"
 #define PGQRSI_PA_RELEASE(reason, now)                                                                                \
     "runs AS (SELECT g.queue_id,g.lease,g.worker_id,g.keyed,r.lo,r.n,r.attempt,r.prio,r.o,"                           \
     "r.attempt>=q.max_attempts AS spent FROM gone g JOIN @.pgqrs_queues q ON q.id=g.queue_id,"                        \
@@ -8321,7 +8432,10 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 #define PGQRSI_PA_QUEUE_COLUMNS                                                                                       \
     "id,name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,retention_ms,dead_retention_ms,paused,created_at"
-#define PGQRSI_PA_OLD "($2 IS NULL OR m.enqueued_at<$2)"
+
+#define PGQRSI_PA_HAS_OLD                                                                                             \
+    "($2 IS NULL OR (SELECT true FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"        \
+    " AND m.enqueued_at<$2 LIMIT 1))"
 
 #define PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                 \
     /* most queues are there already: then nothing is written */                                                     \
@@ -8339,8 +8453,12 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                     " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))   \
     X(QUEUE_GET, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE name=$1")                              \
     X(QUEUE_PAGE, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE id>$1 ORDER BY id LIMIT $2")          \
+    X(GATE, "SELECT CASE WHEN $1 THEN pg_advisory_xact_lock(1886417010,'@.pgqrs_meta'::regclass::oid::int)"           \
+            " ELSE pg_advisory_xact_lock_shared(1886417010,'@.pgqrs_meta'::regclass::oid::int) END::text")            \
     X(QUEUE_LOCK, "SELECT id FROM @.pgqrs_queues WHERE name=$1 FOR UPDATE")                                           \
-    X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_messages IN SHARE ROW EXCLUSIVE MODE")                                       \
+    X(QUEUE_ID, "SELECT id FROM @.pgqrs_queues WHERE name=$1")                                                        \
+    X(PATIENCE, "SELECT current_setting('lock_timeout'),set_config('lock_timeout',coalesce($1,'3s'),true)")           \
+    X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_leases,@.pgqrs_messages IN EXCLUSIVE MODE")                                  \
     X(QUEUE_USE, "SELECT (SELECT count(*) FROM @.pgqrs_messages WHERE queue_id=$1),"                                  \
                  "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5)")                             \
     X(DROP_DELAYED, "DELETE FROM @.pgqrs_delayed WHERE queue_id=$1")                                                  \
@@ -8351,36 +8469,26 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     X(DROP_FAILURES, "DELETE FROM @.pgqrs_failures WHERE queue_id=$1")                                                \
     X(DROP_DEDUP, "DELETE FROM @.pgqrs_dedup WHERE queue_id=$1")                                                      \
     X(DROP_MESSAGES, "DELETE FROM @.pgqrs_messages WHERE queue_id=$1")                                                \
-    X(QUEUE_LEFT, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_delayed WHERE queue_id=$1)"                                    \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_ready WHERE queue_id=$1)"                                         \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)"                                        \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_done WHERE queue_id=$1)"                                          \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_dead WHERE queue_id=$1)"                                          \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_failures WHERE queue_id=$1)"                                      \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_dedup WHERE queue_id=$1)"                                         \
-                  " OR EXISTS(SELECT 1 FROM @.pgqrs_messages WHERE queue_id=$1)")                                     \
     X(QUEUE_DROP, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE queue_id=$1),"                                        \
                   "s AS (DELETE FROM @.pgqrs_sleepers WHERE queue_id=$1)"                                             \
                   " DELETE FROM @.pgqrs_queues WHERE id=$1")                                                          \
     X(PURGE_START, "SELECT id,CASE WHEN $3>0 THEN " PGQRSI_PA_NOW("2") "-$3*interval '1 millisecond' END"             \
                    " FROM @.pgqrs_queues WHERE name=$1 FOR KEY SHARE")                                                \
-    X(PURGE_DELAYED, "WITH gone AS (DELETE FROM @.pgqrs_delayed t WHERE t.queue_id=$1 AND ($2 IS NULL OR"             \
-                     " EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"  \
-                     " AND m.enqueued_at<$2)) RETURNING t.*),"                                                        \
-                     "ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM gone g JOIN @.pgqrs_messages m"                \
-                     " ON m.queue_id=$1 AND m.id>=g.lo AND m.id<g.lo+g.n WHERE " PGQRSI_PA_OLD "),"                   \
-                     PGQRSI_PA_DELAYED_REST "," PGQRSI_PA_FORGET)                                                     \
-    X(PURGE_READY, "WITH gone AS (DELETE FROM @.pgqrs_ready t WHERE t.queue_id=$1 AND ($2 IS NULL OR"                 \
-                   " EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"    \
-                   " AND m.enqueued_at<$2)) RETURNING t.*),"                                                          \
-                   "ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM gone g JOIN @.pgqrs_messages m"                  \
-                   " ON m.queue_id=$1 AND m.id>=g.lo AND m.id<g.lo+g.n WHERE " PGQRSI_PA_OLD "),"                     \
-                   PGQRSI_PA_READY_REST "," PGQRSI_PA_FORGET)                                                         \
+    X(PURGE_DELAYED, "WITH gone AS (DELETE FROM @.pgqrs_delayed t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD         \
+                     " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_DELAYED_REST ","    \
+                     PGQRSI_PA_FORGET)                                                                                \
+    X(PURGE_READY, "WITH gone AS (DELETE FROM @.pgqrs_ready t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD             \
+                   " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_READY_REST ","        \
+                   PGQRSI_PA_FORGET)                                                                                  \
     X(PURGE_HAVE, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)")                                    \
-    X(PURGE_LOCK, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1 FOR UPDATE) l")   \
-    X(PURGE_LEASED, "WITH ids AS MATERIALIZED (SELECT m.queue_id,m.id FROM @.pgqrs_leases l,unnest(l.lo,l.n) AS"      \
-                    " r(lo,n) JOIN @.pgqrs_messages m ON m.queue_id=$1 AND m.id>=r.lo AND m.id<r.lo+r.n"              \
-                    " WHERE l.lease=ANY($3) AND " PGQRSI_PA_OLD ")," PGQRSI_PA_LEASE_REST("$3") "," PGQRSI_PA_FORGET) \
+    X(PURGE_LOCK, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"                  \
+                  " ORDER BY lease FOR UPDATE) l")                                                                    \
+    X(PURGE_LOCK_FREE, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"             \
+                       " FOR UPDATE SKIP LOCKED) l")                                                                  \
+    X(PURGE_LEASED, "WITH each AS MATERIALIZED (SELECT l.queue_id,l.lease,r.o,r.attempt,r.prio,m.id,m.old"            \
+                    " FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio) WITH ORDINALITY AS"                     \
+                    " r(lo,n,attempt,prio,o)," PGQRSI_PA_MESSAGES_OF("r") " WHERE l.lease=ANY($3)),"                  \
+                    PGQRSI_PA_OLD_IDS "," PGQRSI_PA_LEASE_REST("$3") "," PGQRSI_PA_FORGET)                            \
     X(PURGE_DEAD, "WITH ids AS (DELETE FROM @.pgqrs_dead WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                 \
                   " RETURNING queue_id,id)," PGQRSI_PA_FORGET)                                                        \
     X(PURGE_DONE, "WITH gone AS (DELETE FROM @.pgqrs_done WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                \
@@ -8388,13 +8496,13 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                   "unnest(g.lo,g.n) AS r(lo,n),generate_series(r.lo,r.lo+r.n-1) AS x(id))," PGQRSI_PA_FORGET)
 
 /* What people see of a message: p says where it is, as (queue_id, id, k, a, l, w, t, z, x): k 1 ready, 2 delayed, 3 leased,
- * 4 archived, 5 dead, 6 ready because its lease ran out; attempt, lease, worker, the time that belongs to k, size of the lease,
+ * 4 archived, 5 dead, 0 ready because its lease ran out; attempt, lease, worker, the time that belongs to k, size of the lease,
  * reason. A failed try explains the present state only of an unfinished message; an expiry matters only until the first try. */
 #define PGQRSI_PA_SHOW                                                                                                \
-    "SELECT p.id,CASE p.k WHEN 6 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (3,6) THEN p.t END,p.w,"     \
-    "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k IN (3,4,5) OR p.a=0 THEN m.expires_at END,"             \
-    "CASE WHEN p.k IN (4,5) THEN p.t END,p.z,n.name,m.dedup_key,m.producer,"                                          \
-    "CASE WHEN p.k IN (4,5) THEN p.x ELSE f.reason END,m.payload,w.name FROM ("
+    "SELECT p.id,CASE p.k WHEN 0 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (0,3) THEN p.t END,p.w,"     \
+    "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k>2 OR p.a=0 THEN m.expires_at END,"                      \
+    "CASE WHEN p.k>3 THEN p.t END,p.z,n.name,m.dedup_key,m.producer,"                                                 \
+    "CASE WHEN p.k>3 THEN p.x ELSE f.reason END,m.payload,w.name FROM ("
 #define PGQRSI_PA_SHOWN                                                                                               \
     ") p(queue_id,id,k,a,l,w,t,z,x) JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"                   \
     " JOIN @.pgqrs_queues n ON n.id=p.queue_id LEFT JOIN @.pgqrs_failures f ON f.message_id=p.id"                     \
@@ -8402,7 +8510,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 #define PGQRSI_PA_AT_READY "q.id,x.id,1,r.attempt,0,q.n,q.u,0,q.x"
 #define PGQRSI_PA_AT_DELAYED "q.id,x.id,2,r.attempt,0,q.n,r.due_at,0,q.x"
 #define PGQRSI_PA_AT_LEASED                                                                                           \
-    "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 6 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"      \
+    "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 0 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"      \
     "CASE WHEN l.until>q.t THEN l.worker_id END,l.until,CASE WHEN l.until>q.t THEN l.total ELSE 0 END,q.x"
 #define PGQRSI_PA_AT_DONE                                                                                             \
     "q.id,x.id,4,r.attempt,0,d.worker_id,d.at,0,CASE d.outcome WHEN 1 THEN 'expired' END"
@@ -8412,12 +8520,12 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* The filter: $1 queue, $2 state, $3 worker, $4 enqueued from, $5 before; in lists $6 the cursor and $7 the limit; then now. */
 #define PGQRSI_PA_QUEUES(now)                                                                                         \
-    "WITH q AS MATERIALIZED (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                   \
+    "WITH q AS (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                   \
     "coalesce($4,'-infinity') AS a,coalesce($5,'infinity') AS b," PGQRSI_PA_NULLS                                     \
     " FROM @.pgqrs_queues WHERE name=$1 OR $1 IS NULL)"
 #define PGQRSI_PA_RANGE "m.enqueued_at>=q.a AND m.enqueued_at<q.b"
 #define PGQRSI_PA_IN_RANGE                                                                                            \
-    " AND (q.f OR EXISTS(SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=x.id AND " PGQRSI_PA_RANGE "))"
+    " AND (q.f OR (SELECT true FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=x.id AND " PGQRSI_PA_RANGE "))"
 #define PGQRSI_PA_LIST_ARM(direction, columns, from, order, when)                                                     \
     "SELECT s.* FROM q,LATERAL(SELECT " columns " FROM " from PGQRSI_PA_IN_RANGE " ORDER BY " order "x.id " direction \
     " LIMIT $7) s WHERE " when
@@ -8445,9 +8553,10 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                        " WHERE l.queue_id=q.id AND l." lease " AND CASE WHEN l.until>q.t THEN $2<>1"                  \
                        " AND ($3=0 OR l.worker_id=$3) ELSE $2<>3 AND $3=0 END AND x.id" id, "", "$2 IN (0,1,3)")      \
     " UNION ALL SELECT s.* FROM q,LATERAL(SELECT " edge " AS e FROM (SELECT d.lo_min,d.hi_max"                        \
-    " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row " AND ($3=0 OR d.worker_id=$3) AND (q.f OR EXISTS(SELECT 1" \
-    " FROM unnest(d.lo,d.n) u(lo,n) JOIN @.pgqrs_messages m ON m.queue_id=q.id AND m.id>=u.lo AND m.id<u.lo+u.n"      \
-    " WHERE m.id" id " AND " PGQRSI_PA_RANGE ")) ORDER BY d.lo_min " direction " LIMIT $7) z) e,"                     \
+    " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row " AND ($3=0 OR d.worker_id=$3) AND (q.f OR (SELECT true"    \
+    " FROM unnest(d.lo,d.n) u(lo,n),LATERAL(SELECT FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id>=u.lo"      \
+    " AND m.id<u.lo+u.n AND m.id" id " AND " PGQRSI_PA_RANGE " LIMIT 1) m LIMIT 1)) ORDER BY d.lo_min " direction     \
+    " LIMIT $7) z) e,"                                                                                                \
     "LATERAL(SELECT " PGQRSI_PA_AT_DONE " FROM @.pgqrs_done d,unnest(d.lo,d.n,d.attempt) r(lo,n,attempt)"             \
     PGQRSI_PA_RUN_IDS " WHERE d.queue_id=q.id AND " row " AND d.lo_min" within " AND ($3=0 OR d.worker_id=$3)"        \
     " AND x.id" id PGQRSI_PA_IN_RANGE " ORDER BY x.id " direction " LIMIT $7) s WHERE $2 IN (0,4)"                    \
@@ -8514,27 +8623,30 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 /* Finds and locks whatever has one of the messages $1: 1 ready, 2 delayed, 3 leased, 4 lease run out, 5 archived, 6 dead; 0: it
  * moved while the lock was awaited, ask again. A queue of NULL: there is no such message. */
 #define PGQRSI_PA_LOCK                                                                                                \
-    "WITH " PGQRSI_PA_FIND "SELECT k.id,k.queue_id,CASE WHEN r.attempt IS NOT NULL THEN 1 WHEN t.attempt IS NOT NULL" \
-    " THEN 2 WHEN l.until>" PGQRSI_PA_NOW("2") " THEN 3 WHEN l.lease IS NOT NULL THEN 4"                              \
-    " WHEN d.outcome IS NOT NULL THEN 5 WHEN x.at IS NOT NULL THEN 6 ELSE 0 END,l.lease,"                             \
-    "coalesce(r.attempt,t.attempt),row_number() OVER (PARTITION BY k.id ORDER BY k.o) FROM k"                         \
+    "WITH " PGQRSI_PA_FIND ",line AS MATERIALIZED (SELECT k.*,r.attempt AS ready,t.attempt AS delayed FROM k"         \
     " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE) r ON true"      \
     " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_delayed t WHERE r.attempt IS NULL AND " PGQRSI_PA_IN_RUN       \
-    " FOR UPDATE) t ON true"                                                                                          \
-    " LEFT JOIN LATERAL (SELECT l.lease,l.until FROM @.pgqrs_leases l"                                                \
-    " WHERE r.attempt IS NULL AND t.attempt IS NULL AND " PGQRSI_PA_IN_LEASE " FOR UPDATE) l ON true"                 \
-    " LEFT JOIN LATERAL (SELECT d.outcome FROM @.pgqrs_done d WHERE r.attempt IS NULL AND t.attempt IS NULL"          \
+    " FOR UPDATE) t ON true),held AS MATERIALIZED (SELECT l.* FROM @.pgqrs_leases l WHERE l.lease IN"                 \
+    " (SELECT l.lease FROM line k JOIN @.pgqrs_leases l ON " PGQRSI_PA_IN_LEASE                                       \
+    " WHERE k.ready IS NULL AND k.delayed IS NULL) ORDER BY l.lease FOR UPDATE)"                                      \
+    " SELECT k.id,k.queue_id,CASE WHEN k.ready IS NOT NULL THEN 1 WHEN k.delayed IS NOT NULL THEN 2"                  \
+    " WHEN l.until>" PGQRSI_PA_NOW("2") " THEN 3 WHEN l.lease IS NOT NULL THEN 4"                                     \
+    " WHEN d.outcome IS NOT NULL THEN 5 WHEN x.at IS NOT NULL THEN 6 ELSE 0 END,l.lease,"                             \
+    "coalesce(k.ready,k.delayed),row_number() OVER (PARTITION BY k.id ORDER BY k.o) FROM line k"                      \
+    " LEFT JOIN LATERAL (SELECT l.lease,l.until FROM held l"                                                          \
+    " WHERE k.ready IS NULL AND k.delayed IS NULL AND " PGQRSI_PA_IN_LEASE " LIMIT 1) l ON true"                      \
+    " LEFT JOIN LATERAL (SELECT d.outcome FROM @.pgqrs_done d WHERE k.ready IS NULL AND k.delayed IS NULL"            \
     " AND l.lease IS NULL AND " PGQRSI_PA_IN_DONE " FOR UPDATE) d ON true"                                            \
     " LEFT JOIN LATERAL (SELECT x.at FROM @.pgqrs_dead x WHERE x.queue_id=k.queue_id AND x.id=k.id FOR UPDATE) x"     \
     " ON true ORDER BY k.o"
 
 /* Takes the ids out of rows of done; what is left of a row comes back as a row. */
 #define PGQRSI_PA_TAKE_DONE                                                                                           \
-    "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_done d USING k WHERE " PGQRSI_PA_IN_DONE " RETURNING d.*),"\
-    "kept AS (SELECT g.lo_min,r.o,r.attempt,x.id,x.id-row_number() OVER (PARTITION BY g.lo_min,r.o ORDER BY x.id)"    \
-    " AS island FROM gone g,unnest(g.lo,g.n,g.attempt) WITH ORDINALITY AS r(lo,n,attempt,o),"                         \
-    "generate_series(r.lo,r.lo+r.n-1) AS x(id) WHERE NOT EXISTS(SELECT 1 FROM k WHERE k.id=x.id)),"                   \
-    "runs AS (SELECT lo_min,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt FROM kept"                  \
+    "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_done", "d", PGQRSI_PA_IN_DONE) ","                              \
+    "each AS MATERIALIZED (SELECT g.lo_min,r.o,r.attempt,x.id,x.id IN (SELECT id FROM k) AS old FROM gone g,"         \
+    "unnest(g.lo,g.n,g.attempt) WITH ORDINALITY AS r(lo,n,attempt,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)),"     \
+    "runs AS (SELECT lo_min,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt FROM (SELECT e.*,"          \
+    "id-row_number() OVER (PARTITION BY lo_min,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                 \
     " GROUP BY lo_min,o,island,attempt),"                                                                             \
     "rest AS (SELECT lo_min AS was,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                         \
     "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt"   \
@@ -8551,12 +8663,14 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     X(COUNT, PGQRSI_PA_COUNT)                                                                                         \
     X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                             \
     X(LOCK, PGQRSI_PA_LOCK)                                                                                           \
-    X(TAKE_READY, "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_ready t USING k WHERE " PGQRSI_PA_IN_RUN     \
-                  " RETURNING t.*),ids AS (SELECT id FROM k)," PGQRSI_PA_READY_REST " SELECT 1 WHERE false")          \
-    X(TAKE_DELAYED, "WITH " PGQRSI_PA_GIVEN ",gone AS (DELETE FROM @.pgqrs_delayed t USING k WHERE " PGQRSI_PA_IN_RUN \
-                    " RETURNING t.*),ids AS (SELECT id FROM k)," PGQRSI_PA_DELAYED_REST " SELECT 1 WHERE false")      \
-    X(TAKE_LEASED, "WITH ids AS MATERIALIZED (SELECT unnest($1) AS id)," PGQRSI_PA_LEASE_REST("$2")                   \
-                   " SELECT 1 WHERE false")                                                                           \
+    X(TAKE_READY, "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_ready", "t", PGQRSI_PA_IN_RUN) ","                \
+                  PGQRSI_PA_EACH_IN_K "," PGQRSI_PA_READY_REST " SELECT 1 WHERE false")                               \
+    X(TAKE_DELAYED, "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_delayed", "t", PGQRSI_PA_IN_RUN) ","            \
+                    PGQRSI_PA_EACH_IN_K "," PGQRSI_PA_DELAYED_REST " SELECT 1 WHERE false")                           \
+    X(TAKE_LEASED, "WITH each AS MATERIALIZED (SELECT l.lease,r.o,r.attempt,r.prio,x.id,"                             \
+                   "x.id IN (SELECT unnest($1)) AS old FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio)"       \
+                   " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"             \
+                   " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                     \
     X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                 \
     X(TAKE_DEAD, "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id") \
     X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                  \
@@ -8586,16 +8700,23 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " AND ($3=0 OR w.state=$3)"                                                                                       \
     " AND ($4=0 OR w.state<>5 AND w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 millisecond')"
 
+/* Workers of queue $1 whose last heartbeat is older than $2 at $3. */
+#define PGQRSI_PA_LATE                                                                                                \
+    "state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3") "-$2*interval '1 microsecond'"                                    \
+    " AND ($1 IS NULL OR queue_id=(SELECT id FROM q))"
+
 #define PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                \
+    /* leases before workers, as everywhere: counting them is what makes the server lock them first */               \
     X(REGISTER, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$2 FOR KEY SHARE),"                 \
+                "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id="                                \
+                "(SELECT id FROM @.pgqrs_workers WHERE name=$1) ORDER BY lease FOR UPDATE),"                          \
                 "w AS (INSERT INTO @.pgqrs_workers AS w(name,epoch,queue_id,state,reclaimed,started_at,heartbeat_at)" \
                 " SELECT $1,$3,(SELECT id FROM q),1,false," PGQRSI_PA_NOW("5") "," PGQRSI_PA_NOW("5")                 \
-                " WHERE $2 IS NULL OR EXISTS(SELECT 1 FROM q) ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch," \
+                " WHERE ($2 IS NULL OR EXISTS(SELECT 1 FROM q)) AND (SELECT count(*) FROM h)>=0 ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch," \
                 "queue_id=excluded.queue_id,state=1,reclaimed=false,started_at=excluded.started_at,"                  \
                 "heartbeat_at=excluded.heartbeat_at,stopped_at=NULL WHERE w.state=5"        \
                 " OR w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 microsecond' RETURNING w.id),"              \
-                "gone AS (DELETE FROM @.pgqrs_leases l USING w WHERE l.worker_id=w.id RETURNING "                     \
-                PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))             \
+                PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") "," PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))             \
                 " SELECT (SELECT id FROM w),(SELECT count(*) FROM q)," PGQRSI_PA_RELEASED)                                                \
     X(REGISTERED, "SELECT " PGQRSI_PA_NOW("2") ",heartbeat_at FROM @.pgqrs_workers WHERE name=$1 AND state<>5")       \
     X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)" \
@@ -8615,23 +8736,26 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                    " ORDER BY w.id")                                                                                  \
     X(WORKER_COUNT, "SELECT count(*) FROM @.pgqrs_workers w WHERE " PGQRSI_PA_WORKER_FILTER)                          \
     X(WORKER_RELEASE, "WITH w AS MATERIALIZED (SELECT id FROM @.pgqrs_workers WHERE id=$1),"                          \
-                      "gone AS (DELETE FROM @.pgqrs_leases l USING w WHERE l.worker_id=w.id RETURNING "               \
-                      PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                        \
+                      PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") "," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                        \
                       " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                  \
-    X(WORKER_DELETE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 FOR UPDATE),"          \
+    X(WORKER_DELETE, "WITH h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id=$1 ORDER BY lease"     \
+                     " FOR UPDATE),w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1"               \
+                     " AND (SELECT count(*) FROM h)>=0 FOR UPDATE),"                                                  \
                      "d AS (DELETE FROM @.pgqrs_workers t USING w WHERE t.id=w.id AND (w.state=5 OR $2)"              \
-                     " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d WHERE l.worker_id=d.id"          \
+                     " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d,h WHERE l.lease=h.lease"         \
                      " RETURNING " PGQRSI_PA_LEASE_COLUMNS "),"                                                       \
                      PGQRSI_PA_RELEASE("'its worker was deleted'", PGQRSI_PA_NOW("3"))                                \
-                     " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)                                     \
+                     " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)                 \
     X(RECLAIM, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$1),"                                \
-               "w AS (UPDATE @.pgqrs_workers SET state=5,reclaimed=true,stopped_at=" PGQRSI_PA_NOW("3")               \
-               " WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3") "-$2*interval '1 microsecond'"                  \
-               " AND ($1 IS NULL OR queue_id=(SELECT id FROM q)) RETURNING id)"                                       \
+               "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id IN (SELECT id"                    \
+               " FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE ") ORDER BY lease FOR UPDATE),"                          \
+               "w AS (UPDATE @.pgqrs_workers t SET state=5,reclaimed=true,stopped_at=" PGQRSI_PA_NOW("3")             \
+               " FROM (SELECT id FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE " AND (SELECT count(*) FROM h)>=0"       \
+               " ORDER BY id FOR UPDATE) c WHERE t.id=c.id RETURNING t.id)"                                           \
                " SELECT (SELECT count(*) FROM q),(SELECT count(*) FROM w),(SELECT array_agg(id) FROM w)")             \
-    X(RELEASE_WORKERS, "WITH gone AS (DELETE FROM @.pgqrs_leases l WHERE l.worker_id=ANY($1) RETURNING "              \
-                       PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                       \
-                       " SELECT (SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                                                   \
+    X(RELEASE_WORKERS, "WITH " PGQRSI_PA_GONE("worker_id=ANY($1)", "FOR UPDATE SKIP LOCKED") ","                      \
+                       PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                                                    \
+                       " SELECT (SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                      \
     X(WORKER_PURGE, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE state=5 AND ($1=0 OR stopped_at<"                   \
                     PGQRSI_PA_NOW("2") "-$1*interval '1 microsecond') RETURNING 1) SELECT count(*) FROM w")
 
@@ -8867,6 +8991,16 @@ static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
     return true;
 }
 
+/* Administrators who go through many rows (alone) or through some by their ids pass here. Not a row and not a table, so that
+ * nobody else is held up. */
+static pgqrs_result pgqrsi_pg_gate(pgqrsi_pg *pg, bool alone)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_GATE);
+    pgqrsi_pg_bool(&call, alone);
+    return pgqrsi_pg_write_only(&call);
+}
+
 /* --- queues ------------------------------------------------------------------------------------------------------- */
 
 static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const char *queue, const pgqrs_queue_desc *settings,
@@ -8973,21 +9107,47 @@ static pgqrs_result pgqrsi_pg_of_queue(pgqrsi_pg *pg, int statement, int64_t que
     return pgqrsi_pg_write_number(&call, number);
 }
 
-/* Locks the row of a queue: nobody can register a worker for it or remove it any more. */
-static pgqrs_result pgqrsi_pg_queue_lock(pgqrsi_pg *pg, const char *queue, int64_t *queue_id)
+static pgqrs_result pgqrsi_pg_queue_row(pgqrsi_pg *pg, int statement, const char *queue, int64_t *queue_id)
 {
     pgqrsi_pg_call call;
-    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_LOCK);
+    pgqrsi_pg_start(&call, pg, statement);
     pgqrsi_pg_text(&call, queue);
     pgqrs_result result = pgqrsi_pg_write_number(&call, queue_id);
     return result || *queue_id ? result : pgqrsi_pg_no_queue(pg, queue);
 }
 
-static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg)
+/* How long a lock may be waited for; NULL: 3 s. `before` gets what was set before. */
+static pgqrs_result pgqrsi_pg_patience(pgqrsi_pg *pg, const char *time, char before[32])
 {
     pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PATIENCE);
+    pgqrsi_pg_text(&call, time);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && before)
+        snprintf(before, 32, "%.*s", PQgetlength(r, 0, 0), PQgetvalue(r, 0, 0));
+    PQclear(r);
+    return result;
+}
+
+/* Waits until every transaction that writes messages or leases has ended, and keeps all others out until the end of this one:
+ * an enqueue that was under way is seen, a later one finds that the queue is gone. Who waits here holds up everybody, so
+ * not for long. */
+static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
+{
+    pgqrsi_pg_call call;
+    char before[32];
+    pgqrs_result result = pgqrsi_pg_patience(pg, NULL, before);
+    if (result)
+        return result;
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_BARRIER);
-    return pgqrsi_pg_write_only(&call);
+    result = pgqrsi_pg_write_only(&call);
+    if (result == PGQRS_ERR_BUSY)
+        return pgqrs_backend_fail(pg->store, result, 0, "55P03",
+                                  "queue \"%s\" cannot be removed while a transaction that enqueued or settled messages stays "
+                                  "open: end it, then try again",
+                                  queue);
+    return result ? result : pgqrsi_pg_patience(pg, before, NULL);
 }
 
 static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int64_t queue_id)
@@ -9007,7 +9167,6 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
                               queue, (long long)messages, (long long)workers);
 }
 
-/* In the direction in which messages move, so that what moves meanwhile is met in the next place. */
 static pgqrs_result pgqrsi_pg_queue_sweep(pgqrsi_pg *pg, int64_t queue_id)
 {
     static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED,  PGQRSI_PA_SQL_DROP_READY, PGQRSI_PA_SQL_DROP_LEASES,
@@ -9020,36 +9179,22 @@ static pgqrs_result pgqrsi_pg_queue_sweep(pgqrsi_pg *pg, int64_t queue_id)
     return result;
 }
 
-/* Sweeps until one snapshot shows nothing: a settlement under way may put messages back behind the broom, but each time it
- * takes one that the broom has not met. */
-static pgqrs_result pgqrsi_pg_queue_empty(pgqrsi_pg *pg, int64_t queue_id)
-{
-    pgqrs_result result = PGQRS_OK;
-    int64_t left = 1;
-    for (int round = 0; round < 100 && left && !result; round++) {
-        result = pgqrsi_pg_queue_sweep(pg, queue_id);
-        if (!result)
-            result = pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_LEFT, queue_id, &left);
-    }
-    if (result || !left)
-        return result;
-    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
-                              "the queue's messages kept moving while it was being removed: pause it, then try again");
-}
-
-/* The barrier: every enqueue under way ends before it, every later one finds that the queue is gone. What is many goes
- * before it, because behind it all enqueues wait. */
+/* That it is in use is found out first, so that a refusal holds up nobody. */
 static pgqrs_result pgqrsi_pg_queue_drop(pgqrsi_pg *pg, const char *queue, bool force)
 {
     int64_t queue_id = 0;
     int64_t ignored;
-    pgqrs_result result = pgqrsi_pg_queue_lock(pg, queue, &queue_id);
-    if (!result && force)
-        result = pgqrsi_pg_queue_sweep(pg, queue_id);
+    pgqrs_result result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_ID, queue, &queue_id);
+    if (!result && !force)
+        result = pgqrsi_pg_queue_unused(pg, queue, queue_id);
     if (!result)
-        result = pgqrsi_pg_queue_barrier(pg);
+        result = pgqrsi_pg_gate(pg, true);
     if (!result)
-        result = force ? pgqrsi_pg_queue_empty(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
+        result = pgqrsi_pg_queue_barrier(pg, queue);
+    if (!result)
+        result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_LOCK, queue, &queue_id);
+    if (!result)
+        result = force ? pgqrsi_pg_queue_sweep(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
     return result ? result : pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_DROP, queue_id, &ignored);
 }
 
@@ -9081,8 +9226,10 @@ static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t 
     return result;
 }
 
-/* *busy: there were leases, so that messages may have come back from one while it was waited for. */
-static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, int64_t *removed, bool *busy)
+/* *busy: there were leases, so that messages may have come back from one while it was waited for. Only the first round waits:
+ * new leases are not greater than those held already, so waiting for them could be waiting in a circle. */
+static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, bool wait, int64_t *removed,
+                                           bool *busy)
 {
     pgqrsi_pg_call call;
     PGresult *locked = NULL;
@@ -9093,7 +9240,7 @@ static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int6
     if (result || !there)
         return result;
     *busy = true;
-    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_LOCK);
+    pgqrsi_pg_start(&call, pg, wait ? PGQRSI_PA_SQL_PURGE_LOCK : PGQRSI_PA_SQL_PURGE_LOCK_FREE);
     pgqrsi_pg_int64(&call, queue_id);
     result = pgqrsi_pg_write(&call, &locked);
     if (!result && !PQgetisnull(locked, 0, 0)) {
@@ -9117,7 +9264,7 @@ static pgqrs_result pgqrsi_pg_purge_unfinished(pgqrsi_pg *pg, int64_t queue_id, 
         if (!result)
             result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_READY, queue_id, before_us, removed);
         if (!result)
-            result = pgqrsi_pg_purge_leased(pg, queue_id, before_us, removed, &busy);
+            result = pgqrsi_pg_purge_leased(pg, queue_id, before_us, round == 0, removed, &busy);
     }
     return result;
 }
@@ -9150,7 +9297,9 @@ static pgqrs_result pgqrsi_pg_purge_all(pgqrsi_pg *pg, int64_t now_us, const cha
     int64_t queue_id = 0;
     int64_t before_us = 0;
     bool all = desc->what == PGQRS_PURGE_ALL;
-    pgqrs_result result = pgqrsi_pg_purge_start(pg, now_us, queue, desc->older_than_ms, &queue_id, &before_us);
+    pgqrs_result result = pgqrsi_pg_gate(pg, true);
+    if (!result)
+        result = pgqrsi_pg_purge_start(pg, now_us, queue, desc->older_than_ms, &queue_id, &before_us);
     if (!result && (all || desc->what == PGQRS_PURGE_UNFINISHED))
         result = pgqrsi_pg_purge_unfinished(pg, queue_id, before_us, removed);
     if (!result && (all || desc->what == PGQRS_PURGE_DEAD))
@@ -9378,11 +9527,14 @@ static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, 
     if (!batch->numbers)
         return pgqrsi_pg_no_memory(pg);
     batch->count = count;
-    for (int round = 0; round < 50; round++) {
-        pgqrs_result result = pgqrsi_pg_batch_ask(batch, now_us, ids);
+    pgqrs_result result = pgqrsi_pg_gate(pg, false);
+    for (int round = 0; round < 50 && !result; round++) {
+        result = pgqrsi_pg_batch_ask(batch, now_us, ids);
         if (result || pgqrsi_pg_batch_settled(batch))
             return result;
     }
+    if (result)
+        return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
                               "the messages kept moving while they were to be locked: try again; if it stays so, pgqrs_verify "
                               "tells whether one is in no state at all");
@@ -9786,7 +9938,8 @@ static pgqrs_result pgqrsi_pg_worker_delete(void *self, int64_t now_us, int64_t 
     return result;
 }
 
-/* Two statements, so that the second sees what a claim under way has leased to one of the workers until it lost its row. */
+/* Two statements, so that the second sees what a claim under way has leased to one of the workers until it lost its row. What
+ * somebody else has locked by then is being settled. */
 static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
                                       const char *reason, int64_t *workers, int64_t *messages)
 {
@@ -10049,6 +10202,18 @@ PGQRS_API pgqrs_error_kind pgqrs_result_kind(pgqrs_result result)
 {
     size_t index = pgqrsi_result_index(result);
     return index < sizeof pgqrsi_results / sizeof pgqrsi_results[0] ? pgqrsi_results[index].kind : PGQRS_KIND_FATAL;
+}
+
+PGQRS_API const char *pgqrs_state_name(pgqrs_state state)
+{
+    static const char *const names[] = {"unknown", "ready", "delayed", "leased", "archived", "dead"};
+    return state >= PGQRS_READY && state <= PGQRS_DEAD ? names[state] : names[0];
+}
+
+PGQRS_API const char *pgqrs_worker_state_name(pgqrs_worker_state state)
+{
+    static const char *const names[] = {"unknown", "ready", "polling", "interrupted", "suspended", "stopped"};
+    return state >= PGQRS_WORKER_READY && state <= PGQRS_WORKER_STOPPED ? names[state] : names[0];
 }
 
 PGQRS_API const char *pgqrs_version(void)

@@ -468,7 +468,7 @@ static pgqrs_result pgqrsi_sqlite_no_memory(pgqrsi_sqlite *self)
 static pgqrs_result pgqrsi_sqlite_no_queue(pgqrsi_sqlite *self, const char *queue)
 {
     return pgqrs_backend_fail(self->store, PGQRS_ERR_QUEUE_NOT_FOUND, 0, NULL,
-                              "there is no queue \"%s\"; pgqrs_queue_create makes it", queue);
+                              "there is no queue \"%s\": create it with pgqrs_queue_create", queue);
 }
 
 static pgqrs_result pgqrsi_sqlite_no_worker(pgqrsi_sqlite *self, int64_t id)

@@ -50,7 +50,8 @@ int main(void)
     check(pgqrs_install(store), store);
     check(pgqrs_queue_create(store, "readings", NULL), store);
 
-    /* One commit for all. All or none: the third of these is not JSON, so nothing is stored, and the error says which. */
+    /* One commit for all. All or none: the third of these is not JSON, so nothing is stored, and the error says
+     * which. */
     pgqrs_enqueue_item broken[] = {{.payload = "1"}, {.payload = "2"}, {.payload = "three"}};
     if (pgqrs_enqueue_many(store, "readings", broken, 3, NULL) == PGQRS_ERR_JSON)
         printf("refused because of item %d\n", (int)pgqrs_last_error(store)->index);
@@ -81,8 +82,8 @@ int main(void)
     check(pgqrs_settle(store, verdicts, 3, "readings", &three, &next), store);
     print_batch("next:    ", next);
 
-    /* A verdict that comes late changes nothing and says so, for each message: somebody else has the message by then. Here
-     * all three were settled a moment ago. */
+    /* A verdict that comes late changes nothing and says so, for each message: somebody else has the message by then.
+     * Here all three were settled a moment ago. */
     check(pgqrs_settle(store, verdicts, 3, NULL, NULL, NULL), store);
     for (int i = 0; i < 3; i++)
         printf("again:    %s\n", pgqrs_result_name(verdicts[i].result));

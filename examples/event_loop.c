@@ -1,5 +1,5 @@
-/* A program with an event loop of its own: one poll(2) waits for jobs and for what else the program does, here lines that
- * come through a pipe. Every line becomes a job, and the queue's worker runs between the lines, without a thread.
+/* A program with an event loop of its own: one poll(2) waits for jobs and for what else the program does, here lines
+ * that come through a pipe. The queue's worker runs between them, in slices, without a thread.
  *
  *     cc event_loop.c -lsqlite3 && ./a.out
  */
@@ -11,7 +11,6 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The worker's store is busy while a handler runs, so the rest of the program has one of its own. */
 static pgqrs_store *open_store(void)
 {
     pgqrs_error err;
@@ -20,11 +19,15 @@ static pgqrs_store *open_store(void)
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }
-    if (pgqrs_install(store) != PGQRS_OK || pgqrs_queue_create(store, "jobs", NULL) != PGQRS_OK) {
-        fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
-        exit(1);
-    }
     return store;
+}
+
+static void check(pgqrs_result result, pgqrs_store *store)
+{
+    if (result == PGQRS_OK)
+        return;
+    fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+    exit(1);
 }
 
 static pgqrs_result do_job(const pgqrs_message *message, void *user)
@@ -44,20 +47,22 @@ static void somebody_writes(int fd, const char *text)
 
 int main(void)
 {
-    int lines[2], done = 0, read_lines = 0;
+    int lines[2], done = 0;
     if (pipe(lines) != 0)
         return 1;
-    pgqrs_store *producer = open_store(), *consumer = open_store();
-    pgqrs_worker *worker = pgqrs_worker_open(consumer, "jobs", do_job, NULL, &done, NULL);
-    if (!worker) {
-        fprintf(stderr, "%s\n", pgqrs_last_error(consumer)->message);
-        return 1;
-    }
-    somebody_writes(lines[1], "1");
+    pgqrs_store *store = open_store();
+    check(pgqrs_install(store), store);
+    check(pgqrs_queue_create(store, "jobs", NULL), store);
+    pgqrs_worker *worker = pgqrs_worker_open(store, "jobs", do_job, NULL, &done, NULL);
+    if (!worker)
+        check(pgqrs_last_error(store)->code, store);
+    pgqrs_store *elsewhere = open_store(); /* stands for another process */
 
+    somebody_writes(lines[1], "A");
+    somebody_writes(lines[1], "B");
     while (done < 3) {
-        /* Both may change from round to round. A worker without a descriptor (-1, which poll ignores) goes by time alone,
-         * and a worker with one still wants to be called when the time has come: for its heartbeat, for delayed jobs. */
+        /* Ask for both in every round, they change. The descriptor wakes us when somebody enqueues; where there is none
+         * it is -1, which poll ignores. The time is for what nobody announces: delayed jobs, the worker's heartbeat. */
         struct pollfd watched[2] = {
             {.fd = lines[0], .events = POLLIN},
             {.fd = pgqrs_worker_fd(worker), .events = POLLIN},
@@ -66,27 +71,23 @@ int main(void)
         int ready = poll(watched, 2, wait_ms > 60000 ? 60000 : (int)wait_ms);
 
         if (ready > 0 && watched[0].revents) {
-            char line;
+            char line, payload[16];
             if (read(lines[0], &line, 1) != 1)
                 break;
-            char payload[16];
-            snprintf(payload, sizeof payload, "{\"line\":%c}", line);
             printf("line read:  %c\n", line);
-            if (pgqrs_enqueue(producer, "jobs", payload, NULL, NULL) != PGQRS_OK)
-                fprintf(stderr, "%s\n", pgqrs_last_error(producer)->message);
-            read_lines++;
+            snprintf(payload, sizeof payload, "{\"line\":\"%c\"}", line);
+            check(pgqrs_enqueue(store, "jobs", payload, NULL, NULL), store); /* between two slices the store is free */
         }
 
-        /* Never waits (timeout 0). Cheap to call when there is nothing to do, so no need to look at revents. */
-        int done_before = done;
-        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK)
-            fprintf(stderr, "%s\n", pgqrs_last_error(consumer)->message);
-        if (done > done_before && read_lines < 3)
-            somebody_writes(lines[1], read_lines == 1 ? "2" : "3");
+        /* One slice: at most one batch, and it does not wait (0). Cheap when there is nothing to do. */
+        size_t handled = 0;
+        check(pgqrs_worker_poll(worker, 0, &handled), store);
+        if (handled > 0 && done == 2)
+            check(pgqrs_enqueue(elsewhere, "jobs", "{\"from\":\"elsewhere\"}", NULL, NULL), elsewhere);
     }
 
-    pgqrs_worker_close(worker);
-    pgqrs_close(consumer);
-    pgqrs_close(producer);
-    return done == 3 ? 0 : 1;
+    pgqrs_close(elsewhere);
+    check(pgqrs_worker_close(worker), store);
+    pgqrs_close(store);
+    return 0;
 }

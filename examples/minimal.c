@@ -25,8 +25,8 @@ int main(void)
     pgqrs_install(store);                      /* makes the tables; harmless when they are there */
     pgqrs_queue_create(store, "emails", NULL); /* the same for the queue; NULL: default settings */
     if (pgqrs_enqueue(store, "emails", "{\"to\":\"ada@example.com\"}", NULL, NULL) != PGQRS_OK) {
-        /* The one result never to ignore: only PGQRS_OK means that the message is safe. Had an earlier call failed, this
-         * one would have too. */
+        /* The one result never to ignore: only PGQRS_OK means that the message is safe. Had an earlier call failed,
+         * this one would have too. */
         fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
         return 1;
     }

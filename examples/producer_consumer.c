@@ -16,8 +16,8 @@ enum { JOBS = 300, CONSUMERS = 3 };
 
 static pgqrs_store *store; /* where the signal handler finds it */
 
-/* Every process makes a store of its own, after the fork: a database connection does not survive one. Whoever comes first
- * makes the tables and the queue; the others find them there. */
+/* Every process makes a store of its own, after the fork: a database connection does not survive one. Whoever comes
+ * first makes the tables and the queue; the others find them there. */
 static void open_store(void)
 {
     const char *dsn = getenv("PGQRS_DSN");

@@ -54,7 +54,9 @@ int main(void)
     check(pgqrs_queue_create(store, "emails", &settings), store);
 
     printf("2. Enqueue. When pgqrs_enqueue returns, the message is on the disk: pull the plug, it is still there.\n");
-    const char *emails[] = {"{\"to\":\"ada@example.com\"}", "{\"to\":\"grace@example.com\"}", "{\"to\":\"alan@example.net\"}"};
+    const char *emails[] = {"{\"to\":\"ada@example.com\"}",
+                            "{\"to\":\"grace@example.com\"}",
+                            "{\"to\":\"alan@example.net\"}"};
     for (int i = 0; i < 3; i++) {
         check(pgqrs_enqueue(store, "emails", emails[i], NULL, NULL), store);
         printf("          %s\n", emails[i]);

@@ -1,6 +1,6 @@
-/* An order and its job in one transaction, on SQLite: there is never an order without its confirmation e-mail, nor an
- * e-mail about an order that was rolled back. The tables of the queue live beside the program's own, and the library uses
- * the program's connection. transaction_postgres.c does the same on Postgres.
+/* An order and its job in one transaction, on SQLite: there is never an order without its confirmation e-mail, nor
+ * an e-mail about an order that was rolled back. The tables of the queue live beside the program's own, and the
+ * library uses the program's connection. transaction_postgres.c does the same on Postgres.
  *
  *     cc transaction_sqlite.c -lsqlite3 && ./a.out
  */
@@ -40,8 +40,8 @@ static void print_counts(sqlite3 *db, pgqrs_store *store)
 
 int main(void)
 {
-    /* The connection is the program's: its settings (journal mode, busy timeout) stay, and it is the program that closes
-     * it, after the store. */
+    /* The connection is the program's: its settings (journal mode, busy timeout) stay, and it is the program that
+     * closes it, after the store. */
     sqlite3 *db;
     if (sqlite3_open("shop.db", &db) != SQLITE_OK) {
         fprintf(stderr, "%s\n", sqlite3_errmsg(db));

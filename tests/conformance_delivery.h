@@ -80,10 +80,10 @@ static void dequeue_refuses_settings_out_of_range(void)
     NUMBERS(1, 0, 0, 0, 0);
 }
 
-static void dequeue_limit_0_is_one(void)
+static void dequeue_limit_0_is_the_stores_batch(void)
 {
-    put_batch(T.queue, 3, 0, NULL);
-    EQ(1, take_many(0)->count);
+    put_batch(T.queue, 20, 0, NULL);
+    EQ(pgqrs_store_settings(T.store)->default_batch, take_many(0)->count);
 }
 
 static void dequeue_takes_no_more_than_the_limit(void)
@@ -1418,7 +1418,7 @@ static const test_case delivery_cases[] = {
     CASE(dequeue_from_an_unknown_queue_names_it, PLAIN),
     CASE(dequeue_refuses_missing_arguments, PLAIN),
     CASE(dequeue_refuses_settings_out_of_range, PLAIN),
-    CASE(dequeue_limit_0_is_one, PLAIN),
+    CASE(dequeue_limit_0_is_the_stores_batch, PLAIN),
     CASE(dequeue_takes_no_more_than_the_limit, PLAIN),
     CASE(order_is_enqueue_order, PLAIN),
     CASE(order_of_a_batch_is_delivery_order, PLAIN),

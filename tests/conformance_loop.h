@@ -304,7 +304,7 @@ static pgqrs_result retry_with_the_backoff(const pgqrs_message *message, void *u
 {
     (void)user;
     note(message);
-    return pgqrs_message_retry(message, -1, NULL);
+    return pgqrs_message_retry(message, 0, NULL);
 }
 
 static void verdict_retry_with_the_queues_backoff(void)
@@ -321,7 +321,7 @@ static pgqrs_result retry_at_once(const pgqrs_message *message, void *user)
 {
     (void)user;
     note(message);
-    return pgqrs_message_retry(message, 0, "again");
+    return pgqrs_message_retry(message, 1, "again");
 }
 
 static void verdict_retry_at_once(void)
@@ -339,7 +339,7 @@ static pgqrs_result bad_verdicts(const pgqrs_message *message, void *user)
 {
     pgqrs_result *results = (pgqrs_result *)user;
     note(message);
-    results[0] = pgqrs_message_retry(message, -2, NULL);
+    results[0] = pgqrs_message_retry(message, -1, NULL);
     results[1] = pgqrs_message_retry(message, INT64_MAX, NULL);
     results[2] = pgqrs_message_give_back(message, -1);
     results[3] = pgqrs_message_extend(message, -1);

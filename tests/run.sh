@@ -83,6 +83,7 @@ label_of() {
 }
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-test.XXXXXX")
+chmod 755 "$scratch" # tests of what another user may do get to their files through it
 started_servers=
 running_pids=
 
