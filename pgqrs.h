@@ -6232,7 +6232,7 @@ static void pgqrsi_pg_group_clear(pgqrsi_pg_group *group)
 static pgqrsi_pg_outcome pgqrsi_pg_attempt(pgqrsi_pg *pg, pgqrsi_pg_group *group)
 {
     pgqrsi_pg_call relax;
-    bool relaxed = pg->own && !pg->pooled && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
+    bool relaxed = pg->own && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
     for (int i = 0; i < group->count; i++) {
         pgqrsi_pg_outcome outcome = pgqrsi_pg_prepare(pg, group, i);
         if (outcome != PGQRSI_PG_DONE)
@@ -6403,7 +6403,8 @@ static pgqrs_result pgqrsi_pg_write(pgqrsi_pg_call *call, PGresult **out)
 
 static const char pgqrsi_pg_relax_sql[] =
     "SELECT set_config('plan_cache_mode','auto',true), set_config('enable_seqscan','on',true), "
-    "set_config('enable_sort','on',true), set_config('enable_bitmapscan','on',true), set_config('enable_material','on',true)";
+    "set_config('enable_sort','on',true), set_config('enable_bitmapscan','on',true), set_config('enable_material','on',true),"
+    " set_config('jit','off',true)";
 
 static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
 {
@@ -6427,7 +6428,7 @@ static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
     if (result)
         return result;
     pg->depth = 1;
-    if (pg->own && !pg->pooled)
+    if (pg->own)
         result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
     if (result)
         pgqrsi_pg_rollback(pg);
@@ -6482,7 +6483,7 @@ static const char *const pgqrsi_pg_migration_1[] = {
     " lease_ms bigint NOT NULL, max_attempts integer NOT NULL, backoff_ms bigint NOT NULL, backoff_max_ms bigint NOT NULL,"
     " retention_ms bigint NOT NULL, dead_retention_ms bigint NOT NULL, paused boolean NOT NULL,"
     " created_at timestamptz NOT NULL, lease_expiries bigint NOT NULL DEFAULT 0)",
-    "CREATE SEQUENCE @.pgqrs_message_id CACHE 64",
+    "CREATE SEQUENCE @.pgqrs_message_id CACHE 1",
     "CREATE SEQUENCE @.pgqrs_lease_id CACHE 64",
     "CREATE SEQUENCE @.pgqrs_ready_ord CACHE 1",
     "CREATE TABLE @.pgqrs_messages(queue_id bigint NOT NULL, id bigint NOT NULL, priority smallint NOT NULL,"
@@ -6874,15 +6875,17 @@ static const char pgqrsi_pg_enqueue_one[] =
     " SELECT id, " PGQRSI_PG_NOTIFY("q") "::text FROM m";
 
 /* 1 queue, 2 now, 3 payloads, 4 priority, 5 producer, 6 due, 7 delay_us, 8 expires, 9 expire_us: messages that differ in
- * their payloads only. Runs: ids that follow each other, cut at every 50th. What expires is a run of its own. */
+ * their payloads only. Runs: ids that follow each other, cut at every 50th. What expires is a run of its own. The sort makes
+ * all ids be drawn before the first row is written, so that two batches at once hardly ever draw by turns. */
 static const char pgqrsi_pg_enqueue_many[] =
     "WITH q AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now,"
     " coalesce($6::timestamptz, " PGQRSI_PG_NOW " + $7::bigint * interval '1 microsecond') AS due,"
     " coalesce($8::timestamptz, " PGQRSI_PG_NOW " + nullif($9::bigint, 0) * interval '1 microsecond') AS expires"
     " FROM @.pgqrs_queues WHERE name = $1),"
     " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, expires_at, producer, payload)"
-    " SELECT q.id, nextval('@.pgqrs_message_id'), $4::int, q.now, q.expires, $5::text, p.payload"
-    " FROM q, unnest($3::text[]) AS p(payload) RETURNING queue_id, id, expires_at),"
+    " SELECT q.id, p.id, $4::int, q.now, q.expires, $5::text, p.payload FROM q,"
+    " (SELECT nextval('@.pgqrs_message_id') AS id, u.payload FROM unnest($3::text[]) AS u(payload) ORDER BY id) p"
+    " RETURNING queue_id, id, expires_at),"
     " o AS (SELECT queue_id, id, expires_at, row_number() OVER (ORDER BY id) AS place FROM m),"
     " g AS MATERIALIZED (SELECT queue_id, expires_at, min(id) AS lo, count(*) AS n FROM o GROUP BY queue_id, expires_at,"
     " id - place, CASE WHEN expires_at IS NULL THEN (place - 1) / 50 ELSE place END),"
@@ -8322,11 +8325,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* --- administration: queues, messages, workers, numbers -------------------------------------------------------------
  *
- * Everything here may run beside claims and settlements that move messages from table to table. Three rules keep it right:
- * a statement that takes rows out derives everything from what its DELETE returns; what must be looked at first is locked by
- * one statement and changed by the next, whose snapshot then shows what the lock protects; and nobody waits in a circle:
- * leases are locked in their order, then workers, deduplication keys in theirs, and of two administrators who touch
- * rows in an order of their own one waits at the gate.
+ * Everything here may run beside claims and settlements that move messages from table to table. Three rules keep it
+ * right: a statement that takes rows out derives everything from what its DELETE returns; what must be looked at first
+ * is locked by one statement and changed by the next, whose snapshot then shows what the lock protects; and nobody waits
+ * in a circle: leases are locked in their order, then workers, deduplication keys in theirs, and of two administrators
+ * who touch rows in an order of their own one waits at the gate.
  * ---------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_PA_NOW(parameter) "coalesce($" parameter ",statement_timestamp())"
@@ -8355,7 +8358,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "gone AS (DELETE FROM @." table " WHERE ctid=ANY(ARRAY(SELECT s.tid FROM k,LATERAL(SELECT " t ".ctid AS tid"      \
     " FROM @." table " " t " WHERE " is " OFFSET 0) s)) RETURNING *)"
 
-/* The messages of deleted runs: `old` are those that are not to come back, either by their age or because they are in k. */
+/* The messages of deleted runs: `old` are those that are not to come back, either by their age or because they are
+ * in k. */
 #define PGQRSI_PA_OLD "($2 IS NULL OR m.enqueued_at<$2)"
 #define PGQRSI_PA_MESSAGES_OF(r)                                                                                      \
     "LATERAL(SELECT m.id," PGQRSI_PA_OLD " AS old FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=" r ".lo"     \
@@ -8377,8 +8381,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "rest AS (INSERT INTO @.pgqrs_delayed(due_at,queue_id,prio,lo,n,attempt,expires_at,keyed)"                        \
     PGQRSI_PA_RUN_REST("due_at,queue_id,prio") ")"
 
-/* The same for the locked leases in the array `leases`: `each` has their messages. A lease keeps its row, so that who waits
- * for it finds it; one without messages goes. */
+/* The same for the locked leases in the array `leases`: `each` has their messages. A lease keeps its row, so that
+ * who waits for it finds it; one without messages goes. */
 #define PGQRSI_PA_LEASE_REST(leases)                                                                                  \
     "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM (SELECT e.*,"      \
     "id-row_number() OVER (PARTITION BY lease,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                  \
@@ -8406,9 +8410,9 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "(SELECT count(pg_notify('@!',s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM " source ") s"         \
     " WHERE EXISTS(SELECT 1 FROM @.pgqrs_sleepers z WHERE z.queue_id=s.queue_id AND z.until>statement_timestamp()))"
 
-/* The messages of deleted leases go back to the tail of the line, or to the dead letters when their attempts are used up:
- * `gone` has the leases, the parameters are the reason and the time. What follows can count ids, and selects
- * PGQRSI_PA_RELEASED. */
+/* The messages of deleted leases go back to the tail of the line, or to the dead letters when their attempts are
+ * used up: `gone` has the leases, the parameters are the reason and the time. What follows can count ids, and
+ * selects PGQRSI_PA_RELEASED. */
 #define PGQRSI_PA_RELEASED PGQRSI_PA_WAKE("runs WHERE NOT spent")
 #define PGQRSI_PA_LEASE_COLUMNS "l.queue_id,l.lease,l.worker_id,l.keyed,l.lo,l.n,l.attempt,l.prio"
 #define PGQRSI_PA_GONE(leases, lock)                                                                                  \
@@ -8438,7 +8442,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " AND m.enqueued_at<$2 LIMIT 1))"
 
 #define PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                 \
-    /* most queues are there already: then nothing is written */                                                     \
+    /* most queues are there already: then nothing is written */                                                      \
     X(QUEUE_CREATE, "WITH made AS (INSERT INTO @.pgqrs_queues(name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,"  \
                     "retention_ms,dead_retention_ms,paused,created_at)"                                               \
                     " SELECT $1,$2,$3,$4,$5,$6,$7,$8," PGQRSI_PA_NOW("9")                                             \
@@ -8449,8 +8453,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                     "backoff_max_ms=coalesce(nullif($5,0),backoff_max_ms),"                                           \
                     "retention_ms=CASE $6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE $6 END,"                       \
                     "dead_retention_ms=CASE $7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE $7 END,"             \
-                    "paused=CASE $8 WHEN 1 THEN true WHEN 2 THEN false ELSE paused END WHERE name=$1"                \
-                    " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))   \
+                    "paused=CASE $8 WHEN 1 THEN true WHEN 2 THEN false ELSE paused END WHERE name=$1"                 \
+                    " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))                          \
     X(QUEUE_GET, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE name=$1")                              \
     X(QUEUE_PAGE, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE id>$1 ORDER BY id LIMIT $2")          \
     X(GATE, "SELECT CASE WHEN $1 THEN pg_advisory_xact_lock(1886417010,'@.pgqrs_meta'::regclass::oid::int)"           \
@@ -8495,9 +8499,10 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                   " RETURNING queue_id,lo,n),ids AS MATERIALIZED (SELECT g.queue_id,x.id FROM gone g,"                \
                   "unnest(g.lo,g.n) AS r(lo,n),generate_series(r.lo,r.lo+r.n-1) AS x(id))," PGQRSI_PA_FORGET)
 
-/* What people see of a message: p says where it is, as (queue_id, id, k, a, l, w, t, z, x): k 1 ready, 2 delayed, 3 leased,
- * 4 archived, 5 dead, 0 ready because its lease ran out; attempt, lease, worker, the time that belongs to k, size of the lease,
- * reason. A failed try explains the present state only of an unfinished message; an expiry matters only until the first try. */
+/* What people see of a message: p says where it is, as (queue_id, id, k, a, l, w, t, z, x): k 1 ready, 2 delayed, 3
+ * leased, 4 archived, 5 dead, 0 ready because its lease ran out; attempt, lease, worker, the time that belongs to k,
+ * size of the lease, reason. A failed try explains the present state only of an unfinished message; an expiry
+ * matters only until the first try. */
 #define PGQRSI_PA_SHOW                                                                                                \
     "SELECT p.id,CASE p.k WHEN 0 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (0,3) THEN p.t END,p.w,"     \
     "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k>2 OR p.a=0 THEN m.expires_at END,"                      \
@@ -8518,9 +8523,10 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 #define PGQRSI_PA_RUN_IDS ",generate_series(r.lo,r.lo+r.n-1) x(id)"
 #define PGQRSI_PA_NULLS "NULL::bigint AS n,NULL::timestamptz AS u,NULL::text AS x"
 
-/* The filter: $1 queue, $2 state, $3 worker, $4 enqueued from, $5 before; in lists $6 the cursor and $7 the limit; then now. */
+/* The filter: $1 queue, $2 state, $3 worker, $4 enqueued from, $5 before; in lists $6 the cursor and $7 the limit;
+ * then now. */
 #define PGQRSI_PA_QUEUES(now)                                                                                         \
-    "WITH q AS (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                   \
+    "WITH q AS (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                                \
     "coalesce($4,'-infinity') AS a,coalesce($5,'infinity') AS b," PGQRSI_PA_NULLS                                     \
     " FROM @.pgqrs_queues WHERE name=$1 OR $1 IS NULL)"
 #define PGQRSI_PA_RANGE "m.enqueued_at>=q.a AND m.enqueued_at<q.b"
@@ -8530,10 +8536,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "SELECT s.* FROM q,LATERAL(SELECT " columns " FROM " from PGQRSI_PA_IN_RANGE " ORDER BY " order "x.id " direction \
     " LIMIT $7) s WHERE " when
 
-/* A page in the exact order of ids. Each place gives its first $7 messages beyond the cursor; the places are merged. Runs of
- * ready and delayed do not overlap, so the order of runs is the order of ids. Rows of done do overlap, but no row is wider
- * than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at. `lo`, `lease`, `row` and `id`
- * say what lies beyond the cursor in this direction, `edge` and `within` what the bound is. */
+/* A page in the exact order of ids. Each place gives its first $7 messages beyond the cursor; the places are merged.
+ * Runs of ready and delayed do not overlap, so the order of runs is the order of ids. Rows of done do overlap, but
+ * no row is wider than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at.
+ * `lo`, `lease`, `row` and `id` say what lies beyond the cursor in this direction, `edge` and `within` what the
+ * bound is. */
 #define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                   \
     PGQRSI_PA_QUEUES("8") PGQRSI_PA_SHOW "SELECT * FROM ("                                                            \
     PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY,                                                                 \
@@ -8589,7 +8596,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "CASE WHEN " when " THEN (SELECT coalesce(sum(" what "),0) FROM @." from " AND queue_id IN (SELECT id FROM q))"   \
     " ELSE 0 END"
 #define PGQRSI_PA_COUNT                                                                                               \
-    PGQRSI_PA_QUEUES("6") "SELECT ("                                                                                     \
+    PGQRSI_PA_QUEUES("6") "SELECT ("                                                                                  \
     PGQRSI_PA_SUM("n", "pgqrs_ready WHERE true", "$2 IN (0,1) AND $3=0") "+"                                          \
     PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+"                 \
     PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at>" PGQRSI_PA_NOW("6"), "$2 IN (0,2) AND $3=0") "+"                  \
@@ -8607,7 +8614,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 #define PGQRSI_PA_UNNESTED "t ON t.queue_id=q.id CROSS JOIN LATERAL unnest(t.lo,t.n) AS r(lo,n)"
 #define PGQRSI_PA_PLAIN "t ON t.queue_id=q.id CROSS JOIN LATERAL (SELECT t.lo,t.n) r"
 #define PGQRSI_PA_COUNT_RANGE                                                                                         \
-    PGQRSI_PA_QUEUES("6") "SELECT count(*) FROM ("                                                                         \
+    PGQRSI_PA_QUEUES("6") "SELECT count(*) FROM ("                                                                    \
     "SELECT m.queue_id,m.id FROM q JOIN @.pgqrs_messages m ON m.queue_id=q.id WHERE $2=0 AND $3=0 UNION ALL "         \
     PGQRSI_PA_EACH("pgqrs_ready " PGQRSI_PA_PLAIN, "true", "$2=1 AND $3=0") " UNION ALL "                             \
     PGQRSI_PA_EACH("pgqrs_delayed " PGQRSI_PA_PLAIN, "($2=1)=(t.due_at<=" PGQRSI_PA_NOW("6") ")",                     \
@@ -8618,10 +8625,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     PGQRSI_PA_EACH("pgqrs_done " PGQRSI_PA_UNNESTED, "($3=0 OR t.worker_id=$3)", "($2=4 OR $2=0 AND $3>0)")           \
     " UNION ALL SELECT t.queue_id,t.id FROM q JOIN @.pgqrs_dead t ON t.queue_id=q.id"                                 \
     " WHERE ($3=0 OR t.worker_id=$3) AND ($2=5 OR $2=0 AND $3>0)"                                                     \
-    ") p JOIN q ON q.id=p.queue_id JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id WHERE " PGQRSI_PA_RANGE
+    ") p JOIN q ON q.id=p.queue_id JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"  \
+    " WHERE " PGQRSI_PA_RANGE
 
-/* Finds and locks whatever has one of the messages $1: 1 ready, 2 delayed, 3 leased, 4 lease run out, 5 archived, 6 dead; 0: it
- * moved while the lock was awaited, ask again. A queue of NULL: there is no such message. */
+/* Finds and locks whatever has one of the messages $1: 1 ready, 2 delayed, 3 leased, 4 lease run out, 5 archived, 6
+ * dead; 0: it moved while the lock was awaited, ask again. A queue of NULL: there is no such message. */
 #define PGQRSI_PA_LOCK                                                                                                \
     "WITH " PGQRSI_PA_FIND ",line AS MATERIALIZED (SELECT k.*,r.attempt AS ready,t.attempt AS delayed FROM k"         \
     " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE) r ON true"      \
@@ -8672,7 +8680,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                    " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"             \
                    " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                     \
     X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                 \
-    X(TAKE_DEAD, "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id") \
+    X(TAKE_DEAD, "WITH " PGQRSI_PA_GIVEN                                                                              \
+                 " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")                     \
     X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                  \
     X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                   \
     X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"        \
@@ -8681,7 +8690,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                    " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"         \
                    " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"               \
                    " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")    \
-    /* ids that follow each other are one run of the line again */                                                   \
+    /* ids that follow each other are one run of the line again */                                                    \
     X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"             \
               "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"  \
               " AND m.expires_at IS NOT NULL),"                                                                       \
@@ -8691,7 +8700,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
               " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                              \
               "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                     \
               " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                   \
-              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                          \
+              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                   \
               " SELECT " PGQRSI_PA_WAKE("r"))
 
 /* Workers a filter means: $1 id, $2 queue, $3 state, $4 stale_ms, $5 now. */
@@ -8706,22 +8715,24 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " AND ($1 IS NULL OR queue_id=(SELECT id FROM q))"
 
 #define PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                \
-    /* leases before workers, as everywhere: counting them is what makes the server lock them first */               \
+    /* leases before workers, as everywhere: counting them is what makes the server lock them first */                \
     X(REGISTER, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$2 FOR KEY SHARE),"                 \
                 "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id="                                \
                 "(SELECT id FROM @.pgqrs_workers WHERE name=$1) ORDER BY lease FOR UPDATE),"                          \
                 "w AS (INSERT INTO @.pgqrs_workers AS w(name,epoch,queue_id,state,reclaimed,started_at,heartbeat_at)" \
                 " SELECT $1,$3,(SELECT id FROM q),1,false," PGQRSI_PA_NOW("5") "," PGQRSI_PA_NOW("5")                 \
-                " WHERE ($2 IS NULL OR EXISTS(SELECT 1 FROM q)) AND (SELECT count(*) FROM h)>=0 ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch," \
-                "queue_id=excluded.queue_id,state=1,reclaimed=false,started_at=excluded.started_at,"                  \
-                "heartbeat_at=excluded.heartbeat_at,stopped_at=NULL WHERE w.state=5"        \
-                " OR w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 microsecond' RETURNING w.id),"              \
-                PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") "," PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))             \
-                " SELECT (SELECT id FROM w),(SELECT count(*) FROM q)," PGQRSI_PA_RELEASED)                                                \
+                " WHERE ($2 IS NULL OR EXISTS(SELECT 1 FROM q)) AND (SELECT count(*) FROM h)>=0"                      \
+                " ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch,queue_id=excluded.queue_id,state=1,"          \
+                "reclaimed=false,started_at=excluded.started_at,heartbeat_at=excluded.heartbeat_at,stopped_at=NULL"   \
+                " WHERE w.state=5 OR w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 microsecond'"               \
+                " RETURNING w.id),"                                                                                   \
+                PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") ","                                   \
+                PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))                                          \
+                " SELECT (SELECT id FROM w),(SELECT count(*) FROM q)," PGQRSI_PA_RELEASED)                            \
     X(REGISTERED, "SELECT " PGQRSI_PA_NOW("2") ",heartbeat_at FROM @.pgqrs_workers WHERE name=$1 AND state<>5")       \
-    X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)" \
+    X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)"\
                      " FOR UPDATE),h AS MATERIALIZED (SELECT CASE WHEN $6 THEN (SELECT coalesce(sum(total),0)"        \
-                     " FROM @.pgqrs_leases WHERE worker_id=$1 AND until>" PGQRSI_PA_NOW("7") ") ELSE 0 END AS held),"  \
+                     " FROM @.pgqrs_leases WHERE worker_id=$1 AND until>" PGQRSI_PA_NOW("7") ") ELSE 0 END AS held)," \
                      "u AS (UPDATE @.pgqrs_workers t SET state=CASE WHEN $4=0 THEN t.state ELSE $4 END,"              \
                      "heartbeat_at=CASE WHEN $5 THEN " PGQRSI_PA_NOW("7") " ELSE t.heartbeat_at END,"                 \
                      "stopped_at=CASE WHEN $4=0 THEN t.stopped_at WHEN $4=5 THEN " PGQRSI_PA_NOW("7") " END"          \
@@ -8736,8 +8747,9 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                    " ORDER BY w.id")                                                                                  \
     X(WORKER_COUNT, "SELECT count(*) FROM @.pgqrs_workers w WHERE " PGQRSI_PA_WORKER_FILTER)                          \
     X(WORKER_RELEASE, "WITH w AS MATERIALIZED (SELECT id FROM @.pgqrs_workers WHERE id=$1),"                          \
-                      PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") "," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                        \
-                      " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                  \
+                      PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") ","                             \
+                      PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                                                     \
+                      " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)              \
     X(WORKER_DELETE, "WITH h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id=$1 ORDER BY lease"     \
                      " FOR UPDATE),w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1"               \
                      " AND (SELECT count(*) FROM h)>=0 FOR UPDATE),"                                                  \
@@ -8761,8 +8773,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* --- statements: numbers */
 
-/* The oldest message of a place is taken to be the one with the smallest id in it: ids are given out in the order of enqueue,
- * apart from a few that connections keep in stock. */
+/* The oldest message of a place is taken to be the one with the smallest id in it: ids are given out in the order of
+ * enqueue, apart from a few that connections keep in stock. */
 #define PGQRSI_PA_METRICS                                                                                             \
     "SELECT q.name,q.paused,r.n+d.due+l.lost,d.n-d.due,l.held,a.n,x.n,q.lease_expiries," PGQRSI_PA_NOW("2") ","       \
     "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id"                                        \
@@ -8787,9 +8799,9 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 #define PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                \
     X(METRICS, PGQRSI_PA_METRICS)                                                                                     \
-    X(WORKER_STATS, "SELECT $1 IS NULL OR EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)," PGQRSI_PA_NOW("3") ","  \
+    X(WORKER_STATS, "SELECT $1 IS NULL OR EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)," PGQRSI_PA_NOW("3") "," \
                     "count(*),count(*) FILTER (WHERE state=1),count(*) FILTER (WHERE state=2),"                       \
-                    "count(*) FILTER (WHERE state=3),count(*) FILTER (WHERE state=4),count(*) FILTER (WHERE state=5)," \
+                    "count(*) FILTER (WHERE state=3),count(*) FILTER (WHERE state=4),count(*) FILTER (WHERE state=5),"\
                     "count(*) FILTER (WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3")                            \
                     "-$2*interval '1 microsecond'),coalesce(sum(h.n),0)::bigint,"                                     \
                     "min(started_at) FILTER (WHERE state<>5),max(heartbeat_at) FROM @.pgqrs_workers w LEFT JOIN"      \
@@ -8806,7 +8818,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " retention_ms:int8 dead_retention_ms:int8 paused:bool created_at:timestamptz lease_expiries:int8'),"             \
     "('pgqrs_messages','queue_id:int8 id:int8 priority:int2 enqueued_at:timestamptz expires_at:timestamptz"           \
     " dedup_key:text producer:text payload:text'),"                                                                   \
-    "('pgqrs_ready','ord:int8 queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz keyed:bool')," \
+    "('pgqrs_ready','ord:int8 queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz"             \
+    " keyed:bool'),"                                                                                                  \
     "('pgqrs_delayed','due_at:timestamptz queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz" \
     " keyed:bool'),"                                                                                                  \
     "('pgqrs_leases','lease:int8 queue_id:int8 until:timestamptz claimed_at:timestamptz worker_id:int8 total:int4"    \
@@ -8848,7 +8861,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     X(VERIFY_TABLES, "SELECT CASE WHEN to_regclass('@.'||t.name) IS NULL THEN format('table %s is missing',t.name)"   \
                      " ELSE format('column %s of table %s is missing or of another type',split_part(c.name,':',1),"   \
                      "t.name) END FROM (VALUES " PGQRSI_PA_TABLES ") AS t(name,columns),"                             \
-                     "unnest(string_to_array(t.columns,' ')) AS c(name) WHERE NOT EXISTS(SELECT 1 FROM pg_attribute a" \
+                     "unnest(string_to_array(t.columns,' ')) AS c(name) WHERE NOT EXISTS(SELECT 1 FROM pg_attribute a"\
                      " JOIN pg_type y ON y.oid=a.atttypid WHERE a.attrelid=to_regclass('@.'||t.name)"                 \
                      " AND NOT a.attisdropped AND a.attname||':'||y.typname=c.name) LIMIT 1")                         \
     X(VERIFY_RELATIONS, "SELECT format('%s %s is missing',kind,name) FROM (VALUES " PGQRSI_PA_RELATIONS               \
@@ -8858,8 +8871,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                       "SELECT 1 FROM pg_index i WHERE i.indrelid=to_regclass('@.'||t.name) AND i.indisvalid"          \
                       " AND i.indisunique>=t.one AND strpos((SELECT string_agg(a.attname,',' ORDER BY k.o)||','"      \
                       " FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(n,o) JOIN pg_attribute a"                  \
-                      " ON a.attrelid=i.indrelid AND a.attnum=k.n),t.columns||',')=1) LIMIT 1")                \
-    X(VERIFY_PLACES, PGQRSI_PA_PLACES "SELECT CASE WHEN m.id IS NULL THEN format('message %s is %s but has no row in"  \
+                      " ON a.attrelid=i.indrelid AND a.attnum=k.n),t.columns||',')=1) LIMIT 1")                       \
+    X(VERIFY_PLACES, PGQRSI_PA_PLACES "SELECT CASE WHEN m.id IS NULL THEN format('message %s is %s but has no row in" \
                      " pgqrs_messages',p.id,p.places) WHEN p.id IS NULL THEN format('message %s is in no state at"    \
                      " all',m.id) ELSE format('message %s is in two states at once: %s',p.id,p.places) END"           \
                      " FROM (SELECT queue_id,id,count(*) AS n,string_agg(place,' and ') AS places FROM places"        \
@@ -8877,20 +8890,22 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                      "LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"                       \
                      "bool_or(num_nulls(r.lo,r.n,r.attempt,r.prio)>0) AS ragged"                                      \
                      " FROM unnest(l.lo,l.n,l.attempt,l.prio) AS r(lo,n,attempt,prio)) s"                             \
-                     " WHERE s.total IS DISTINCT FROM l.total OR s.lo<>l.lo_min OR s.hi<>l.hi_max OR s.ragged LIMIT 1") \
+                     " WHERE s.total IS DISTINCT FROM l.total OR s.lo<>l.lo_min OR s.hi<>l.hi_max OR s.ragged"        \
+                     " LIMIT 1")                                                                                      \
     X(VERIFY_DONE, "SELECT format('the archive row of message %s does not agree with its own sums',d.lo_min)"         \
                    " FROM @.pgqrs_done d,LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"    \
                    "bool_or(num_nulls(r.lo,r.n,r.attempt)>0) AS ragged"                                               \
                    " FROM unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)) s WHERE s.total IS DISTINCT FROM d.total"    \
                    " OR s.lo<>d.lo_min OR s.hi<>d.hi_max OR d.hi_max-d.lo_min>=1024 OR s.ragged LIMIT 1")             \
-    X(VERIFY_OWNERS, "SELECT format('message %s belongs to a queue that does not exist',m.id) FROM @.pgqrs_messages m" \
+    X(VERIFY_OWNERS, "SELECT format('message %s belongs to a queue that does not exist',m.id) FROM @.pgqrs_messages m"\
                      " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=m.queue_id)"                        \
                      " UNION ALL SELECT format('worker %s belongs to a queue that does not exist',w.id)"              \
                      " FROM @.pgqrs_workers w WHERE w.queue_id IS NOT NULL"                                           \
                      " AND NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=w.queue_id)"                          \
                      " UNION ALL SELECT format('worker %s is in no known state',w.id) FROM @.pgqrs_workers w"         \
                      " WHERE w.state NOT BETWEEN 1 AND 5 OR (w.state=5)<>(w.stopped_at IS NOT NULL)"                  \
-                     " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',f.message_id)" \
+                     " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',"         \
+                     "f.message_id)"                                                                                  \
                      " FROM @.pgqrs_failures f WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_messages m"                     \
                      " WHERE m.queue_id=f.queue_id AND m.id=f.message_id) LIMIT 1")
 
@@ -8982,7 +8997,8 @@ static void pgqrsi_pg_echo(pgqrsi_pg_call *call, const PGresult *r, int row, int
                   none ? 0 : (size_t)PQgetlength(r, row, column));
 }
 
-/* A transaction of several statements that lost against others is done again from its start, where that is ours to decide. */
+/* A transaction of several statements that lost against others is done again from its start, where that is ours to
+ * decide. */
 static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
 {
     if (result != PGQRS_ERR_CONFLICT || !pg->own || *tries >= pg->settings->retry_limit)
@@ -8991,8 +9007,8 @@ static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
     return true;
 }
 
-/* Administrators who go through many rows (alone) or through some by their ids pass here. Not a row and not a table, so that
- * nobody else is held up. */
+/* Administrators who go through many rows (alone) or through some by their ids pass here. Not a row and not a table,
+ * so that nobody else is held up. */
 static pgqrs_result pgqrsi_pg_gate(pgqrsi_pg *pg, bool alone)
 {
     pgqrsi_pg_call call;
@@ -9003,7 +9019,8 @@ static pgqrs_result pgqrsi_pg_gate(pgqrsi_pg *pg, bool alone)
 
 /* --- queues ------------------------------------------------------------------------------------------------------- */
 
-static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const char *queue, const pgqrs_queue_desc *settings,
+static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const char *queue,
+                                           const pgqrs_queue_desc *settings,
                                            bool *created)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
@@ -9079,7 +9096,8 @@ static pgqrs_queues *pgqrsi_pg_read_queues(pgqrsi_pg *pg, const PGresult *r)
     return list;
 }
 
-static pgqrs_result pgqrsi_pg_queue_list(void *self, const char *queue_or_null, int64_t after_id, size_t limit, pgqrs_queues **out)
+static pgqrs_result pgqrsi_pg_queue_list(void *self, const char *queue_or_null, int64_t after_id, size_t limit,
+                                         pgqrs_queues **out)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9130,9 +9148,9 @@ static pgqrs_result pgqrsi_pg_patience(pgqrsi_pg *pg, const char *time, char bef
     return result;
 }
 
-/* Waits until every transaction that writes messages or leases has ended, and keeps all others out until the end of this one:
- * an enqueue that was under way is seen, a later one finds that the queue is gone. Who waits here holds up everybody, so
- * not for long. */
+/* Waits until every transaction that writes messages or leases has ended, and keeps all others out until the end of
+ * this one: an enqueue that was under way is seen, a later one finds that the queue is gone. Who waits here holds up
+ * everybody, so not for long. */
 static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
 {
     pgqrsi_pg_call call;
@@ -9144,7 +9162,8 @@ static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
     result = pgqrsi_pg_write_only(&call);
     if (result == PGQRS_ERR_BUSY)
         return pgqrs_backend_fail(pg->store, result, 0, "55P03",
-                                  "queue \"%s\" cannot be removed while a transaction that enqueued or settled messages stays "
+                                  "queue \"%s\" cannot be removed while a transaction that enqueued or settled "
+                                  "messages stays "
                                   "open: end it, then try again",
                                   queue);
     return result ? result : pgqrsi_pg_patience(pg, before, NULL);
@@ -9163,7 +9182,8 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
     if (result || (messages == 0 && workers == 0))
         return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
-                              "queue \"%s\" still has %lld messages and %lld live workers: purge and stop them, or use force",
+                              "queue \"%s\" still has %lld messages and %lld live workers: purge and stop them, or "
+                              "use force",
                               queue, (long long)messages, (long long)workers);
 }
 
@@ -9214,7 +9234,8 @@ static pgqrs_result pgqrsi_pg_queue_delete(void *self, int64_t now_us, const cha
 
 /* --- purge: `before_us` 0 means any age */
 
-static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t queue_id, int64_t before_us, int64_t *removed)
+static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t queue_id, int64_t before_us,
+                                          int64_t *removed)
 {
     pgqrsi_pg_call call;
     int64_t count;
@@ -9226,9 +9247,10 @@ static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t 
     return result;
 }
 
-/* *busy: there were leases, so that messages may have come back from one while it was waited for. Only the first round waits:
- * new leases are not greater than those held already, so waiting for them could be waiting in a circle. */
-static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, bool wait, int64_t *removed,
+/* busy: there were leases, so that messages may have come back from one while it was waited for. Only the first
+ * round waits: new leases are not greater than those held already, so waiting for them could be waiting in a circle. */
+static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, bool wait,
+                                           int64_t *removed,
                                            bool *busy)
 {
     pgqrsi_pg_call call;
@@ -9269,7 +9291,8 @@ static pgqrs_result pgqrsi_pg_purge_unfinished(pgqrsi_pg *pg, int64_t queue_id, 
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_purge_start(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t older_than_ms, int64_t *queue_id,
+static pgqrs_result pgqrsi_pg_purge_start(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t older_than_ms,
+                                          int64_t *queue_id,
                                           int64_t *before_us)
 {
     pgqrsi_pg_call call;
@@ -9344,8 +9367,10 @@ static bool pgqrsi_pg_read_message(const PGresult *r, int row, void *result, pgq
     message->finished_at_us = pgqrsi_pg_get_int64(r, row, 10);
     message->lease_size = (uint32_t)pgqrsi_pg_get_int64(r, row, 11);
     message->payload_size = (size_t)PQgetlength(r, row, 16);
-    return pgqrsi_pg_copy(result, r, row, 12, &message->queue) && pgqrsi_pg_copy(result, r, row, 13, &message->dedup_key) &&
-           pgqrsi_pg_copy(result, r, row, 14, &message->producer) && pgqrsi_pg_copy(result, r, row, 15, &message->reason) &&
+    return pgqrsi_pg_copy(result, r, row, 12, &message->queue) &&
+           pgqrsi_pg_copy(result, r, row, 13, &message->dedup_key) &&
+           pgqrsi_pg_copy(result, r, row, 14, &message->producer) &&
+           pgqrsi_pg_copy(result, r, row, 15, &message->reason) &&
            pgqrsi_pg_copy(result, r, row, 16, &message->payload) && pgqrsi_pg_copy(result, r, row, 17, &message->worker);
 }
 
@@ -9399,7 +9424,8 @@ static void pgqrsi_pg_put_filter(pgqrsi_pg_call *call, const pgqrs_message_filte
     pgqrsi_pg_time(call, filter->enqueued_before_us);
 }
 
-static pgqrs_result pgqrsi_pg_message_list(void *self, int64_t now_us, const pgqrs_message_filter *filter, pgqrs_messages **out)
+static pgqrs_result pgqrsi_pg_message_list(void *self, int64_t now_us, const pgqrs_message_filter *filter,
+                                           pgqrs_messages **out)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9417,7 +9443,8 @@ static pgqrs_result pgqrsi_pg_message_list(void *self, int64_t now_us, const pgq
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_message_count(void *self, int64_t now_us, const pgqrs_message_filter *filter, int64_t *count)
+static pgqrs_result pgqrsi_pg_message_count(void *self, int64_t now_us, const pgqrs_message_filter *filter,
+                                            int64_t *count)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9517,7 +9544,8 @@ static pgqrs_result pgqrsi_pg_batch_ask(pgqrsi_pg_batch *batch, int64_t now_us, 
 }
 
 /* Inside a transaction. Free the batch whatever comes back. */
-static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count)
+static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, int64_t now_us, const int64_t *ids,
+                                         size_t count)
 {
     memset(batch, 0, sizeof *batch);
     batch->pg = pg;
@@ -9536,7 +9564,8 @@ static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, 
     if (result)
         return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
-                              "the messages kept moving while they were to be locked: try again; if it stays so, pgqrs_verify "
+                              "the messages kept moving while they were to be locked: try again; if it stays so, "
+                              "pgqrs_verify "
                               "tells whether one is in no state at all");
 }
 
@@ -9630,19 +9659,22 @@ static pgqrs_result pgqrsi_pg_message_delete(void *self, int64_t now_us, const i
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_t id, const char *payload, size_t payload_size)
+static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_t id, const char *payload,
+                                            size_t payload_size)
 {
-    static const char *const places[PGQRSI_PG_PLACES] = {"moving",   "ready and was tried before", "delayed and was tried before",
-                                                         "leased",   "waiting for another try",    "archived",
-                                                         "dead"};
+    static const char *const places[PGQRSI_PG_PLACES] = {
+        "moving", "ready and was tried before", "delayed and was tried before", "leased", "waiting for another try", "archived",
+        "dead"};
     pgqrsi_pg *pg = batch->pg;
     pgqrsi_pg_call call;
     int place = pgqrsi_pg_batch_place(batch, 0);
     if (pgqrsi_pg_batch_missing(batch, 0))
-        return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "no message has the id %lld", (long long)id);
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "no message has the id %lld",
+                                  (long long)id);
     if (place > PGQRSI_PG_AT_DELAYED || pgqrsi_pg_get_int64(batch->locked, 0, 4) > 0)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_STATE, 0, NULL,
-                                  "message %lld is %s: only one that nobody has started can get another payload", (long long)id,
+                                  "message %lld is %s: only one that nobody has started can get another payload",
+                                  (long long)id,
                                   places[place]);
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_UPDATE);
     pgqrsi_pg_int64(&call, pgqrsi_pg_get_int64(batch->locked, 0, 1));
@@ -9651,7 +9683,8 @@ static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_
     return pgqrsi_pg_write_only(&call);
 }
 
-static pgqrs_result pgqrsi_pg_message_update(void *self, int64_t now_us, int64_t id, const char *payload, size_t payload_size)
+static pgqrs_result pgqrsi_pg_message_update(void *self, int64_t now_us, int64_t id, const char *payload,
+                                             size_t payload_size)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     int tries = 0;
@@ -9695,7 +9728,8 @@ static pgqrs_result pgqrsi_pg_replay_keys(pgqrsi_pg_batch *batch, pgqrs_result *
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count, pgqrs_result *results)
+static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count,
+                                         pgqrs_result *results)
 {
     pgqrsi_pg_batch batch;
     pgqrs_result result = pgqrsi_pg_batch_lock(&batch, pg, now_us, ids, count);
@@ -9718,7 +9752,8 @@ static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const in
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const int64_t *ids, size_t count, pgqrs_result *results)
+static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const int64_t *ids, size_t count,
+                                             pgqrs_result *results)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     int tries = 0;
@@ -9735,7 +9770,8 @@ static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const i
 
 static pgqrs_result pgqrsi_pg_no_worker(pgqrsi_pg *pg, int64_t id)
 {
-    return pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_NOT_FOUND, 0, NULL, "no worker has the id %lld", (long long)id);
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_NOT_FOUND, 0, NULL, "no worker has the id %lld",
+                              (long long)id);
 }
 
 /* Why a name could not be taken; PGQRS_OK: it can be by now. */
@@ -9751,9 +9787,11 @@ static pgqrs_result pgqrsi_pg_register_refused(pgqrsi_pg *pg, int64_t now_us, co
         int64_t age_us = pgqrsi_pg_get_int64(r, 0, 0) - pgqrsi_pg_get_int64(r, 0, 1);
         if (age_us <= stale_us)
             result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                        "worker \"%s\" is alive: its last heartbeat was %lld ms ago; its name can be taken over "
+                                        "worker \"%s\" is alive: its last heartbeat was %lld ms ago; its name can be "
+                                        "taken over "
                                         "when that is more than %lld ms",
-                                        name, (long long)(age_us / PGQRSI_US_PER_MS), (long long)(stale_us / PGQRSI_US_PER_MS));
+                                        name, (long long)(age_us / PGQRSI_US_PER_MS),
+                                        (long long)(stale_us / PGQRSI_US_PER_MS));
     }
     PQclear(r);
     return result;
@@ -9796,7 +9834,8 @@ static pgqrs_result pgqrsi_pg_worker_register(void *self, int64_t now_us, const 
     }
     if (!result && !worker.id)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
-                                  "worker \"%s\" kept being registered by others: give each process a name of its own", name);
+                                  "worker \"%s\" kept being registered by others: give each process a name of its own",
+                                  name);
     if (!result)
         *out = worker;
     return result;
@@ -9831,7 +9870,8 @@ static pgqrs_result pgqrsi_pg_worker_change(void *self, pgqrs_backend_worker_cha
 }
 
 /* Parameters 1 to 5 of PGQRSI_PA_WORKER_FILTER. */
-static void pgqrsi_pg_put_worker_filter(pgqrsi_pg_call *call, int64_t now_us, int64_t id, const pgqrs_worker_filter *filter)
+static void pgqrsi_pg_put_worker_filter(pgqrsi_pg_call *call, int64_t now_us, int64_t id,
+                                        const pgqrs_worker_filter *filter)
 {
     pgqrsi_pg_int64(call, id);
     pgqrsi_pg_text(call, filter->queue);
@@ -9869,7 +9909,8 @@ static pgqrs_workers *pgqrsi_pg_read_workers(pgqrsi_pg *pg, const PGresult *r)
     return list;
 }
 
-static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_worker_filter *filter,
+static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id_or_0,
+                                          const pgqrs_worker_filter *filter,
                                           pgqrs_workers **out)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
@@ -9887,7 +9928,8 @@ static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_worker_count(void *self, int64_t now_us, const pgqrs_worker_filter *filter, int64_t *count)
+static pgqrs_result pgqrsi_pg_worker_count(void *self, int64_t now_us, const pgqrs_worker_filter *filter,
+                                           int64_t *count)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9900,7 +9942,8 @@ static pgqrs_result pgqrsi_pg_worker_count(void *self, int64_t now_us, const pgq
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_worker_release(void *self, int64_t now_us, int64_t worker_id, const char *reason, int64_t *released)
+static pgqrs_result pgqrsi_pg_worker_release(void *self, int64_t now_us, int64_t worker_id, const char *reason,
+                                             int64_t *released)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9933,13 +9976,14 @@ static pgqrs_result pgqrsi_pg_worker_delete(void *self, int64_t now_us, int64_t 
         result = pgqrsi_pg_no_worker(pg, worker_id);
     else if (!result && pgqrsi_pg_get_int64(r, 0, 1) == 0)
         result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                    "worker %lld is not stopped: shut it down first, or use force", (long long)worker_id);
+                                    "worker %lld is not stopped: shut it down first, or use force",
+                                    (long long)worker_id);
     PQclear(r);
     return result;
 }
 
-/* Two statements, so that the second sees what a claim under way has leased to one of the workers until it lost its row. What
- * somebody else has locked by then is being settled. */
+/* Two statements, so that the second sees what a claim under way has leased to one of the workers until it lost its
+ * row. What somebody else has locked by then is being settled. */
 static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
                                       const char *reason, int64_t *workers, int64_t *messages)
 {
@@ -9965,7 +10009,8 @@ static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char 
     return result;
 }
 
-static pgqrs_result pgqrsi_pg_worker_reclaim(void *self, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
+static pgqrs_result pgqrsi_pg_worker_reclaim(void *self, int64_t now_us, const char *queue_or_null,
+                                             int64_t older_than_us,
                                              const char *reason, int64_t *workers, int64_t *messages)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
@@ -10095,7 +10140,8 @@ static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
     if (!result && PQntuples(r) > 0) {
         int64_t size;
         const char *text = pgqrsi_pg_get_text(r, 0, 0, &size);
-        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "schema %s: %.*s", pg->schema, (int)size,
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "schema %s: %.*s", pg->schema,
+                                    (int)size,
                                     text ? text : "");
     }
     PQclear(r);
@@ -10104,9 +10150,9 @@ static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
 
 static pgqrs_result pgqrsi_pg_verify(void *self)
 {
-    static const int steps[] = {PGQRSI_PA_SQL_VERIFY_TABLES, PGQRSI_PA_SQL_VERIFY_RELATIONS, PGQRSI_PA_SQL_VERIFY_INDEXES,
-                                PGQRSI_PA_SQL_VERIFY_OWNERS, PGQRSI_PA_SQL_VERIFY_PLACES,    PGQRSI_PA_SQL_VERIFY_LEASES,
-                                PGQRSI_PA_SQL_VERIFY_DONE,   PGQRSI_PA_SQL_VERIFY_KEYS};
+    static const int steps[] = {
+        PGQRSI_PA_SQL_VERIFY_TABLES, PGQRSI_PA_SQL_VERIFY_RELATIONS, PGQRSI_PA_SQL_VERIFY_INDEXES, PGQRSI_PA_SQL_VERIFY_OWNERS,
+        PGQRSI_PA_SQL_VERIFY_PLACES, PGQRSI_PA_SQL_VERIFY_LEASES,    PGQRSI_PA_SQL_VERIFY_DONE,    PGQRSI_PA_SQL_VERIFY_KEYS};
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrs_result result = PGQRS_OK;
     pg->checked = false; /* the first statement then looks at the version */

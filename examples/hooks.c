@@ -98,7 +98,7 @@ static int run(heap *memory)
     numbers n = {0, 0, 0};
     pgqrs_store_desc settings = {
         .allocator = {resize, memory},
-        .logger = {write_log, NULL, PGQRS_LOG_DEBUG},
+        .logger = {write_log, NULL, PGQRS_LOG_WARN},
         .clock = {read_clock, &now_us},
         .sleeper = {sleep_us, &now_us},
         .random = {next_random, &seed},
