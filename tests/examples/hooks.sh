@@ -4,7 +4,7 @@
 expect "$1" <<'END'
 with 100 bytes of memory: PGQRS_ERR_NO_MEMORY
 with 64 MiB of memory:
-log:       warning: queue "jobs": message 2 was finished after its lease had ended and is delivered again; give it a longer lease_ms, or call pgqrs_message_extend in the handler
+log:       warning: queue "jobs": the verdict on message 2 came too late, its lease had ended: give it a longer lease_ms, or call pgqrs_message_extend in the handler
 observer:  4 claimed, 4 handled, 1 leases lost
 clock:     1 hour passed
 random:    used
