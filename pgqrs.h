@@ -4,7 +4,7 @@
     Do this
 
         #define PGQRS_IMPLEMENTATION
-        #include "pgqrs.h"              Postgres; link with -lpq
+        #include "pgqrs.h"              Postgres; link with -lpq, compile with -I"$(pg_config --includedir)"
         #include "pgqrs_sqlite.h"       SQLite;   link with -lsqlite3
 
     in one source file, and include the same headers without the define everywhere else. One of the two is enough:
@@ -61,8 +61,9 @@
     }
     @end
 
-    pgqrs_install and pgqrs_queue_create may run at every start: what is there is left alone. A real program looks at what
-    each call returns (chapter 13).
+    pgqrs_install and pgqrs_queue_create may run at every start: what is there is left alone (other settings of an existing
+    queue take a pgqrs_queue_update). A real program looks at what each call returns (chapter 13). In C++ before C++20 write
+    `pgqrs_work_desc work{}; work.until_empty = true;` and pass &work.
 
 
     3  WHAT IT PROMISES
@@ -277,7 +278,7 @@
     Its `kind` says what to do:
 
         kind       meaning                                            what a program does
-        RETRY      nothing was changed, it may work later             waits and calls again (the library already did)
+        RETRY      nothing was changed, it may work later             waits and calls again
         CONFLICT   the world is not as assumed (lease lost, exists)   looks again and decides
         FATAL      somebody must mend something outside               gives up and tells people
         MISUSE     the call is wrong                                  is corrected
@@ -313,9 +314,13 @@
         pgqrs_stop(the_store);
     }
     the_store = store;
-    signal(SIGTERM, on_term);
+    struct sigaction action = {.sa_handler = on_term};
+    sigaction(SIGTERM, &action, NULL);
     pgqrs_work(store, "invoices", handler, NULL, NULL); // returns after the message in hand; the rest is given back
     @end
+
+    (signal() would do as well, but in strict C modes it works only once.) The signal also cuts short what the handler itself is
+    waiting for, as signals do.
 
     After fork, a child opens stores of its own and does not use or close the parent's.
 
@@ -701,7 +706,7 @@ PGQRS_API pgqrs_validation pgqrs_validation_strict(void);
 
 /* Settings of a store. Zero means the default in brackets. Strings and arrays are copied. */
 typedef struct pgqrs_store_desc {
-    const char *schema; /* [public] Postgres: letters, digits, _ and $, first a letter or _, at most 63 bytes */
+    const char *schema; /* [public] Postgres alone: letters, digits, _ and $, first a letter or _, at most 63 bytes */
     pgqrs_allocator allocator;
     pgqrs_logger logger;
     pgqrs_clock clock;
@@ -1045,7 +1050,7 @@ PGQRS_API pgqrs_result pgqrs_message_update(pgqrs_store *store, int64_t id, cons
 PGQRS_API pgqrs_result pgqrs_message_replay(pgqrs_store *store, int64_t id);
 PGQRS_API pgqrs_result pgqrs_message_replay_many(pgqrs_store *store, const int64_t *ids, size_t count, pgqrs_result *results);
 
-/* Dead letters of a queue: pgqrs_message_list with state PGQRS_DEAD, in one word. after_id and limit as there. */
+/* Dead letters of a queue, newest first: pgqrs_message_list with state PGQRS_DEAD, in one word. after_id and limit as there. */
 PGQRS_API pgqrs_result pgqrs_dead_list(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit, pgqrs_messages **out);
 /* Replays every dead letter of a queue; *replayed (may be NULL) counts them. Those whose key is taken stay. */
 PGQRS_API pgqrs_result pgqrs_dead_replay_all(pgqrs_store *store, const char *queue, int64_t *replayed);
@@ -1087,8 +1092,9 @@ typedef pgqrs_result (*pgqrs_handler)(const pgqrs_message *message, void *user);
 /* Handles a batch. The return value counts for every message without a verdict of its own. */
 typedef pgqrs_result (*pgqrs_batch_handler)(const pgqrs_messages *batch, void *user);
 
-/* Verdicts inside a handler; the last one counts. Each returns PGQRS_OK, so a handler can end with
- * `return pgqrs_message_retry(message, 5000, "mail server is down");`. Outside of a handler: PGQRS_ERR_INVALID_ARGUMENT. */
+/* Verdicts inside a handler, for the loop that called it; the last one counts. By hand it is pgqrs_archive, pgqrs_retry … Each returns PGQRS_OK, so a handler can end with
+ * `return pgqrs_message_retry(message, 5000, "mail server is down");`. Outside of a handler: PGQRS_ERR_INVALID_ARGUMENT (and
+ * no detail, for there is no store to keep it). */
 PGQRS_API pgqrs_result pgqrs_message_archive(const pgqrs_message *message);
 PGQRS_API pgqrs_result pgqrs_message_remove(const pgqrs_message *message); /* done, and no trace is kept */
 /* Failed; again after delay_ms (0: the queue's backoff), or dead when its attempts are used up. The reason (may be NULL) is
@@ -1104,7 +1110,8 @@ PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_
 
 /* How to work. Zero means the default in brackets. */
 typedef struct pgqrs_work_desc {
-    const char *name;     /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed */
+    const char *name;     /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
+                             refused (PGQRS_ERR_WORKER_ACTIVE) for stale_ms after a crash */
     int32_t batch;        /* [the store's default_batch, 16] at most so many messages taken at once. Single-message handlers
                              start with 1 and take more as long as a batch is done within settle_ms */
     int64_t lease_ms;     /* [the queue's] */
@@ -2058,6 +2065,8 @@ static pgqrs_result pgqrsi_check_schema_name(const char *name, pgqrs_error *err)
     if (!pgqrsi_is_letter(name[0]) && name[0] != '_')
         return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
                                 "the schema name must start with a letter or underscore (ASCII letters only)");
+    if (strncmp(name, "pg_", 3) == 0)
+        return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "the schema name must not start with pg_, which Postgres keeps for itself");
     for (size_t i = 1; i < size; i++)
         if (!pgqrsi_is_letter(name[i]) && !pgqrsi_is_digit(name[i]) && name[i] != '_' && name[i] != '$')
             return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
@@ -3640,6 +3649,10 @@ static pgqrs_result pgqrsi_refusal(pgqrs_store *store, const pgqrs_backend_claim
 {
     if (claim->refused == PGQRS_OK)
         return PGQRS_OK;
+    if (claim->refused == PGQRS_ERR_WORKER_STOPPED)
+        return pgqrsi_fail(store, claim->refused,
+                           "worker %lld is not registered under this epoch (stopped, reclaimed, removed or registered again): "
+                           "register anew", (long long)claim->worker.id);
     return pgqrsi_fail(store, claim->refused, "worker %lld may not claim from \"%s\": %s", (long long)claim->worker.id,
                        claim->queue, pgqrs_result_text(claim->refused));
 }
@@ -5133,15 +5146,16 @@ static void pgqrsi_explain_ready(const pgqrsi_facts *facts, pgqrs_explanation *o
         pgqrsi_say(out, PGQRS_WHY_PAUSED, 0, "message %lld is ready, but queue \"%s\" is paused: pgqrs_queue_resume", id, m->queue);
     else if (facts->live_workers == 0)
         pgqrsi_say(out, PGQRS_WHY_NO_WORKER, 0,
-                   "message %lld is ready, but no registered worker is alive for queue \"%s\": start one", id, m->queue);
+                   "message %lld is ready, but no worker for queue \"%s\" showed a heartbeat within a minute: start one", id, m->queue);
     else if (m->lease_until_us)
         pgqrsi_say(out, PGQRS_WHY_LEASE_OVER, 0,
                    "the lease on message %lld ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes it back", id,
                    pgqrsi_seconds(m->lease_until_us, facts->now_us), (int)m->attempt, m->queue);
     else
         pgqrsi_say(out, PGQRS_WHY_NEXT, 0,
-                   "message %lld is ready and %lld workers are alive for queue \"%s\": it is taken when its turn comes", id,
-                   (long long)facts->live_workers, m->queue);
+                   "message %lld is ready, and %lld %s for queue \"%s\" showed a heartbeat within a minute: it is taken when its turn "
+                   "comes, or when their leases end", id,
+                   (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue);
 }
 
 static void pgqrsi_explain_facts(const pgqrsi_facts *facts, pgqrs_explanation *out)
@@ -6529,7 +6543,7 @@ static const char *const pgqrsi_pg_migration_1[] = {
     " CASE s.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' WHEN 5 THEN 'dead'"
     " END AS state, s.code AS state_code, m.priority, s.attempt, s.lease, s.due_at, s.lease_until, s.worker_id,"
     " w.name AS worker, m.enqueued_at, m.expires_at, s.finished_at, m.dedup_key, m.producer,"
-    " coalesce(s.reason, f.reason) AS reason, m.payload"
+    " CASE WHEN s.code = 4 THEN s.reason ELSE coalesce(s.reason, f.reason) END AS reason, m.payload"
     " FROM @.pgqrs_messages m JOIN @.pgqrs_queues q ON q.id = m.queue_id LEFT JOIN LATERAL ("
     " SELECT 1 AS code, r.attempt, NULL::bigint AS lease, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until,"
     " NULL::bigint AS worker_id, NULL::timestamptz AS finished_at, NULL::text AS reason"
@@ -9787,9 +9801,9 @@ static pgqrs_result pgqrsi_pg_register_refused(pgqrsi_pg *pg, int64_t now_us, co
         int64_t age_us = pgqrsi_pg_get_int64(r, 0, 0) - pgqrsi_pg_get_int64(r, 0, 1);
         if (age_us <= stale_us)
             result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                        "worker \"%s\" is alive: its last heartbeat was %lld ms ago; its name can be "
-                                        "taken over "
-                                        "when that is more than %lld ms",
+                                        "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, or it "
+                                        "crashed: then the name is free after %lld ms without a beat (stale_ms), or at once by "
+                                        "pgqrs_worker_reclaim",
                                         name, (long long)(age_us / PGQRSI_US_PER_MS),
                                         (long long)(stale_us / PGQRSI_US_PER_MS));
     }

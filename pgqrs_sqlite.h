@@ -188,19 +188,21 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     "  stopped_at INTEGER NOT NULL DEFAULT 0) STRICT;"
     "CREATE INDEX pgqrs_workers_queue ON pgqrs_workers(queue_id);"
     "CREATE VIEW pgqrs_message_view AS"
-    "  SELECT m.id, q.name AS queue,"
-    "    CASE WHEN m.state = 2 AND m.due_at <= c.now_us OR m.state = 3 AND m.lease_until <= c.now_us THEN 'ready'"
-    "      WHEN m.state = 1 THEN 'ready' WHEN m.state = 2 THEN 'delayed' WHEN m.state = 3 THEN 'leased'"
-    "      WHEN m.state = 4 THEN 'archived' ELSE 'dead' END AS state,"
-    "    m.attempt, m.priority, w.name AS worker,"
-    "    strftime('%Y-%m-%dT%H:%M:%fZ', m.enqueued_at / 1000000.0, 'unixepoch') AS enqueued,"
-    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.due_at, 0) / 1000000.0, 'unixepoch') AS due,"
+    "  SELECT m.id, q.name AS queue, m.queue_id,"
+    "    CASE m.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' ELSE 'dead' END"
+    "      AS state, m.code AS state_code, m.priority, m.attempt, CASE WHEN m.code = 3 THEN m.lease END AS lease,"
+    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.due_at, 0) / 1000000.0, 'unixepoch') AS due_at,"
     "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.lease_until, 0) / 1000000.0, 'unixepoch') AS lease_until,"
-    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.expires_at, 0) / 1000000.0, 'unixepoch') AS expires,"
-    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.finished_at, 0) / 1000000.0, 'unixepoch') AS finished,"
-    "    m.reason, m.dedup_key, m.producer, m.payload"
-    "  FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id LEFT JOIN pgqrs_workers w ON w.id = m.worker_id"
-    "  CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now_us) c;"};
+    "    CASE WHEN m.code > 2 THEN nullif(m.worker_id, 0) END AS worker_id, w.name AS worker,"
+    "    strftime('%Y-%m-%dT%H:%M:%fZ', m.enqueued_at / 1000000.0, 'unixepoch') AS enqueued_at,"
+    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.expires_at, 0) / 1000000.0, 'unixepoch') AS expires_at,"
+    "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.finished_at, 0) / 1000000.0, 'unixepoch') AS finished_at,"
+    "    m.dedup_key, m.producer, m.reason, m.payload"
+    "  FROM (SELECT *, CASE WHEN state = 2 AND due_at <= c.now_us OR state = 3 AND lease_until <= c.now_us THEN 1"
+    "      ELSE state END AS code FROM pgqrs_messages"
+    "    CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now_us) c) m"
+    "  JOIN pgqrs_queues q ON q.id = m.queue_id"
+    "  LEFT JOIN pgqrs_workers w ON m.code > 2 AND w.id = m.worker_id;"};
 
 #define PGQRSI_SQLITE_MIGRATIONS ((int32_t)(sizeof(pgqrsi_sqlite_migrations) / sizeof(pgqrsi_sqlite_migrations[0])))
 
@@ -503,8 +505,11 @@ static pgqrs_result pgqrsi_sqlite_fail_open(pgqrsi_sqlite *self, int code)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, code, NULL,
                                   "%s cannot be opened for writing: %s; the user needs write access to the file and to "
                                   "its directory", pgqrsi_sqlite_name(self), strerror(system_code));
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, code, NULL,
-                              "%s cannot be opened%s%s; its directory must exist and it must not be a directory itself",
+    if (system_code == ENOENT || system_code == ENOTDIR || system_code == EISDIR) /* trying again would not help */
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, code, NULL, "%s cannot be opened: %s; %s",
+                                  pgqrsi_sqlite_name(self), strerror(system_code),
+                                  system_code == EISDIR ? "name a file in it" : "make its directory first");
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, code, NULL, "%s cannot be opened%s%s",
                               pgqrsi_sqlite_name(self), system_code ? ": " : "", system_code ? strerror(system_code) : "");
 }
 
@@ -2889,7 +2894,8 @@ static pgqrs_result pgqrsi_sqlite_register_worker(pgqrsi_sqlite *self, int64_t n
     out->id = old.id;
     if (old.state != PGQRS_WORKER_STOPPED && old.heartbeat_at_us >= now_us - stale_us)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                  "worker \"%s\" is alive: its last heartbeat was %lld ms ago; it can be taken over after %lld ms",
+                                  "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, or it crashed: then the name is "
+                                  "free after %lld ms without a beat (stale_ms), or at once by pgqrs_worker_reclaim",
                                   name, (long long)((now_us - old.heartbeat_at_us) / 1000), (long long)(stale_us / 1000));
     return pgqrsi_sqlite_take_over(self, now_us, queue_id, out);
 }

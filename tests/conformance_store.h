@@ -139,7 +139,7 @@ static void open_refuses_a_directory_that_is_not_there(void)
     pgqrs_result result;
     snprintf(dsn, sizeof(dsn), "sqlite://%s/no-such-directory/jobs.db", run.dir);
     result = open_fails(dsn, message, sizeof(message));
-    YES(result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_ACCESS_DENIED || result == PGQRS_ERR_DATABASE);
+    RESULT(PGQRS_ERR_BAD_DSN, result);
     YES(strstr(message, "no-such-directory") != NULL);
 }
 
