@@ -485,65 +485,67 @@ extern "C" {
 
 /* What every function returns. 0 is success, negatives are errors; the list is grouped and only ever appended to.
  * "Nothing there" is never an error: an empty queue gives PGQRS_OK and nothing. Columns: name, value, kind, meaning. */
-#define PGQRS_RESULTS(X)                                                                                              \
-    X(OK, 0, NONE, "success")                                                                                         \
-    /* the call */                                                                                                    \
-    X(ERR_INVALID_ARGUMENT, -1, MISUSE, "an argument is NULL, out of range or contradicts another")                   \
-    X(ERR_NO_MEMORY, -2, RETRY, "the allocator returned NULL")                                                        \
-    X(ERR_INTERNAL, -3, FATAL, "a state the library believes impossible")                                             \
-    X(ERR_NOT_BUILT, -4, MISUSE, "the backend for this DSN is not part of the program")                               \
-    X(ERR_UNSUPPORTED, -5, MISUSE, "this backend or platform cannot do it")                                           \
-    X(ERR_HANDLER, -6, RETRY, "for handlers: the try failed")                                                         \
-    X(ERR_WRONG_THREAD, -7, MISUSE, "a store is being used by two calls at once")                                     \
-    /* configuration */                                                                                               \
-    X(ERR_BAD_DSN, -20, MISUSE, "the DSN cannot be read")                                                             \
-    X(ERR_BAD_CONFIG, -21, MISUSE, "a configuration value or file cannot be used")                                    \
-    X(ERR_BAD_NAME, -22, MISUSE, "a queue, schema or worker name is not allowed")                                     \
-    /* the store */                                                                                                   \
-    X(ERR_CONNECTION, -40, RETRY, "the database cannot be reached; nothing was done")                                 \
-    X(ERR_OUTCOME_UNKNOWN, -41, CONFLICT, "the connection broke while the database may have committed")               \
-    X(ERR_BUSY, -42, RETRY, "the database is locked by others for too long")                                          \
-    X(ERR_CONFLICT, -43, RETRY, "serialization failure or deadlock, repeatedly")                                      \
-    X(ERR_READ_ONLY, -44, FATAL, "the database or its file is read-only")                                             \
-    X(ERR_FULL, -45, RETRY, "no room left on the device")                                                             \
-    X(ERR_ACCESS_DENIED, -46, FATAL, "the database refuses the user or the permission")                               \
-    X(ERR_DATABASE, -47, FATAL, "any other error of the database")                                                    \
-    X(ERR_SCHEMA_MISSING, -48, MISUSE, "the tables are not there: call pgqrs_install")                                \
-    X(ERR_SCHEMA_NEWER, -49, FATAL, "the tables were made by a newer version of this library")                        \
-    X(ERR_SCHEMA_OLDER, -50, MISUSE, "the tables need a migration: call pgqrs_install")                               \
-    X(ERR_SCHEMA_DAMAGED, -51, FATAL, "a table, column or index is missing, or rows contradict each other")           \
-    X(ERR_TRANSACTION, -52, MISUSE, "the caller's transaction has failed or does not allow this call")                \
-    /* objects */                                                                                                     \
-    X(ERR_QUEUE_NOT_FOUND, -60, MISUSE, "no queue of this name")                                                      \
-    X(ERR_QUEUE_EXISTS, -61, CONFLICT, "a queue of this name is there already")                                       \
-    X(ERR_QUEUE_NOT_EMPTY, -62, CONFLICT, "the queue still has messages or live workers")                             \
-    X(ERR_MESSAGE_NOT_FOUND, -63, MISUSE, "no message of this id")                                                    \
-    X(ERR_MESSAGE_STATE, -64, CONFLICT, "the message is in a state that does not allow this")                         \
-    X(ERR_WORKER_NOT_FOUND, -65, MISUSE, "no worker of this id")                                                      \
-    X(ERR_WORKER_ACTIVE, -66, CONFLICT, "a live worker has this name")                                                \
-    X(ERR_WORKER_STATE, -67, CONFLICT, "the worker's state does not allow this transition")                           \
-    X(ERR_WORKER_BUSY, -68, CONFLICT, "the worker still holds messages")                                              \
-    X(ERR_DUPLICATE, -69, CONFLICT, "an unfinished message holds this deduplication key")                             \
-    /* deliveries */                                                                                                  \
-    X(ERR_LEASE_LOST, -80, CONFLICT, "the lease has ended: somebody else may have the message")                       \
-    X(ERR_WORKER_STOPPED, -81, FATAL, "the worker was shut down or reclaimed and must register anew")                 \
-    X(ERR_WORKER_SUSPENDED, -82, CONFLICT, "the worker is suspended")                                                 \
-    X(ERR_WORKER_INTERRUPTED, -83, CONFLICT, "the worker was interrupted and is suspended now")                       \
-    /* validation */                                                                                                  \
-    X(ERR_JSON, -100, MISUSE, "the payload is not well-formed JSON in UTF-8")                                         \
-    X(ERR_PAYLOAD_TOO_LARGE, -101, MISUSE, "the payload has too many bytes")                                          \
-    X(ERR_JSON_TOO_DEEP, -102, MISUSE, "the payload is nested too deeply")                                            \
-    X(ERR_STRING_TOO_LONG, -103, MISUSE, "a string or key in the payload is too long")                                \
-    X(ERR_FORBIDDEN_KEY, -104, MISUSE, "the payload has a forbidden key")                                             \
-    X(ERR_MISSING_KEY, -105, MISUSE, "the payload lacks a required key")                                              \
+#define PGQRS_RESULTS(X)                                                                                               \
+    X(OK, 0, NONE, "success")                                                                                          \
+    /* the call */                                                                                                     \
+    X(ERR_INVALID_ARGUMENT, -1, MISUSE, "an argument is NULL, out of range or contradicts another")                    \
+    X(ERR_NO_MEMORY, -2, RETRY, "the allocator returned NULL")                                                         \
+    X(ERR_INTERNAL, -3, FATAL, "a state the library believes impossible")                                              \
+    X(ERR_NOT_BUILT, -4, MISUSE, "the backend for this DSN is not part of the program")                                \
+    X(ERR_UNSUPPORTED, -5, MISUSE, "this backend or platform cannot do it")                                            \
+    X(ERR_HANDLER, -6, RETRY, "for handlers: the try failed")                                                          \
+    X(ERR_WRONG_THREAD, -7, MISUSE, "a store is being used by two calls at once")                                      \
+    /* configuration */                                                                                                \
+    X(ERR_BAD_DSN, -20, MISUSE, "the DSN cannot be read")                                                              \
+    X(ERR_BAD_CONFIG, -21, MISUSE, "a configuration value or file cannot be used")                                     \
+    X(ERR_BAD_NAME, -22, MISUSE, "a queue, schema or worker name is not allowed")                                      \
+    /* the store */                                                                                                    \
+    X(ERR_CONNECTION, -40, RETRY, "the database cannot be reached; nothing was done")                                  \
+    X(ERR_OUTCOME_UNKNOWN, -41, CONFLICT, "the connection broke while the database may have committed")                \
+    X(ERR_BUSY, -42, RETRY, "the database is locked by others for too long")                                           \
+    X(ERR_CONFLICT, -43, RETRY, "serialization failure or deadlock, repeatedly")                                       \
+    X(ERR_READ_ONLY, -44, FATAL, "the database or its file is read-only")                                              \
+    X(ERR_FULL, -45, RETRY, "no room left on the device")                                                              \
+    X(ERR_ACCESS_DENIED, -46, FATAL, "the database refuses the user or the permission")                                \
+    X(ERR_DATABASE, -47, FATAL, "any other error of the database")                                                     \
+    X(ERR_SCHEMA_MISSING, -48, MISUSE, "the tables are not there: call pgqrs_install")                                 \
+    X(ERR_SCHEMA_NEWER, -49, FATAL, "the tables were made by a newer version of this library")                         \
+    X(ERR_SCHEMA_OLDER, -50, MISUSE, "the tables need a migration: call pgqrs_install")                                \
+    X(ERR_SCHEMA_DAMAGED, -51, FATAL, "a table, column or index is missing, or rows contradict each other")            \
+    X(ERR_TRANSACTION, -52, MISUSE, "the caller's transaction has failed or does not allow this call")                 \
+    /* objects */                                                                                                      \
+    X(ERR_QUEUE_NOT_FOUND, -60, MISUSE, "no queue of this name")                                                       \
+    X(ERR_QUEUE_EXISTS, -61, CONFLICT, "a queue of this name is there already")                                        \
+    X(ERR_QUEUE_NOT_EMPTY, -62, CONFLICT, "the queue still has messages or live workers")                              \
+    X(ERR_MESSAGE_NOT_FOUND, -63, MISUSE, "no message of this id")                                                     \
+    X(ERR_MESSAGE_STATE, -64, CONFLICT, "the message is in a state that does not allow this")                          \
+    X(ERR_WORKER_NOT_FOUND, -65, MISUSE, "no worker of this id")                                                       \
+    X(ERR_WORKER_ACTIVE, -66, CONFLICT, "a live worker has this name")                                                 \
+    X(ERR_WORKER_STATE, -67, CONFLICT, "the worker's state does not allow this transition")                            \
+    X(ERR_WORKER_BUSY, -68, CONFLICT, "the worker still holds messages")                                               \
+    X(ERR_DUPLICATE, -69, CONFLICT, "an unfinished message holds this deduplication key")                              \
+    /* deliveries */                                                                                                   \
+    X(ERR_LEASE_LOST, -80, CONFLICT, "the lease has ended: somebody else may have the message")                        \
+    X(ERR_WORKER_STOPPED, -81, FATAL, "the worker was shut down or reclaimed and must register anew")                  \
+    X(ERR_WORKER_SUSPENDED, -82, CONFLICT, "the worker is suspended")                                                  \
+    X(ERR_WORKER_INTERRUPTED, -83, CONFLICT, "the worker was interrupted and is suspended now")                        \
+    /* validation */                                                                                                   \
+    X(ERR_JSON, -100, MISUSE, "the payload is not well-formed JSON in UTF-8")                                          \
+    X(ERR_PAYLOAD_TOO_LARGE, -101, MISUSE, "the payload has too many bytes")                                           \
+    X(ERR_JSON_TOO_DEEP, -102, MISUSE, "the payload is nested too deeply")                                             \
+    X(ERR_STRING_TOO_LONG, -103, MISUSE, "a string or key in the payload is too long")                                 \
+    X(ERR_FORBIDDEN_KEY, -104, MISUSE, "the payload has a forbidden key")                                              \
+    X(ERR_MISSING_KEY, -105, MISUSE, "the payload lacks a required key")                                               \
     X(ERR_RATE_LIMITED, -106, RETRY, "more enqueues than the store's rate limit allows")
 
+/* clang-format off */
 typedef enum pgqrs_result {
 #define PGQRSI_X(name, value, kind, text) PGQRS_##name = (value),
     PGQRS_RESULTS(PGQRSI_X)
 #undef PGQRSI_X
     PGQRSI_RESULT_LAST = -32768 /* no result: makes the type wide enough for results to come */
 } pgqrs_result;
+/* clang-format on */
 
 /* What a program should do about an error. */
 typedef enum pgqrs_error_kind {
@@ -647,18 +649,19 @@ typedef bool (*pgqrs_json_report)(pgqrs_json_event event, const char *text, size
  * a report returned false.
  * Default: the built-in parser (RFC 8259, UTF-8 checked, no recursion). */
 typedef struct pgqrs_json {
-    bool (*parse)(const char *text, size_t size, pgqrs_json_report report, void *context, size_t *error_offset, void *user);
+    bool (*parse)(const char *text, size_t size, pgqrs_json_report report, void *context, size_t *error_offset,
+                  void *user);
     void *user;
 } pgqrs_json;
 
 /* Every event has a count, so numbers[event->type] += event->count is all a counter needs. */
 typedef enum pgqrs_event_type {
-    PGQRS_EVENT_ENQUEUED = 1,   /* count messages were stored; duration_us of the call */
-    PGQRS_EVENT_CLAIMED = 2,    /* count messages were leased; duration_us of the call */
-    PGQRS_EVENT_STARTED = 3,    /* a handler starts: message_id, attempt */
-    PGQRS_EVENT_FINISHED = 4,   /* a handler ended: message_id, attempt, result, duration_us */
-    PGQRS_EVENT_SETTLED = 5,    /* count verdicts were stored; duration_us of the call */
-    PGQRS_EVENT_LEASE_LOST = 6, /* a verdict came too late: message_id */
+    PGQRS_EVENT_ENQUEUED = 1,    /* count messages were stored; duration_us of the call */
+    PGQRS_EVENT_CLAIMED = 2,     /* count messages were leased; duration_us of the call */
+    PGQRS_EVENT_STARTED = 3,     /* a handler starts: message_id, attempt */
+    PGQRS_EVENT_FINISHED = 4,    /* a handler ended: message_id, attempt, result, duration_us */
+    PGQRS_EVENT_SETTLED = 5,     /* count verdicts were stored; duration_us of the call */
+    PGQRS_EVENT_LEASE_LOST = 6,  /* a verdict came too late: message_id */
     PGQRS_EVENT_RECONNECTED = 7, /* the connection was lost and made again */
     PGQRS_EVENT_TYPE_COUNT = 8
 } pgqrs_event_type;
@@ -715,15 +718,15 @@ typedef struct pgqrs_store_desc {
     pgqrs_json json;
     pgqrs_observer observer;
     pgqrs_validation validation;
-    int64_t connect_timeout_ms;  /* [30000] for connecting, and for waiting on a locked SQLite file */
-    int32_t retry_limit;         /* [5] how often a safe call is tried again after a passing error; -1: never */
-    int64_t default_lease_ms;    /* [30000] lease of queues created through this store */
+    int64_t connect_timeout_ms;   /* [30000] for connecting, and for waiting on a locked SQLite file */
+    int32_t retry_limit;          /* [5] how often a safe call is tried again after a passing error; -1: never */
+    int64_t default_lease_ms;     /* [30000] lease of queues created through this store */
     int32_t default_max_attempts; /* [5] the same for max_attempts */
-    int32_t default_batch;       /* [16] messages a worker takes at once */
-    int64_t heartbeat_ms;        /* [5000] between the heartbeats of a worker */
-    int64_t poll_ms;             /* [250] a waiting consumer looks this often even when nobody wakes it */
-    pgqrs_switch pooler;         /* [auto] Postgres: is there a transaction pooler between? on: no session state */
-    pgqrs_switch sqlite_wal;     /* [on] SQLite: write-ahead log; off: rollback journal */
+    int32_t default_batch;        /* [16] messages a worker takes at once */
+    int64_t heartbeat_ms;         /* [5000] between the heartbeats of a worker */
+    int64_t poll_ms;              /* [250] a waiting consumer looks this often even when nobody wakes it */
+    pgqrs_switch pooler;          /* [auto] Postgres: is there a transaction pooler between? on: no session state */
+    pgqrs_switch sqlite_wal;      /* [on] SQLite: write-ahead log; off: rollback journal */
 } pgqrs_store_desc;
 
 /* Opens the store a DSN names: sqlite://FILE, sqlite::memory:, turso://FILE, postgresql://…, postgres://… .
@@ -842,11 +845,13 @@ typedef enum pgqrs_purge {
 } pgqrs_purge;
 
 typedef struct pgqrs_purge_desc {
-    pgqrs_purge what;      /* [all] */
-    int64_t older_than_ms; /* [0: any age] since the message was archived or died; other states: since it was enqueued */
+    pgqrs_purge what; /* [all] */
+    int64_t
+        older_than_ms; /* [0: any age] since the message was archived or died; other states: since it was enqueued */
 } pgqrs_purge_desc;
 
-PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *desc, int64_t *removed);
+PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *desc,
+                                         int64_t *removed);
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>messages: enqueue
@@ -854,14 +859,14 @@ PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, 
 
 /* How a message is enqueued. Zero means the default in brackets. Times are microseconds since 1970 UTC. */
 typedef struct pgqrs_enqueue_desc {
-    size_t payload_size;     /* [strlen] bytes of the payload */
-    int32_t priority;        /* [0] -32768 … 32767, higher first */
-    int64_t delay_ms;        /* [0] not delivered before now + delay_ms */
-    int64_t at_us;           /* [0] or not before this time; not both */
-    int64_t expire_ms;       /* [0: never] not started by now + expire_ms: archived as expired, not delivered */
-    int64_t expire_at_us;    /* [0: never] or by this time; not both */
-    const char *dedup_key;   /* [none] up to 255 bytes; unique in the queue while the message is unfinished */
-    const char *producer;    /* [none] up to 255 bytes; who enqueued it, for people */
+    size_t payload_size;   /* [strlen] bytes of the payload */
+    int32_t priority;      /* [0] -32768 … 32767, higher first */
+    int64_t delay_ms;      /* [0] not delivered before now + delay_ms */
+    int64_t at_us;         /* [0] or not before this time; not both */
+    int64_t expire_ms;     /* [0: never] not started by now + expire_ms: archived as expired, not delivered */
+    int64_t expire_at_us;  /* [0: never] or by this time; not both */
+    const char *dedup_key; /* [none] up to 255 bytes; unique in the queue while the message is unfinished */
+    const char *producer;  /* [none] up to 255 bytes; who enqueued it, for people */
 } pgqrs_enqueue_desc;
 
 typedef struct pgqrs_enqueue_item {
@@ -882,8 +887,8 @@ PGQRS_API pgqrs_result pgqrs_enqueue(pgqrs_store *store, const char *queue, cons
 
 /* Stores all of them in one commit, or none: on failure pgqrs_last_error(store)->index names the culprit. Order within
  * the batch is delivery order. receipts may be NULL, else it has room for count. count 0 is fine. */
-PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue, const pgqrs_enqueue_item *items, size_t count,
-                                          pgqrs_receipt *receipts);
+PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue, const pgqrs_enqueue_item *items,
+                                          size_t count, pgqrs_receipt *receipts);
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>messages: dequeue and settle
@@ -903,11 +908,11 @@ PGQRS_API const char *pgqrs_state_name(pgqrs_state state);
 /* A message. From a dequeue: the members down to `worker_id` are filled. From the inspecting calls (get, list): all. */
 typedef struct pgqrs_message {
     int64_t id;
-    int64_t lease;          /* fencing token of this delivery; 0 when not leased */
-    const char *payload;    /* NUL-terminated */
-    size_t payload_size;    /* without the NUL */
+    int64_t lease;       /* fencing token of this delivery; 0 when not leased */
+    const char *payload; /* NUL-terminated */
+    size_t payload_size; /* without the NUL */
     const char *queue;
-    int32_t attempt;        /* 1 on the first delivery; not delivered yet: 0 */
+    int32_t attempt; /* 1 on the first delivery; not delivered yet: 0 */
     int32_t priority;
     int64_t enqueued_at_us;
     int64_t lease_until_us; /* 0 when not leased */
@@ -915,13 +920,13 @@ typedef struct pgqrs_message {
     int64_t worker_id;      /* holder, or who finished it; 0: no registered worker */
     /* inspection only */
     pgqrs_state state;
-    int64_t due_at_us;      /* delayed: when it may be taken */
-    int64_t expires_at_us;  /* 0: never */
-    int64_t finished_at_us; /* archived or dead since; 0: unfinished */
-    const char *dedup_key;  /* NULL: none */
-    const char *producer;   /* NULL: unnamed */
-    const char *worker;     /* name of worker_id, NULL when unknown or gone */
-    const char *reason;     /* why it is dead, or why its last try failed; NULL: no failure so far */
+    int64_t due_at_us;               /* delayed: when it may be taken */
+    int64_t expires_at_us;           /* 0: never */
+    int64_t finished_at_us;          /* archived or dead since; 0: unfinished */
+    const char *dedup_key;           /* NULL: none */
+    const char *producer;            /* NULL: unnamed */
+    const char *worker;              /* name of worker_id, NULL when unknown or gone */
+    const char *reason;              /* why it is dead, or why its last try failed; NULL: no failure so far */
     struct pgqrs_delivery *delivery; /* in handlers: what the pgqrs_message_… verdicts act on; otherwise NULL */
 } pgqrs_message;
 
@@ -947,7 +952,8 @@ typedef struct pgqrs_dequeue_desc {
 
 /* Takes one message, or gives *out = NULL and PGQRS_OK when there is none (empty, delayed, paused). It is yours until
  * lease_until_us; after that it is delivered again by itself, as another attempt. Free with pgqrs_free. */
-PGQRS_API pgqrs_result pgqrs_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_message **out);
+PGQRS_API pgqrs_result pgqrs_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
+                                     pgqrs_message **out);
 
 /* Takes up to desc->limit messages in delivery order: higher priority first, then enqueue order; retried ones are at the
  * tail. *out is never NULL on success; its count may be 0. All of them share the lease time, most share the lease. */
@@ -959,16 +965,17 @@ typedef enum pgqrs_verdict {
     PGQRS_ARCHIVE = 1, /* done; kept for the record */
     PGQRS_DELETE = 2,  /* done; no trace is kept */
     PGQRS_RETRY = 3,   /* the try failed: again after the queue's backoff, or dead when the attempts are used up */
-    PGQRS_RELEASE = 4, /* a failed try like PGQRS_RETRY (it counts), but again after delay_ms or at at_us; neither: now */
+    PGQRS_RELEASE =
+        4, /* a failed try like PGQRS_RETRY (it counts), but again after delay_ms or at at_us; neither: now */
     PGQRS_GIVE_BACK = 5, /* not started: again after delay_ms or at at_us, and the attempt is not counted */
     PGQRS_REJECT = 6     /* dead at once, with the reason */
 } pgqrs_verdict;
 
 /* One message and its verdict, for pgqrs_settle. */
 typedef struct pgqrs_settlement {
-    int64_t id;    /* from the message */
-    int64_t lease; /* from the message */
-    int32_t attempt; /* from the message; backoff grows with it. 0: as after the first try */
+    int64_t id;          /* from the message */
+    int64_t lease;       /* from the message */
+    int32_t attempt;     /* from the message; backoff grows with it. 0: as after the first try */
     uint32_t lease_size; /* from the message, or 0; a hint that saves work when all of a lease are settled together */
     const char *queue;   /* from the message: whose backoff PGQRS_RETRY follows; NULL: 1 s doubling up to 60 s */
     pgqrs_verdict verdict;
@@ -1003,16 +1010,18 @@ PGQRS_API pgqrs_result pgqrs_release(pgqrs_store *store, const pgqrs_message *me
 
 /* The same for many in one transaction; results may be NULL, else it has room for count: PGQRS_OK or
  * PGQRS_ERR_LEASE_LOST for each. The call itself is PGQRS_OK even when every lease was lost. */
-PGQRS_API pgqrs_result pgqrs_archive_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, pgqrs_result *results);
-PGQRS_API pgqrs_result pgqrs_delete_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, pgqrs_result *results);
+PGQRS_API pgqrs_result pgqrs_archive_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                          pgqrs_result *results);
+PGQRS_API pgqrs_result pgqrs_delete_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                         pgqrs_result *results);
 PGQRS_API pgqrs_result pgqrs_release_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
                                           const pgqrs_release_desc *desc, pgqrs_result *results);
 
 /* Keeps a lease alive: at least lease_ms from now (0: the queue's lease), never shorter than before. It holds for every
  * message of the same lease that is not settled yet. */
 PGQRS_API pgqrs_result pgqrs_extend(pgqrs_store *store, const pgqrs_message *message, int64_t lease_ms);
-PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, int64_t lease_ms,
-                                         pgqrs_result *results);
+PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                         int64_t lease_ms, pgqrs_result *results);
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>messages: inspect and repair. These look at any state and change nothing that is leased, unless said so.
@@ -1020,14 +1029,14 @@ PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message
 
 /* Which messages. Zero means no restriction, or the default in brackets. */
 typedef struct pgqrs_message_filter {
-    const char *queue;          /* one that does not exist is PGQRS_ERR_QUEUE_NOT_FOUND */
+    const char *queue; /* one that does not exist is PGQRS_ERR_QUEUE_NOT_FOUND */
     pgqrs_state state;
     int64_t worker_id;          /* held by (leased), or finished by (archived, dead) */
     int64_t enqueued_from_us;   /* enqueued at or after */
     int64_t enqueued_before_us; /* enqueued before */
-    int64_t after_id;           /* the last id of the page before, in either direction; keyset paging: pages never shift */
-    bool oldest_first;          /* [false: newest first] by id */
-    size_t limit;               /* [100] at most 1000 */
+    int64_t after_id;  /* the last id of the page before, in either direction; keyset paging: pages never shift */
+    bool oldest_first; /* [false: newest first] by id */
+    size_t limit;      /* [100] at most 1000 */
 } pgqrs_message_filter;
 
 /* *out is NULL when there is no such message. */
@@ -1038,7 +1047,8 @@ PGQRS_API pgqrs_result pgqrs_message_count(pgqrs_store *store, const pgqrs_messa
 
 /* Removes messages by id, whatever their state unless leased (PGQRS_ERR_MESSAGE_STATE; with `force` leased ones too, whose
  * holder then finds its lease lost). One transaction; results (may be NULL): PGQRS_OK, PGQRS_ERR_MESSAGE_NOT_FOUND, … */
-PGQRS_API pgqrs_result pgqrs_message_delete(pgqrs_store *store, const int64_t *ids, size_t count, bool force, pgqrs_result *results);
+PGQRS_API pgqrs_result pgqrs_message_delete(pgqrs_store *store, const int64_t *ids, size_t count, bool force,
+                                            pgqrs_result *results);
 
 /* Replaces the payload of a message that nobody has started and that is not finished (ready or delayed); validated like an
  * enqueue. PGQRS_ERR_MESSAGE_STATE otherwise. */
@@ -1048,10 +1058,12 @@ PGQRS_API pgqrs_result pgqrs_message_update(pgqrs_store *store, int64_t id, cons
  * same id. A deduplication key that another unfinished message now holds: PGQRS_ERR_DUPLICATE. A message in another state:
  * PGQRS_ERR_MESSAGE_STATE. One transaction; results may be NULL for many. */
 PGQRS_API pgqrs_result pgqrs_message_replay(pgqrs_store *store, int64_t id);
-PGQRS_API pgqrs_result pgqrs_message_replay_many(pgqrs_store *store, const int64_t *ids, size_t count, pgqrs_result *results);
+PGQRS_API pgqrs_result pgqrs_message_replay_many(pgqrs_store *store, const int64_t *ids, size_t count,
+                                                 pgqrs_result *results);
 
 /* Dead letters of a queue, newest first: pgqrs_message_list with state PGQRS_DEAD, in one word. after_id and limit as there. */
-PGQRS_API pgqrs_result pgqrs_dead_list(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit, pgqrs_messages **out);
+PGQRS_API pgqrs_result pgqrs_dead_list(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit,
+                                       pgqrs_messages **out);
 /* Replays every dead letter of a queue; *replayed (may be NULL) counts them. Those whose key is taken stay. */
 PGQRS_API pgqrs_result pgqrs_dead_replay_all(pgqrs_store *store, const char *queue, int64_t *replayed);
 
@@ -1071,8 +1083,8 @@ typedef enum pgqrs_reason {
 
 typedef struct pgqrs_explanation {
     pgqrs_reason reason;
-    int64_t until_us;  /* when it changes by itself; 0: it does not */
-    int64_t worker_id; /* leased: the holder; 0: none or not registered */
+    int64_t until_us;                    /* when it changes by itself; 0: it does not */
+    int64_t worker_id;                   /* leased: the holder; 0: none or not registered */
     char text[PGQRS_ERROR_MESSAGE_SIZE]; /* one sentence for the person on call: what, and the cure */
 } pgqrs_explanation;
 
@@ -1110,18 +1122,18 @@ PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_
 
 /* How to work. Zero means the default in brackets. */
 typedef struct pgqrs_work_desc {
-    const char *name;     /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
+    const char *name; /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
                              refused (PGQRS_ERR_WORKER_ACTIVE) for stale_ms after a crash */
-    int32_t batch;        /* [the store's default_batch, 16] at most so many messages taken at once. Single-message handlers
+    int32_t batch;    /* [the store's default_batch, 16] at most so many messages taken at once. Single-message handlers
                              start with 1 and take more as long as a batch is done within settle_ms */
-    int64_t lease_ms;     /* [the queue's] */
-    int64_t settle_ms;    /* [50] finished messages are settled after this time at the latest, usually with the next claim;
+    int64_t lease_ms; /* [the queue's] */
+    int64_t settle_ms; /* [50] finished messages are settled after this time at the latest, usually with the next claim;
                              a crash in between delivers them again. -1: after every message */
     int64_t heartbeat_ms; /* [the store's heartbeat_ms, 5000] */
     int64_t poll_ms;      /* [the store's poll_ms, 250] */
     int64_t stale_ms;     /* [60000] a worker of the same name whose heartbeat is older is taken over */
     int64_t max_messages; /* [0: no limit] end after handling so many */
-    bool until_empty;     /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
+    bool until_empty; /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
                              waited for (up to 15 s for a message that fails 5 times), other delayed ones are not */
 } pgqrs_work_desc;
 
@@ -1194,8 +1206,8 @@ typedef struct pgqrs_worker_info {
     bool reclaimed; /* stopped by a reclaim, not by a shutdown */
     int64_t started_at_us;
     int64_t heartbeat_at_us;
-    int64_t stopped_at_us;  /* 0: not stopped */
-    int64_t held; /* messages it holds now */
+    int64_t stopped_at_us; /* 0: not stopped */
+    int64_t held;          /* messages it holds now */
 } pgqrs_worker_info;
 
 typedef struct pgqrs_workers {
@@ -1225,7 +1237,8 @@ PGQRS_API pgqrs_result pgqrs_worker_end_polling(pgqrs_store *store, pgqrs_worker
 PGQRS_API pgqrs_result pgqrs_worker_interrupt(pgqrs_store *store, int64_t worker_id);
 PGQRS_API pgqrs_result pgqrs_worker_suspend(pgqrs_store *store, int64_t worker_id);
 PGQRS_API pgqrs_result pgqrs_worker_resume(pgqrs_store *store, int64_t worker_id);
-PGQRS_API pgqrs_result pgqrs_worker_shutdown(pgqrs_store *store, int64_t worker_id); /* PGQRS_ERR_WORKER_BUSY: holds messages */
+PGQRS_API pgqrs_result pgqrs_worker_shutdown(pgqrs_store *store,
+                                             int64_t worker_id); /* PGQRS_ERR_WORKER_BUSY: holds messages */
 
 typedef struct pgqrs_worker_filter {
     const char *queue; /* one that does not exist is PGQRS_ERR_QUEUE_NOT_FOUND */
@@ -1250,8 +1263,8 @@ PGQRS_API pgqrs_result pgqrs_worker_delete(pgqrs_store *store, int64_t worker_id
  * older_than_ms (0: 60000) are stopped and their messages released, each worker in one transaction that checks the
  * heartbeat again. A worker without threads cannot beat while a handler runs: choose an age above your longest handler.
  * Without any reclaim the messages come back when their leases end. Counts may be NULL. */
-PGQRS_API pgqrs_result pgqrs_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms, int64_t *workers,
-                                            int64_t *messages);
+PGQRS_API pgqrs_result pgqrs_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms,
+                                            int64_t *workers, int64_t *messages);
 
 /* Removes rows of workers stopped for longer than older_than_ms. *removed may be NULL. */
 PGQRS_API pgqrs_result pgqrs_worker_purge(pgqrs_store *store, int64_t older_than_ms, int64_t *removed);
@@ -1269,11 +1282,11 @@ typedef struct pgqrs_queue_metrics {
     int64_t leased; /* lease not run out */
     int64_t archived;
     int64_t dead;
-    int64_t lease_expiries;    /* leases that ran out since the queue was created */
-    int64_t oldest_ready_ms;   /* age of the oldest deliverable message, since it was enqueued; 0: none */
+    int64_t lease_expiries;          /* leases that ran out since the queue was created */
+    int64_t oldest_ready_ms;         /* age of the oldest deliverable message, since it was enqueued; 0: none */
     int64_t oldest_unfinished_at_us; /* 0: none */
-    int64_t newest_at_us;      /* 0: none */
-    int64_t live_workers;      /* registered for it and not stopped */
+    int64_t newest_at_us;            /* 0: none */
+    int64_t live_workers;            /* registered for it and not stopped */
 } pgqrs_queue_metrics;
 
 typedef struct pgqrs_metrics {
@@ -1300,7 +1313,8 @@ typedef struct pgqrs_system_metrics {
 PGQRS_API pgqrs_result pgqrs_metrics_get(pgqrs_store *store, const char *queue, pgqrs_metrics **out);
 PGQRS_API pgqrs_result pgqrs_system_metrics_get(pgqrs_store *store, pgqrs_system_metrics *out);
 /* Workers of a queue, or all with NULL; older than stale_ms (0: 60000) counts as stale. */
-PGQRS_API pgqrs_result pgqrs_worker_stats_get(pgqrs_store *store, const char *queue, int64_t stale_ms, pgqrs_worker_stats *out);
+PGQRS_API pgqrs_result pgqrs_worker_stats_get(pgqrs_store *store, const char *queue, int64_t stale_ms,
+                                              pgqrs_worker_stats *out);
 
 /* One bounded step of housekeeping for every queue: due delays, expired leases, expired messages, retention. Workers do it
  * by themselves; a program without workers may call it. *changed (may be NULL): rows touched, 0 when nothing was left. */
@@ -1345,9 +1359,9 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
 
 #define PGQRS_BACKEND_VERSION 1
 
-#define PGQRS_CAN_CLOCK 0x1u  /* has a clock that all its users share: now_us may be 0 */
-#define PGQRS_CAN_WAKE 0x2u   /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
-#define PGQRS_CAN_SHARE 0x4u  /* several processes may use one store */
+#define PGQRS_CAN_CLOCK 0x1u /* has a clock that all its users share: now_us may be 0 */
+#define PGQRS_CAN_WAKE 0x2u  /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
+#define PGQRS_CAN_SHARE 0x4u /* several processes may use one store */
 
 typedef struct pgqrs_when {
     int64_t at_us;    /* absolute when not 0 */
@@ -1367,7 +1381,7 @@ typedef struct pgqrs_backend_message {
     size_t payload_size;
     int32_t priority;
     pgqrs_when due;
-    pgqrs_when expires; /* 0 and 0: never */
+    pgqrs_when expires;    /* 0 and 0: never */
     const char *dedup_key; /* NULL: none */
     const char *producer;  /* NULL: unnamed */
 } pgqrs_backend_message;
@@ -1397,11 +1411,11 @@ typedef struct pgqrs_backend_claim {
     pgqrs_worker_ref worker; /* {0, 0}: nobody */
     bool heartbeat;          /* also store a heartbeat of the worker */
     /* out */
-    pgqrs_messages *messages;    /* a result object; NULL when nothing was claimed */
-    int64_t next_due_us;         /* when nothing was claimed: microseconds until the queue's next message falls due by
+    pgqrs_messages *messages; /* a result object; NULL when nothing was claimed */
+    int64_t next_due_us;      /* when nothing was claimed: microseconds until the queue's next message falls due by
                                     itself (delay, lease end); -1: never */
-    bool paused;                 /* when nothing was claimed: because the queue is paused */
-    pgqrs_result refused;        /* PGQRS_OK, or why the worker may not claim: PGQRS_ERR_WORKER_STOPPED, _SUSPENDED,
+    bool paused;              /* when nothing was claimed: because the queue is paused */
+    pgqrs_result refused;     /* PGQRS_OK, or why the worker may not claim: PGQRS_ERR_WORKER_STOPPED, _SUSPENDED,
                                     _INTERRUPTED. Verdicts of the same exchange are carried out all the same */
 } pgqrs_backend_claim;
 
@@ -1417,7 +1431,7 @@ typedef struct pgqrs_backend_extend {
     int64_t now_us;
     const pgqrs_backend_verdict *leases; /* id and lease count; several ids may share a lease */
     size_t count;
-    int64_t lease_us; /* 0: the queue's */
+    int64_t lease_us;        /* 0: the queue's */
     pgqrs_worker_ref worker; /* not {0, 0}: store a heartbeat too */
     pgqrs_result *results;   /* count of them */
 } pgqrs_backend_extend;
@@ -1442,10 +1456,10 @@ typedef enum pgqrs_worker_change {
 typedef struct pgqrs_backend_worker_change {
     int64_t now_us;
     pgqrs_worker_ref worker; /* epoch 0: any epoch */
-    uint32_t from; /* bit (1 << state) for every state it may start from */
-    pgqrs_worker_state to; /* 0: the state stays (a heartbeat) */
-    bool beat;     /* store a heartbeat */
-    bool if_idle;  /* only when it holds no message (leases run out do not count) */
+    uint32_t from;           /* bit (1 << state) for every state it may start from */
+    pgqrs_worker_state to;   /* 0: the state stays (a heartbeat) */
+    bool beat;               /* store a heartbeat */
+    bool if_idle;            /* only when it holds no message (leases run out do not count) */
     /* out */
     bool changed;
     bool found;               /* a row with this id (and epoch) is there */
@@ -1470,11 +1484,14 @@ typedef struct pgqrs_backend {
     pgqrs_result (*schema_version)(void *self, int32_t *version); /* 0: not installed */
 
     /* queues. QUEUE_NOT_FOUND where there is none, unless said otherwise */
-    pgqrs_result (*queue_create)(void *self, int64_t now_us, const char *queue, const pgqrs_queue_desc *settings, bool *created);
+    pgqrs_result (*queue_create)(void *self, int64_t now_us, const char *queue, const pgqrs_queue_desc *settings,
+                                 bool *created);
     pgqrs_result (*queue_change)(void *self, const char *queue, const pgqrs_backend_queue_change *change);
-    pgqrs_result (*queue_list)(void *self, const char *queue_or_null, int64_t after_id, size_t limit, pgqrs_queues **out);
+    pgqrs_result (*queue_list)(void *self, const char *queue_or_null, int64_t after_id, size_t limit,
+                               pgqrs_queues **out);
     pgqrs_result (*queue_delete)(void *self, int64_t now_us, const char *queue, bool force);
-    pgqrs_result (*queue_purge)(void *self, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc, int64_t *removed);
+    pgqrs_result (*queue_purge)(void *self, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc,
+                                int64_t *removed);
 
     /* the hot path */
     pgqrs_result (*enqueue)(void *self, const pgqrs_backend_enqueue *request, pgqrs_receipt *receipts);
@@ -1491,25 +1508,29 @@ typedef struct pgqrs_backend {
     pgqrs_result (*message_get)(void *self, int64_t now_us, int64_t id, pgqrs_message **out);
     pgqrs_result (*message_list)(void *self, int64_t now_us, const pgqrs_message_filter *filter, pgqrs_messages **out);
     pgqrs_result (*message_count)(void *self, int64_t now_us, const pgqrs_message_filter *filter, int64_t *count);
-    pgqrs_result (*message_delete)(void *self, int64_t now_us, const int64_t *ids, size_t count, bool force, pgqrs_result *results);
+    pgqrs_result (*message_delete)(void *self, int64_t now_us, const int64_t *ids, size_t count, bool force,
+                                   pgqrs_result *results);
     pgqrs_result (*message_update)(void *self, int64_t now_us, int64_t id, const char *payload, size_t payload_size);
     pgqrs_result (*message_replay)(void *self, int64_t now_us, const int64_t *ids, size_t count, pgqrs_result *results);
 
     /* workers */
-    pgqrs_result (*worker_register)(void *self, int64_t now_us, const char *name, const char *queue_or_null, int64_t stale_us,
-                                    int64_t epoch, pgqrs_worker_ref *out);
+    pgqrs_result (*worker_register)(void *self, int64_t now_us, const char *name, const char *queue_or_null,
+                                    int64_t stale_us, int64_t epoch, pgqrs_worker_ref *out);
     pgqrs_result (*worker_change)(void *self, pgqrs_backend_worker_change *change);
-    pgqrs_result (*worker_list)(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_worker_filter *filter, pgqrs_workers **out);
+    pgqrs_result (*worker_list)(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_worker_filter *filter,
+                                pgqrs_workers **out);
     pgqrs_result (*worker_count)(void *self, int64_t now_us, const pgqrs_worker_filter *filter, int64_t *count);
-    pgqrs_result (*worker_release)(void *self, int64_t now_us, int64_t worker_id, const char *reason, int64_t *released);
+    pgqrs_result (*worker_release)(void *self, int64_t now_us, int64_t worker_id, const char *reason,
+                                   int64_t *released);
     pgqrs_result (*worker_delete)(void *self, int64_t now_us, int64_t worker_id, bool force);
-    pgqrs_result (*worker_reclaim)(void *self, int64_t now_us, const char *queue_or_null, int64_t older_than_us, const char *reason,
-                                   int64_t *workers, int64_t *messages);
+    pgqrs_result (*worker_reclaim)(void *self, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
+                                   const char *reason, int64_t *workers, int64_t *messages);
     pgqrs_result (*worker_purge)(void *self, int64_t now_us, int64_t older_than_us, int64_t *removed);
 
     /* numbers and housekeeping */
     pgqrs_result (*metrics)(void *self, int64_t now_us, const char *queue_or_null, pgqrs_metrics **out);
-    pgqrs_result (*worker_stats)(void *self, int64_t now_us, const char *queue_or_null, int64_t stale_us, pgqrs_worker_stats *out);
+    pgqrs_result (*worker_stats)(void *self, int64_t now_us, const char *queue_or_null, int64_t stale_us,
+                                 pgqrs_worker_stats *out);
     pgqrs_result (*maintain)(void *self, int64_t now_us, int64_t *changed);
 } pgqrs_backend;
 
@@ -1519,13 +1540,14 @@ typedef struct pgqrs_backend {
 PGQRS_API pgqrs_result pgqrs_backend_register(const pgqrs_backend *backend);
 
 /* What the engine offers to backends. `store` is the one given to open. */
-PGQRS_API void *pgqrs_backend_alloc(pgqrs_store *store, size_t size);                        /* zeroed; NULL: fails */
+PGQRS_API void *pgqrs_backend_alloc(pgqrs_store *store, size_t size); /* zeroed; NULL: fails */
 PGQRS_API void *pgqrs_backend_resize(pgqrs_store *store, void *pointer, size_t old_size, size_t new_size);
 PGQRS_API void pgqrs_backend_free(pgqrs_store *store, void *pointer, size_t size);
 /* Records the error of the running call and returns `code`. sqlstate may be NULL. The text names the thing and the cure. */
 PGQRS_API pgqrs_result pgqrs_backend_fail(pgqrs_store *store, pgqrs_result code, int native_code, const char *sqlstate,
                                           const char *format, ...) PGQRSI_PRINTF(5, 6);
-PGQRS_API void pgqrs_backend_log(pgqrs_store *store, pgqrs_log_level level, const char *format, ...) PGQRSI_PRINTF(3, 4);
+PGQRS_API void pgqrs_backend_log(pgqrs_store *store, pgqrs_log_level level, const char *format, ...)
+    PGQRSI_PRINTF(3, 4);
 PGQRS_API int64_t pgqrs_backend_clock(pgqrs_store *store); /* the clock hook, else this machine's wall clock; us */
 PGQRS_API int64_t pgqrs_backend_monotonic(void);           /* us; never goes back */
 PGQRS_API uint64_t pgqrs_backend_random(pgqrs_store *store);
@@ -1555,7 +1577,6 @@ PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void);
 #endif
 #endif
 
-
 /* ==================================================================================================================
  *
  *  IMPLEMENTATION
@@ -1579,7 +1600,8 @@ PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void);
 #include <unistd.h>
 
 #if !defined(CLOCK_MONOTONIC)
-#error "pgqrs.h: POSIX is hidden. Include pgqrs first in the file that defines PGQRS_IMPLEMENTATION, or compile with -D_POSIX_C_SOURCE=200809L"
+#error                                                                                                                 \
+    "pgqrs.h: POSIX is hidden. Include pgqrs first in the file that defines PGQRS_IMPLEMENTATION, or compile with -D_POSIX_C_SOURCE=200809L"
 #endif
 
 #define PGQRSI_US_PER_MS INT64_C(1000)
@@ -1634,8 +1656,7 @@ static void pgqrsi_nap_us(int64_t us)
     struct timespec time;
     time.tv_sec = (time_t)(us / PGQRSI_US_PER_S);
     time.tv_nsec = (long)(us % PGQRSI_US_PER_S) * 1000;
-    if (us > 0)
-        nanosleep(&time, NULL);
+    if (us > 0) nanosleep(&time, NULL);
 }
 
 /* splitmix64: any state gives a full-period sequence, so a weak seed still gives distinct tokens. */
@@ -1654,8 +1675,7 @@ static uint64_t pgqrsi_random_seed(const void *salt)
     if (fd >= 0) {
         ssize_t got = read(fd, &seed, sizeof seed);
         close(fd);
-        if (got == (ssize_t)sizeof seed)
-            return seed;
+        if (got == (ssize_t)sizeof seed) return seed;
     }
     return (uint64_t)pgqrsi_monotonic_us() ^ ((uint64_t)getpid() << 32) ^ (uint64_t)(uintptr_t)salt ^
            ((uint64_t)pgqrsi_wall_us() << 13);
@@ -1678,8 +1698,7 @@ static bool pgqrsi_pipe_open(int fds[2])
 static void pgqrsi_pipe_close(int fds[2])
 {
     for (int i = 0; i < 2; i++)
-        if (fds[i] >= 0)
-            close(fds[i]);
+        if (fds[i] >= 0) close(fds[i]);
 }
 
 static void pgqrsi_pipe_signal(const int fds[2])
@@ -1713,8 +1732,7 @@ static void pgqrsi_poll_us(int fd_a, int fd_b, int64_t timeout_us)
         fds[count].events = POLLIN;
         fds[count++].revents = 0;
     }
-    if (timeout_ms > 60000)
-        timeout_ms = 60000;
+    if (timeout_ms > 60000) timeout_ms = 60000;
     poll(fds, count, timeout_ms < 0 ? 0 : (int)timeout_ms);
 }
 
@@ -1747,15 +1765,13 @@ static void *pgqrsi_mem_resize(const pgqrs_allocator *allocator, void *pointer, 
 static void *pgqrsi_mem_alloc(const pgqrs_allocator *allocator, size_t size)
 {
     void *pointer = pgqrsi_mem_resize(allocator, NULL, 0, size);
-    if (pointer)
-        memset(pointer, 0, size);
+    if (pointer) memset(pointer, 0, size);
     return pointer;
 }
 
 static void pgqrsi_mem_free(const pgqrs_allocator *allocator, void *pointer, size_t size)
 {
-    if (pointer)
-        (void)pgqrsi_mem_resize(allocator, pointer, size, 0);
+    if (pointer) (void)pgqrsi_mem_resize(allocator, pointer, size, 0);
 }
 
 /* A result object is an arena whose first allocation is the object itself. The header stands right before the object, so
@@ -1787,8 +1803,7 @@ typedef struct pgqrsi_result_header {
 
 static pgqrsi_block *pgqrsi_block_new(const pgqrs_allocator *allocator, size_t payload)
 {
-    if (payload > SIZE_MAX / 2)
-        return NULL;
+    if (payload > SIZE_MAX / 2) return NULL;
     size_t size = PGQRSI_BLOCK_HEADER + payload;
     pgqrsi_block *block = (pgqrsi_block *)pgqrsi_mem_alloc(allocator, size);
     if (block) {
@@ -1800,8 +1815,7 @@ static pgqrsi_block *pgqrsi_block_new(const pgqrs_allocator *allocator, size_t p
 
 static void *pgqrsi_block_take(pgqrsi_block *block, size_t size)
 {
-    if (block->size - block->used < size)
-        return NULL;
+    if (block->size - block->used < size) return NULL;
     void *taken = (char *)block + block->used;
     block->used += size;
     return taken;
@@ -1810,12 +1824,10 @@ static void *pgqrsi_block_take(pgqrsi_block *block, size_t size)
 static void *pgqrsi_result_new(const pgqrs_allocator *allocator, size_t size, size_t reserve)
 {
     size_t object = PGQRSI_RESULT_HEADER + PGQRSI_ROUND(size);
-    if (reserve > SIZE_MAX / 4 || size > SIZE_MAX / 4)
-        return NULL;
+    if (reserve > SIZE_MAX / 4 || size > SIZE_MAX / 4) return NULL;
     reserve += reserve ? PGQRSI_RESULT_HEADER + PGQRSI_ROUND(sizeof(pgqrs_message)) : 0;
     pgqrsi_block *block = pgqrsi_block_new(allocator, object + PGQRSI_ROUND(reserve));
-    if (!block)
-        return NULL;
+    if (!block) return NULL;
     pgqrsi_result_header *header = (pgqrsi_result_header *)pgqrsi_block_take(block, object);
     header->allocator = *allocator;
     header->blocks = block;
@@ -1830,16 +1842,13 @@ static pgqrsi_result_header *pgqrsi_result_head(void *result)
 static void *pgqrsi_result_alloc(void *result, size_t size)
 {
     pgqrsi_result_header *header = pgqrsi_result_head(result);
-    if (size > SIZE_MAX / 4)
-        return NULL;
+    if (size > SIZE_MAX / 4) return NULL;
     size = PGQRSI_ROUND(size ? size : 1);
     void *taken = pgqrsi_block_take(header->blocks, size);
-    if (taken)
-        return taken;
+    if (taken) return taken;
     size_t grown = header->blocks->size * 2 > PGQRSI_BLOCK_MIN ? header->blocks->size * 2 : PGQRSI_BLOCK_MIN;
     pgqrsi_block *block = pgqrsi_block_new(&header->allocator, size > grown ? size : grown);
-    if (!block)
-        return NULL;
+    if (!block) return NULL;
     block->next = header->blocks;
     header->blocks = block;
     return pgqrsi_block_take(block, size);
@@ -1847,8 +1856,7 @@ static void *pgqrsi_result_alloc(void *result, size_t size)
 
 static char *pgqrsi_result_text(void *result, const char *text, int64_t size)
 {
-    if (!text)
-        return NULL;
+    if (!text) return NULL;
     size_t length = size < 0 ? strlen(text) : (size_t)size;
     char *copy = (char *)pgqrsi_result_alloc(result, length + 1);
     if (copy) {
@@ -1863,8 +1871,7 @@ static char *pgqrsi_result_text(void *result, const char *text, int64_t size)
 static void *pgqrsi_result_alias(void *result, size_t size)
 {
     pgqrsi_result_header *header = (pgqrsi_result_header *)pgqrsi_result_alloc(result, PGQRSI_RESULT_HEADER + size);
-    if (!header)
-        return NULL;
+    if (!header) return NULL;
     *header = *pgqrsi_result_head(result);
     return (char *)header + PGQRSI_RESULT_HEADER;
 }
@@ -1893,13 +1900,10 @@ static size_t pgqrsi_utf8_step(const char *text, size_t size)
 {
     unsigned char lead = (unsigned char)text[0];
     unsigned char low = 0x80, high = 0xBF; /* what the second byte may be */
-    if (lead < 0x80)
-        return 1;
-    if (lead < 0xC2 || lead > 0xF4)
-        return 0;
+    if (lead < 0x80) return 1;
+    if (lead < 0xC2 || lead > 0xF4) return 0;
     size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
-    if (size < length)
-        return 0;
+    if (size < length) return 0;
     if (lead == 0xE0)
         low = 0xA0;
     else if (lead == 0xED)
@@ -1909,11 +1913,9 @@ static size_t pgqrsi_utf8_step(const char *text, size_t size)
     else if (lead == 0xF4)
         high = 0x8F;
     unsigned char second = (unsigned char)text[1];
-    if (second < low || second > high)
-        return 0;
+    if (second < low || second > high) return 0;
     for (size_t i = 2; i < length; i++)
-        if (((unsigned char)text[i] & 0xC0) != 0x80)
-            return 0;
+        if (((unsigned char)text[i] & 0xC0) != 0x80) return 0;
     return length;
 }
 
@@ -1923,8 +1925,7 @@ static bool pgqrsi_utf8_valid(const char *text, size_t size, size_t *bad_offset)
     while (at < size) {
         size_t step = pgqrsi_utf8_step(text + at, size - at);
         if (step == 0) {
-            if (bad_offset)
-                *bad_offset = at;
+            if (bad_offset) *bad_offset = at;
             return false;
         }
         at += step;
@@ -1936,8 +1937,7 @@ static bool pgqrsi_utf8_valid(const char *text, size_t size, size_t *bad_offset)
 static bool pgqrsi_is_control(const char *text, size_t size)
 {
     unsigned char first = (unsigned char)text[0];
-    if (first < 0x20 || first == 0x7F)
-        return true;
+    if (first < 0x20 || first == 0x7F) return true;
     return first == 0xC2 && size > 1 && (unsigned char)text[1] >= 0x80 && (unsigned char)text[1] <= 0x9F;
 }
 
@@ -1960,8 +1960,7 @@ static char pgqrsi_lower(char c)
 static bool pgqrsi_equal_nocase(const char *text, size_t size, const char *word)
 {
     for (size_t i = 0; i < size; i++)
-        if (word[i] == '\0' || pgqrsi_lower(text[i]) != word[i])
-            return false;
+        if (word[i] == '\0' || pgqrsi_lower(text[i]) != word[i]) return false;
     return word[size] == '\0';
 }
 
@@ -1977,22 +1976,19 @@ static bool pgqrsi_equal(const char *text, size_t size, const char *word)
 static void pgqrsi_text_show(const char *text, size_t length, char *out, size_t size)
 {
     size_t used = 0, fits = 0, at = 0;
-    if (size == 0)
-        return;
+    if (size == 0) return;
     while (at < length) {
         size_t step = pgqrsi_utf8_step(text + at, length - at);
         bool plain = step > 0 && !pgqrsi_is_control(text + at, length - at);
         size_t bytes = plain ? step : 1;
-        if (used + bytes >= size)
-            break;
+        if (used + bytes >= size) break;
         if (plain)
             memcpy(out + used, text + at, bytes);
         else
             out[used] = '?';
         used += bytes;
         at += step ? step : 1;
-        if (used + 3 < size)
-            fits = used;
+        if (used + 3 < size) fits = used;
     }
     if (at < length && size > 3) {
         memcpy(out + fits, "...", 3);
@@ -2008,14 +2004,11 @@ static bool pgqrsi_parse_int64(const char *text, size_t size, int64_t *out)
     size_t at = negative ? 1 : 0;
     uint64_t limit = (uint64_t)INT64_MAX + (negative ? 1 : 0);
     uint64_t value = 0;
-    if (at == size || (text[at] == '0' && size - at > 1))
-        return false;
+    if (at == size || (text[at] == '0' && size - at > 1)) return false;
     for (; at < size; at++) {
-        if (!pgqrsi_is_digit(text[at]))
-            return false;
+        if (!pgqrsi_is_digit(text[at])) return false;
         uint64_t digit = (uint64_t)(text[at] - '0');
-        if (value > (limit - digit) / 10)
-            return false;
+        if (value > (limit - digit) / 10) return false;
         value = value * 10 + digit;
     }
     if (!negative)
@@ -2040,8 +2033,7 @@ static pgqrs_result pgqrsi_check_name(const char *what, const char *name, pgqrs_
                                 PGQRSI_NAME_MAX);
     while (at < size) {
         size_t step = pgqrsi_utf8_step(name + at, size - at);
-        if (step == 0)
-            return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "%s is not UTF-8: see its byte %zu", what, at);
+        if (step == 0) return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "%s is not UTF-8: see its byte %zu", what, at);
         if (pgqrsi_is_control(name + at, size - at))
             return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
                                     "%s has a control character at byte %zu: these are not allowed", what, at);
@@ -2053,11 +2045,9 @@ static pgqrs_result pgqrsi_check_name(const char *what, const char *name, pgqrs_
 /* Narrower than what Postgres takes in quotes, so that people can type the name anywhere. */
 static pgqrs_result pgqrsi_check_schema_name(const char *name, pgqrs_error *err)
 {
-    if (!name)
-        return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "the schema name is NULL");
+    if (!name) return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "the schema name is NULL");
     size_t size = strlen(name);
-    if (size == 0)
-        return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "the schema name cannot be empty");
+    if (size == 0) return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "the schema name cannot be empty");
     if (size > PGQRSI_SCHEMA_NAME_MAX)
         return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
                                 "the schema name has %zu bytes, which exceeds the maximum length of %d", size,
@@ -2066,7 +2056,8 @@ static pgqrs_result pgqrsi_check_schema_name(const char *name, pgqrs_error *err)
         return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
                                 "the schema name must start with a letter or underscore (ASCII letters only)");
     if (strncmp(name, "pg_", 3) == 0)
-        return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME, "the schema name must not start with pg_, which Postgres keeps for itself");
+        return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
+                                "the schema name must not start with pg_, which Postgres keeps for itself");
     for (size_t i = 1; i < size; i++)
         if (!pgqrsi_is_letter(name[i]) && !pgqrsi_is_digit(name[i]) && name[i] != '_' && name[i] != '$')
             return pgqrsi_error_set(err, PGQRS_ERR_BAD_NAME,
@@ -2080,8 +2071,7 @@ static pgqrs_result pgqrsi_check_schema_name(const char *name, pgqrs_error *err)
 static size_t pgqrsi_dsn_scheme(const char *dsn)
 {
     size_t at = 0;
-    if (!dsn || !pgqrsi_is_letter(dsn[0]))
-        return 0;
+    if (!dsn || !pgqrsi_is_letter(dsn[0])) return 0;
     while (pgqrsi_is_letter(dsn[at]) || pgqrsi_is_digit(dsn[at]) || dsn[at] == '+' || dsn[at] == '-' || dsn[at] == '.')
         at++;
     return dsn[at] == ':' ? at : 0;
@@ -2096,8 +2086,7 @@ static size_t pgqrsi_dsn_scheme(const char *dsn)
 
 static int pgqrsi_hex_digit(char c)
 {
-    if (pgqrsi_is_digit(c))
-        return c - '0';
+    if (pgqrsi_is_digit(c)) return c - '0';
     c = pgqrsi_lower(c);
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
@@ -2109,8 +2098,7 @@ static bool pgqrsi_sounds_secret(const char *key, size_t size)
     for (size_t word = 0; word < sizeof words / sizeof words[0]; word++) {
         size_t length = strlen(words[word]);
         for (size_t at = 0; at + length <= size; at++)
-            if (memcmp(key + at, words[word], length) == 0)
-                return true;
+            if (memcmp(key + at, words[word], length) == 0) return true;
     }
     return false;
 }
@@ -2128,8 +2116,7 @@ static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
         start--;
     for (size_t at = start; at < end; at++) {
         char c = dsn[at];
-        if (used == sizeof key)
-            return true; /* nobody names a parameter like this */
+        if (used == sizeof key) return true; /* nobody names a parameter like this */
         if (c == '%' && end - at > 2 && pgqrsi_hex_digit(dsn[at + 1]) >= 0 && pgqrsi_hex_digit(dsn[at + 2]) >= 0) {
             c = (char)(pgqrsi_hex_digit(dsn[at + 1]) * 16 + pgqrsi_hex_digit(dsn[at + 2]));
             at += 2;
@@ -2143,8 +2130,7 @@ static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
 static size_t pgqrsi_dsn_secret_value(const char *dsn, size_t length)
 {
     for (size_t at = 0; at < length; at++)
-        if (dsn[at] == '=' && pgqrsi_dsn_secret_key(dsn, at))
-            return at + 1;
+        if (dsn[at] == '=' && pgqrsi_dsn_secret_key(dsn, at)) return at + 1;
     return length;
 }
 
@@ -2183,8 +2169,7 @@ static void pgqrsi_dsn_userinfo(const char *dsn, size_t length, size_t secret, s
 {
     size_t scheme = pgqrsi_dsn_scheme(dsn), start = 0, last_at = length, colon;
     bool hidden_at = false; /* an @ behind the start of the secret parameter: was it the end of the userinfo? */
-    if (scheme > 0)
-        start = strncmp(dsn + scheme, "://", 3) == 0 ? scheme + 3 : scheme;
+    if (scheme > 0) start = strncmp(dsn + scheme, "://", 3) == 0 ? scheme + 3 : scheme;
     for (size_t at = start; at < length; at++) {
         if (dsn[at] == '@' && at < secret)
             last_at = at;
@@ -2213,10 +2198,8 @@ static void pgqrsi_dsn_userinfo(const char *dsn, size_t length, size_t secret, s
 static void pgqrsi_dsn_redact(const char *dsn, char *out, size_t size)
 {
     size_t used = 0, from, until;
-    if (size == 0)
-        return;
-    if (!dsn)
-        dsn = "(none)";
+    if (size == 0) return;
+    if (!dsn) dsn = "(none)";
     size_t length = strlen(dsn), secret = pgqrsi_dsn_secret_value(dsn, length);
     pgqrsi_dsn_userinfo(dsn, length, secret, &from, &until);
     size_t pieces[2][2] = {{0, from}, {until, secret}};
@@ -2250,7 +2233,7 @@ typedef enum pgqrsi_json_due {
     PGQRSI_JSON_VALUE = 1,
     PGQRSI_JSON_VALUE_OR_END = 2, /* after [ */
     PGQRSI_JSON_KEY_DUE = 3,
-    PGQRSI_JSON_KEY_OR_END = 4,   /* after { */
+    PGQRSI_JSON_KEY_OR_END = 4, /* after { */
     PGQRSI_JSON_COMMA_OR_END = 5
 } pgqrsi_json_due;
 
@@ -2286,8 +2269,7 @@ static void *pgqrsi_json_grow(pgqrsi_json_reader *reader, void *buffer, const vo
         grown = grown > SIZE_MAX / 2 ? needed : grown * 2;
     if (buffer == first) {
         larger = pgqrsi_mem_alloc(reader->allocator, grown);
-        if (larger)
-            memcpy(larger, first, *bytes);
+        if (larger) memcpy(larger, first, *bytes);
     } else {
         larger = pgqrsi_mem_resize(reader->allocator, buffer, *bytes, grown);
     }
@@ -2304,8 +2286,7 @@ static bool pgqrsi_json_push(pgqrsi_json_reader *reader, bool object)
     unsigned char bit = (unsigned char)(1u << (reader->depth % 8));
     if (byte == reader->stack_bytes) {
         void *larger = pgqrsi_json_grow(reader, reader->stack, reader->first_stack, &reader->stack_bytes, byte + 1);
-        if (!larger)
-            return false;
+        if (!larger) return false;
         reader->stack = (unsigned char *)larger;
     }
     if (object)
@@ -2327,12 +2308,10 @@ static bool pgqrsi_json_append(pgqrsi_json_reader *reader, const char *bytes, si
     size_t needed = reader->scratch_used + count;
     if (needed > reader->scratch_bytes) {
         void *larger = pgqrsi_json_grow(reader, reader->scratch, reader->first_scratch, &reader->scratch_bytes, needed);
-        if (!larger)
-            return false;
+        if (!larger) return false;
         reader->scratch = (char *)larger;
     }
-    if (count > 0)
-        memcpy(reader->scratch + reader->scratch_used, bytes, count);
+    if (count > 0) memcpy(reader->scratch + reader->scratch_used, bytes, count);
     reader->scratch_used = needed;
     return true;
 }
@@ -2341,8 +2320,7 @@ static void pgqrsi_json_space(pgqrsi_json_reader *reader)
 {
     while (reader->at < reader->size) {
         char c = reader->text[reader->at];
-        if (c != ' ' && c != '\n' && c != '\r' && c != '\t')
-            return;
+        if (c != ' ' && c != '\n' && c != '\r' && c != '\t') return;
         reader->at++;
     }
 }
@@ -2360,14 +2338,12 @@ static size_t pgqrsi_json_skip_plain(const char *text, size_t at, size_t size)
          * add bits after a true one, so "any" is exact. */
         uint64_t special = ((quote - ones) & ~quote) | ((backslash - ones) & ~backslash);
         special |= ((word - ones * ' ') & ~word) | word;
-        if (special & high)
-            break;
+        if (special & high) break;
         at += 8;
     }
     while (at < size) {
         unsigned char c = (unsigned char)text[at];
-        if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\')
-            break;
+        if (c < 0x20 || c >= 0x80 || c == '"' || c == '\\') break;
         at++;
     }
     return at;
@@ -2379,8 +2355,7 @@ static bool pgqrsi_json_hex(pgqrsi_json_reader *reader, uint32_t *unit)
     *unit = 0;
     for (int i = 0; i < 4; i++) {
         int digit = reader->at < reader->size ? pgqrsi_hex_digit(reader->text[reader->at]) : -1;
-        if (digit < 0)
-            return false;
+        if (digit < 0) return false;
         *unit = *unit * 16 + (uint32_t)digit;
         reader->at++;
     }
@@ -2415,15 +2390,12 @@ static size_t pgqrsi_utf8_encode(uint32_t code, char out[4])
 static bool pgqrsi_json_unicode(pgqrsi_json_reader *reader, uint32_t *code)
 {
     uint32_t low;
-    if (!pgqrsi_json_hex(reader, code) || (*code >= 0xDC00 && *code <= 0xDFFF))
-        return false;
-    if (*code < 0xD800 || *code > 0xDFFF)
-        return true;
+    if (!pgqrsi_json_hex(reader, code) || (*code >= 0xDC00 && *code <= 0xDFFF)) return false;
+    if (*code < 0xD800 || *code > 0xDFFF) return true;
     if (reader->size - reader->at < 6 || reader->text[reader->at] != '\\' || reader->text[reader->at + 1] != 'u')
         return false;
     reader->at += 2;
-    if (!pgqrsi_json_hex(reader, &low) || low < 0xDC00 || low > 0xDFFF)
-        return false;
+    if (!pgqrsi_json_hex(reader, &low) || low < 0xDC00 || low > 0xDFFF) return false;
     *code = 0x10000 + ((*code - 0xD800) << 10) + (low - 0xDC00);
     return true;
 }
@@ -2434,8 +2406,7 @@ static bool pgqrsi_json_escape(pgqrsi_json_reader *reader)
     static const char escapes[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
     size_t start = reader->at, count = 1;
     char decoded[4];
-    if (reader->size - start < 2)
-        return pgqrsi_json_fail(reader, reader->size);
+    if (reader->size - start < 2) return pgqrsi_json_fail(reader, reader->size);
     char kind = reader->text[start + 1];
     reader->at = start + 2;
     if (kind == 'u') {
@@ -2445,8 +2416,7 @@ static bool pgqrsi_json_escape(pgqrsi_json_reader *reader)
         count = pgqrsi_utf8_encode(code, decoded);
     } else {
         const char *found = kind == '\0' ? NULL : strchr(escapes, kind);
-        if (!found)
-            return pgqrsi_json_fail(reader, start);
+        if (!found) return pgqrsi_json_fail(reader, start);
         decoded[0] = meanings[found - escapes];
     }
     return pgqrsi_json_append(reader, decoded, count);
@@ -2460,33 +2430,25 @@ static bool pgqrsi_json_string(pgqrsi_json_reader *reader, pgqrs_json_event even
     bool escaped = false;
     for (;;) {
         at = pgqrsi_json_skip_plain(text, at, size);
-        if (at == size)
-            return pgqrsi_json_fail(reader, size);
+        if (at == size) return pgqrsi_json_fail(reader, size);
         unsigned char c = (unsigned char)text[at];
-        if (c == '"')
-            break;
+        if (c == '"') break;
         if (c >= 0x80) {
             size_t step = pgqrsi_utf8_step(text + at, size - at);
-            if (step == 0)
-                return pgqrsi_json_fail(reader, at);
+            if (step == 0) return pgqrsi_json_fail(reader, at);
             at += step;
             continue;
         }
-        if (c != '\\')
-            return pgqrsi_json_fail(reader, at);
-        if (!escaped)
-            reader->scratch_used = 0;
+        if (c != '\\') return pgqrsi_json_fail(reader, at);
+        if (!escaped) reader->scratch_used = 0;
         escaped = true;
         reader->at = at;
-        if (!pgqrsi_json_append(reader, text + start, at - start) || !pgqrsi_json_escape(reader))
-            return false;
+        if (!pgqrsi_json_append(reader, text + start, at - start) || !pgqrsi_json_escape(reader)) return false;
         start = at = reader->at;
     }
     reader->at = at + 1;
-    if (!escaped)
-        return reader->report(event, text + start, at - start, reader->context);
-    if (!pgqrsi_json_append(reader, text + start, at - start))
-        return false;
+    if (!escaped) return reader->report(event, text + start, at - start, reader->context);
+    if (!pgqrsi_json_append(reader, text + start, at - start)) return false;
     return reader->report(event, reader->scratch, reader->scratch_used, reader->context);
 }
 
@@ -2501,8 +2463,7 @@ static bool pgqrsi_json_digits(pgqrsi_json_reader *reader)
 
 static bool pgqrsi_json_take(pgqrsi_json_reader *reader, char c)
 {
-    if (reader->at == reader->size || reader->text[reader->at] != c)
-        return false;
+    if (reader->at == reader->size || reader->text[reader->at] != c) return false;
     reader->at++;
     return true;
 }
@@ -2511,15 +2472,11 @@ static bool pgqrsi_json_number(pgqrsi_json_reader *reader)
 {
     size_t start = reader->at;
     pgqrsi_json_take(reader, '-');
-    if (!pgqrsi_json_take(reader, '0') && !pgqrsi_json_digits(reader))
-        return false;
-    if (pgqrsi_json_take(reader, '.') && !pgqrsi_json_digits(reader))
-        return false;
+    if (!pgqrsi_json_take(reader, '0') && !pgqrsi_json_digits(reader)) return false;
+    if (pgqrsi_json_take(reader, '.') && !pgqrsi_json_digits(reader)) return false;
     if (pgqrsi_json_take(reader, 'e') || pgqrsi_json_take(reader, 'E')) {
-        if (!pgqrsi_json_take(reader, '+'))
-            pgqrsi_json_take(reader, '-');
-        if (!pgqrsi_json_digits(reader))
-            return false;
+        if (!pgqrsi_json_take(reader, '+')) pgqrsi_json_take(reader, '-');
+        if (!pgqrsi_json_digits(reader)) return false;
     }
     return reader->report(PGQRS_JSON_NUMBER, reader->text + start, reader->at - start, reader->context);
 }
@@ -2528,8 +2485,7 @@ static bool pgqrsi_json_literal(pgqrsi_json_reader *reader, const char *word)
 {
     size_t start = reader->at;
     for (; *word; word++)
-        if (!pgqrsi_json_take(reader, *word))
-            return false;
+        if (!pgqrsi_json_take(reader, *word)) return false;
     return reader->report(PGQRS_JSON_LITERAL, reader->text + start, reader->at - start, reader->context);
 }
 
@@ -2556,8 +2512,7 @@ static bool pgqrsi_json_value(pgqrsi_json_reader *reader, pgqrsi_json_due *due)
     default:
         return pgqrsi_json_number(reader);
     }
-    if (!pgqrsi_json_push(reader, c == '{'))
-        return false;
+    if (!pgqrsi_json_push(reader, c == '{')) return false;
     reader->at++;
     return reader->report(c == '{' ? PGQRS_JSON_OBJECT_BEGIN : PGQRS_JSON_ARRAY_BEGIN, NULL, 0, reader->context);
 }
@@ -2565,8 +2520,7 @@ static bool pgqrsi_json_value(pgqrsi_json_reader *reader, pgqrsi_json_due *due)
 /* Reads a key and its colon. */
 static bool pgqrsi_json_key(pgqrsi_json_reader *reader)
 {
-    if (reader->text[reader->at] != '"' || !pgqrsi_json_string(reader, PGQRS_JSON_KEY))
-        return false;
+    if (reader->text[reader->at] != '"' || !pgqrsi_json_string(reader, PGQRS_JSON_KEY)) return false;
     pgqrsi_json_space(reader);
     return pgqrsi_json_take(reader, ':');
 }
@@ -2576,10 +2530,8 @@ static bool pgqrsi_json_document(pgqrsi_json_reader *reader)
     pgqrsi_json_due due = PGQRSI_JSON_VALUE;
     for (;;) {
         pgqrsi_json_space(reader);
-        if (due == PGQRSI_JSON_COMMA_OR_END && reader->depth == 0)
-            return reader->at == reader->size;
-        if (reader->at == reader->size)
-            return false;
+        if (due == PGQRSI_JSON_COMMA_OR_END && reader->depth == 0) return reader->at == reader->size;
+        if (reader->at == reader->size) return false;
         char c = reader->text[reader->at];
         if (due != PGQRSI_JSON_VALUE && due != PGQRSI_JSON_KEY_DUE) {
             bool object = pgqrsi_json_in_object(reader);
@@ -2592,15 +2544,13 @@ static bool pgqrsi_json_document(pgqrsi_json_reader *reader)
                 continue;
             }
             if (due == PGQRSI_JSON_COMMA_OR_END) {
-                if (!pgqrsi_json_take(reader, ','))
-                    return false;
+                if (!pgqrsi_json_take(reader, ',')) return false;
                 due = object ? PGQRSI_JSON_KEY_DUE : PGQRSI_JSON_VALUE;
                 continue;
             }
         }
         if (due == PGQRSI_JSON_KEY_DUE || due == PGQRSI_JSON_KEY_OR_END) {
-            if (!pgqrsi_json_key(reader))
-                return false;
+            if (!pgqrsi_json_key(reader)) return false;
             due = PGQRSI_JSON_VALUE;
         } else if (!pgqrsi_json_value(reader, &due)) {
             return false;
@@ -2629,12 +2579,9 @@ static bool pgqrsi_json_parse(const char *text, size_t size, pgqrs_json_report r
     reader.scratch_used = 0;
     memset(reader.first_stack, 0, sizeof reader.first_stack);
     bool fine = pgqrsi_json_document(&reader);
-    if (reader.stack != reader.first_stack)
-        pgqrsi_mem_free(&allocator, reader.stack, reader.stack_bytes);
-    if (reader.scratch != reader.first_scratch)
-        pgqrsi_mem_free(&allocator, reader.scratch, reader.scratch_bytes);
-    if (!fine && error_offset)
-        *error_offset = reader.at;
+    if (reader.stack != reader.first_stack) pgqrsi_mem_free(&allocator, reader.stack, reader.stack_bytes);
+    if (reader.scratch != reader.first_scratch) pgqrsi_mem_free(&allocator, reader.scratch, reader.scratch_bytes);
+    if (!fine && error_offset) *error_offset = reader.at;
     return fine;
 }
 /* ------------------------------------------------------------------------------------------------------------------
@@ -2663,12 +2610,9 @@ PGQRS_API pgqrs_validation pgqrs_validation_strict(void)
 
 static void pgqrsi_validation_resolve(pgqrs_validation *rules)
 {
-    if (rules->max_payload_bytes == 0)
-        rules->max_payload_bytes = PGQRSI_DEFAULT_PAYLOAD_BYTES;
-    if (rules->max_depth == 0)
-        rules->max_depth = PGQRSI_DEFAULT_DEPTH;
-    if (rules->max_enqueue_burst == 0)
-        rules->max_enqueue_burst = rules->max_enqueue_per_second;
+    if (rules->max_payload_bytes == 0) rules->max_payload_bytes = PGQRSI_DEFAULT_PAYLOAD_BYTES;
+    if (rules->max_depth == 0) rules->max_depth = PGQRSI_DEFAULT_DEPTH;
+    if (rules->max_enqueue_burst == 0) rules->max_enqueue_burst = rules->max_enqueue_per_second;
 }
 
 static pgqrs_result pgqrsi_validation_check_keys(const char *member, const char *const *keys, size_t count,
@@ -2727,15 +2671,13 @@ static pgqrs_result pgqrsi_validation_check(const pgqrs_validation *rules, pgqrs
         pgqrsi_validation_check_keys("forbidden_key", rules->forbidden_keys, rules->forbidden_key_count, err);
     if (result == PGQRS_OK)
         result = pgqrsi_validation_check_keys("required_key", rules->required_keys, rules->required_key_count, err);
-    if (result == PGQRS_OK)
-        result = pgqrsi_validation_check_required(rules, err);
+    if (result == PGQRS_OK) result = pgqrsi_validation_check_required(rules, err);
     return result;
 }
 
 static pgqrs_result pgqrsi_settings_range(const char *member, int64_t value, int64_t min, int64_t max, pgqrs_error *err)
 {
-    if (value >= min && value <= max)
-        return PGQRS_OK;
+    if (value >= min && value <= max) return PGQRS_OK;
     return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "%s is %lld: %lld to %lld is allowed, 0 means the default",
                             member, (long long)value, (long long)min, (long long)max);
 }
@@ -2778,8 +2720,7 @@ typedef struct pgqrsi_inspection {
 static pgqrs_result pgqrsi_inspect_length(const pgqrsi_inspection *inspection, const char *what, size_t size)
 {
     size_t limit = inspection->rules->max_string_bytes;
-    if (limit == 0 || size <= limit)
-        return PGQRS_OK;
+    if (limit == 0 || size <= limit) return PGQRS_OK;
     return pgqrsi_error_set(inspection->err, PGQRS_ERR_STRING_TOO_LONG,
                             "payload: %s length %zu exceeds limit %zu (validation.max_string_bytes)", what, size,
                             limit);
@@ -2798,15 +2739,13 @@ static pgqrs_result pgqrsi_inspect_key(pgqrsi_inspection *inspection, const char
     }
     if (inspection->root_is_object && inspection->depth == 1)
         for (size_t i = 0; i < rules->required_key_count; i++)
-            if (pgqrsi_equal(key, size, rules->required_keys[i]))
-                inspection->found[i] = 1;
+            if (pgqrsi_equal(key, size, rules->required_keys[i])) inspection->found[i] = 1;
     return pgqrsi_inspect_length(inspection, "key", size);
 }
 
 static pgqrs_result pgqrsi_inspect_depth(const pgqrsi_inspection *inspection)
 {
-    if (inspection->depth <= inspection->rules->max_depth)
-        return PGQRS_OK;
+    if (inspection->depth <= inspection->rules->max_depth) return PGQRS_OK;
     return pgqrsi_error_set(inspection->err, PGQRS_ERR_JSON_TOO_DEEP,
                             "payload: nesting depth %lld exceeds limit %d (validation.max_depth)",
                             (long long)inspection->depth, (int)inspection->rules->max_depth);
@@ -2816,8 +2755,7 @@ static pgqrs_result pgqrsi_inspect_depth(const pgqrsi_inspection *inspection)
 static bool pgqrsi_inspect(pgqrs_json_event event, const char *text, size_t size, void *context)
 {
     pgqrsi_inspection *inspection = (pgqrsi_inspection *)context;
-    if (inspection->refused != PGQRS_OK)
-        return false;
+    if (inspection->refused != PGQRS_OK) return false;
     switch (event) {
     case PGQRS_JSON_KEY:
         inspection->refused = pgqrsi_inspect_key(inspection, text, size);
@@ -2830,10 +2768,8 @@ static bool pgqrsi_inspect(pgqrs_json_event event, const char *text, size_t size
         inspection->refused = pgqrsi_inspect_depth(inspection);
         if (event == PGQRS_JSON_STRING && inspection->refused == PGQRS_OK)
             inspection->refused = pgqrsi_inspect_length(inspection, "string", size);
-        if (event == PGQRS_JSON_OBJECT_BEGIN && inspection->depth == 0)
-            inspection->root_is_object = true;
-        if (event == PGQRS_JSON_OBJECT_BEGIN || event == PGQRS_JSON_ARRAY_BEGIN)
-            inspection->depth++;
+        if (event == PGQRS_JSON_OBJECT_BEGIN && inspection->depth == 0) inspection->root_is_object = true;
+        if (event == PGQRS_JSON_OBJECT_BEGIN || event == PGQRS_JSON_ARRAY_BEGIN) inspection->depth++;
     }
     return inspection->refused == PGQRS_OK;
 }
@@ -2842,8 +2778,7 @@ static bool pgqrsi_inspect(pgqrs_json_event event, const char *text, size_t size
 static pgqrs_result pgqrsi_malformed(const char *payload, size_t size, size_t offset, pgqrs_error *err)
 {
     size_t line = 1, column = 1;
-    if (offset > size)
-        offset = size;
+    if (offset > size) offset = size;
     for (size_t i = 0; i < offset; i++) {
         if (payload[i] == '\n') {
             line++;
@@ -2853,8 +2788,8 @@ static pgqrs_result pgqrsi_malformed(const char *payload, size_t size, size_t of
         }
     }
     return pgqrsi_error_set(err, PGQRS_ERR_JSON,
-                            "payload: not well-formed JSON in UTF-8 at line %zu, column %zu (byte %zu%s)", line,
-                            column, offset, offset == size ? ": it ends too early" : "");
+                            "payload: not well-formed JSON in UTF-8 at line %zu, column %zu (byte %zu%s)", line, column,
+                            offset, offset == size ? ": it ends too early" : "");
 }
 
 static pgqrs_result pgqrsi_inspect_payload(pgqrsi_inspection *inspection, const pgqrs_store_desc *settings,
@@ -2865,13 +2800,11 @@ static pgqrs_result pgqrsi_inspect_payload(pgqrsi_inspection *inspection, const 
     pgqrs_allocator allocator = settings->allocator;
     void *user = settings->json.parse == pgqrsi_json_parse ? &allocator : settings->json.user;
     bool fine = settings->json.parse(payload, size, pgqrsi_inspect, inspection, &offset, user);
-    if (inspection->refused != PGQRS_OK)
-        return inspection->refused;
+    if (inspection->refused != PGQRS_OK) return inspection->refused;
     if (!fine && offset == PGQRSI_JSON_NO_MEMORY)
         return pgqrsi_error_set(inspection->err, PGQRS_ERR_NO_MEMORY, "no memory to check a payload of %zu bytes",
                                 size);
-    if (!fine)
-        return pgqrsi_malformed(payload, size, offset, inspection->err);
+    if (!fine) return pgqrsi_malformed(payload, size, offset, inspection->err);
     for (size_t i = 0; inspection->root_is_object && i < rules->required_key_count; i++) {
         if (!inspection->found[i]) {
             char shown[PGQRSI_SHOWN_KEY];
@@ -2911,8 +2844,7 @@ static pgqrs_result pgqrsi_check_payload(const pgqrs_store_desc *settings, const
                                     rules->required_key_count);
     }
     pgqrs_result result = pgqrsi_inspect_payload(&inspection, settings, payload, size);
-    if (many)
-        pgqrsi_mem_free(&settings->allocator, inspection.found, rules->required_key_count);
+    if (many) pgqrsi_mem_free(&settings->allocator, inspection.found, rules->required_key_count);
     return result;
 }
 
@@ -2938,8 +2870,7 @@ static void pgqrsi_bucket_init(pgqrsi_bucket *bucket, const pgqrs_validation *ru
 static void pgqrsi_bucket_fill(pgqrsi_bucket *bucket, int64_t now_us)
 {
     int64_t room = bucket->burst * PGQRSI_MILLION - bucket->level;
-    if (now_us <= bucket->filled_at_us)
-        return;
+    if (now_us <= bucket->filled_at_us) return;
     uint64_t passed_us = (uint64_t)now_us - (uint64_t)bucket->filled_at_us;
     if (passed_us > (uint64_t)(room / bucket->rate))
         bucket->level += room;
@@ -2951,8 +2882,7 @@ static void pgqrsi_bucket_fill(pgqrsi_bucket *bucket, int64_t now_us)
 /* Takes all or nothing. */
 static pgqrs_result pgqrsi_bucket_take(pgqrsi_bucket *bucket, size_t count, int64_t now_us, pgqrs_error *err)
 {
-    if (bucket->rate == 0)
-        return PGQRS_OK;
+    if (bucket->rate == 0) return PGQRS_OK;
     if (count > (uint64_t)bucket->burst)
         return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT,
                                 "a batch of %zu messages can never pass validation.max_enqueue_burst (%lld): make the "
@@ -2969,8 +2899,7 @@ static pgqrs_result pgqrsi_bucket_take(pgqrsi_bucket *bucket, size_t count, int6
     pgqrsi_error_set(err, PGQRS_ERR_RATE_LIMITED,
                      "more than %lld messages a second (validation.max_enqueue_per_second): try again in %lld ms",
                      (long long)bucket->rate, (long long)wait_ms);
-    if (err)
-        err->retry_after_ms = wait_ms;
+    if (err) err->retry_after_ms = wait_ms;
     return PGQRS_ERR_RATE_LIMITED;
 }
 
@@ -2997,9 +2926,9 @@ struct pgqrs_store {
     pgqrs_error error;
     pgqrsi_bucket bucket;
     uint64_t random_state;
-    int wake[2];                 /* pgqrs_stop writes, a waiting call reads */
-    int stop;                    /* set by pgqrs_stop, taken by the call it ends */
-    int in_call;                 /* one call at a time: see pgqrsi_begin */
+    int wake[2];                    /* pgqrs_stop writes, a waiting call reads */
+    int stop;                       /* set by pgqrs_stop, taken by the call it ends */
+    int in_call;                    /* one call at a time: see pgqrsi_begin */
     struct pgqrsi_policy *policies; /* what the engine remembers of queues, see >>queue */
 };
 
@@ -3016,8 +2945,7 @@ static size_t pgqrsi_result_index(pgqrs_result result)
 {
     size_t count = sizeof pgqrsi_results / sizeof pgqrsi_results[0];
     for (size_t i = 0; i < count; i++)
-        if (pgqrsi_results[i].code == result)
-            return i;
+        if (pgqrsi_results[i].code == result) return i;
     return count;
 }
 
@@ -3031,12 +2959,10 @@ static void pgqrsi_error_clear(pgqrs_error *err)
 static void pgqrsi_text_trim(char *text, size_t size)
 {
     size_t length = strlen(text);
-    if (length + 1 < size)
-        return;
+    if (length + 1 < size) return;
     while (length > 0 && ((unsigned char)text[length - 1] & 0xC0) == 0x80)
         length--;
-    if (length > 0 && (unsigned char)text[length - 1] >= 0xC0)
-        length--;
+    if (length > 0 && (unsigned char)text[length - 1] >= 0xC0) length--;
     text[length] = '\0';
 }
 
@@ -3052,8 +2978,7 @@ static void pgqrsi_error_format(pgqrs_error *err, pgqrs_result code, const char 
 static pgqrs_result pgqrsi_error_set(pgqrs_error *err, pgqrs_result code, const char *format, ...)
 {
     va_list arguments;
-    if (!err)
-        return code;
+    if (!err) return code;
     va_start(arguments, format);
     pgqrsi_error_format(err, code, format, arguments);
     va_end(arguments);
@@ -3084,10 +3009,8 @@ static pgqrs_result pgqrsi_null_argument(pgqrs_store *store, const char *name)
  * hook calling back) is refused without touching anything of the first. */
 static pgqrs_result pgqrsi_begin(pgqrs_store *store)
 {
-    if (!store)
-        return PGQRS_ERR_INVALID_ARGUMENT;
-    if (!PGQRSI_FLAG_TRY(store->in_call))
-        return PGQRS_ERR_WRONG_THREAD;
+    if (!store) return PGQRS_ERR_INVALID_ARGUMENT;
+    if (!PGQRSI_FLAG_TRY(store->in_call)) return PGQRS_ERR_WRONG_THREAD;
     pgqrsi_error_clear(&store->error);
     return PGQRS_OK;
 }
@@ -3108,8 +3031,7 @@ static void pgqrsi_log_format(pgqrs_store *store, pgqrs_log_level level, const c
     vsnprintf(line, sizeof line, format, arguments);
     pgqrsi_text_trim(line, sizeof line);
     for (char *c = line; *c; c++)
-        if (*c == '\n' || *c == '\r')
-            *c = ' ';
+        if (*c == '\n' || *c == '\r') *c = ' ';
     store->settings.logger.write(level, line, store->settings.logger.user);
 }
 
@@ -3122,8 +3044,7 @@ static void pgqrsi_log(pgqrs_store *store, pgqrs_log_level level, const char *fo
 static void pgqrsi_log(pgqrs_store *store, pgqrs_log_level level, const char *format, ...)
 {
     va_list arguments;
-    if (!pgqrsi_log_wanted(store, level))
-        return;
+    if (!pgqrsi_log_wanted(store, level)) return;
     va_start(arguments, format);
     pgqrsi_log_format(store, level, format, arguments);
     va_end(arguments);
@@ -3131,8 +3052,7 @@ static void pgqrsi_log(pgqrs_store *store, pgqrs_log_level level, const char *fo
 
 static void pgqrsi_observe(pgqrs_store *store, pgqrs_event event)
 {
-    if (store->settings.observer.observe)
-        store->settings.observer.observe(&event, store->settings.observer.user);
+    if (store->settings.observer.observe) store->settings.observer.observe(&event, store->settings.observer.user);
 }
 
 static pgqrs_event pgqrsi_event(pgqrs_event_type type, const char *queue, int64_t count, int64_t started_us)
@@ -3148,23 +3068,22 @@ static pgqrs_event pgqrsi_event(pgqrs_event_type type, const char *queue, int64_
 
 static uint64_t pgqrsi_random(pgqrs_store *store)
 {
-    if (store->settings.random.next)
-        return store->settings.random.next(store->settings.random.user);
+    if (store->settings.random.next) return store->settings.random.next(store->settings.random.user);
     return pgqrsi_random_step(&store->random_state);
 }
 
 /* The now_us of a request: 0 lets a backend with a shared clock use its own. */
 static int64_t pgqrsi_now(pgqrs_store *store)
 {
-    if (store->settings.clock.now_us)
-        return store->settings.clock.now_us(store->settings.clock.user);
+    if (store->settings.clock.now_us) return store->settings.clock.now_us(store->settings.clock.user);
     return (store->capabilities & PGQRS_CAN_CLOCK) ? 0 : pgqrsi_wall_us();
 }
 
 /* For measuring how long something takes: the clock hook when there is one, so that tests move waits too. */
 static int64_t pgqrsi_elapsed_us(pgqrs_store *store)
 {
-    return store->settings.clock.now_us ? store->settings.clock.now_us(store->settings.clock.user) : pgqrsi_monotonic_us();
+    return store->settings.clock.now_us ? store->settings.clock.now_us(store->settings.clock.user)
+                                        : pgqrsi_monotonic_us();
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -3178,8 +3097,7 @@ static pgqrs_result pgqrsi_check_queue(pgqrs_store *store, const char *queue)
 
 static pgqrs_result pgqrsi_check_range(pgqrs_store *store, const char *what, int64_t value, int64_t least, int64_t most)
 {
-    if (value >= least && value <= most)
-        return PGQRS_OK;
+    if (value >= least && value <= most) return PGQRS_OK;
     return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "%s is %lld, allowed is %lld to %lld", what, (long long)value,
                        (long long)least, (long long)most);
 }
@@ -3189,10 +3107,10 @@ static pgqrs_result pgqrsi_check_when(pgqrs_store *store, const char *delay_name
                                       int64_t at_us, pgqrs_when *out)
 {
     if (delay_ms && at_us)
-        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "%s and %s are both given: choose one", delay_name, at_name);
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "%s and %s are both given: choose one", delay_name,
+                           at_name);
     pgqrs_result result = pgqrsi_check_range(store, delay_name, delay_ms, 0, PGQRSI_DELAY_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, at_name, at_us, 0, PGQRSI_TIME_MAX_US);
+    if (!result) result = pgqrsi_check_range(store, at_name, at_us, 0, PGQRSI_TIME_MAX_US);
     out->at_us = at_us;
     out->delay_us = result ? 0 : delay_ms * PGQRSI_US_PER_MS;
     return result;
@@ -3202,8 +3120,7 @@ static pgqrs_result pgqrsi_check_when(pgqrs_store *store, const char *delay_name
 static pgqrs_result pgqrsi_check_label(pgqrs_store *store, const char *what, const char *label)
 {
     pgqrs_result result = label ? pgqrsi_check_name(what, label, &store->error) : PGQRS_OK;
-    if (result != PGQRS_ERR_BAD_NAME)
-        return result;
+    if (result != PGQRS_ERR_BAD_NAME) return result;
     store->error.code = PGQRS_ERR_INVALID_ARGUMENT;
     return PGQRS_ERR_INVALID_ARGUMENT;
 }
@@ -3230,10 +3147,8 @@ static pgqrsi_policy *pgqrsi_policy_slot(pgqrs_store *store, const char *queue)
     pgqrsi_policy *oldest = &store->policies[0];
     for (int i = 0; i < PGQRSI_POLICY_SLOTS; i++) {
         pgqrsi_policy *policy = &store->policies[i];
-        if (strcmp(policy->queue, queue) == 0)
-            return policy;
-        if (!policy->queue[0] || (oldest->queue[0] && policy->read_at_us < oldest->read_at_us))
-            oldest = policy;
+        if (strcmp(policy->queue, queue) == 0) return policy;
+        if (!policy->queue[0] || (oldest->queue[0] && policy->read_at_us < oldest->read_at_us)) oldest = policy;
     }
     oldest->queue[0] = '\0';
     return oldest;
@@ -3262,10 +3177,8 @@ static pgqrs_result pgqrsi_policy_get(pgqrs_store *store, const char *queue, pgq
     if (!policy->queue[0] || now_us - policy->read_at_us > PGQRSI_POLICY_FRESH_US) {
         pgqrs_queues *queues = NULL;
         pgqrs_result result = pgqrsi_queue_find(store, queue, &queues);
-        if (result)
-            return result;
-        if (!queues)
-            return pgqrsi_queue_unknown(store, queue);
+        if (result) return result;
+        if (!queues) return pgqrsi_queue_unknown(store, queue);
         snprintf(policy->queue, sizeof policy->queue, "%s", queue);
         policy->read_at_us = now_us;
         policy->settings = queues->items[0].settings;
@@ -3306,24 +3219,20 @@ static pgqrs_result pgqrsi_enqueue_check(pgqrs_store *store, const pgqrs_enqueue
     const pgqrs_enqueue_desc *desc = &item->desc;
     pgqrs_result result = PGQRS_OK;
     memset(out, 0, sizeof *out);
-    if (!item->payload)
-        return pgqrsi_null_argument(store, "payload");
+    if (!item->payload) return pgqrsi_null_argument(store, "payload");
     out->payload = item->payload;
     out->payload_size = desc->payload_size ? desc->payload_size : strlen(item->payload);
     out->priority = desc->priority;
     out->dedup_key = desc->dedup_key;
     out->producer = desc->producer;
     result = pgqrsi_check_range(store, "priority", desc->priority, INT16_MIN, INT16_MAX);
+    if (!result) result = pgqrsi_check_when(store, "delay_ms", desc->delay_ms, "at_us", desc->at_us, &out->due);
     if (!result)
-        result = pgqrsi_check_when(store, "delay_ms", desc->delay_ms, "at_us", desc->at_us, &out->due);
-    if (!result)
-        result = pgqrsi_check_when(store, "expire_ms", desc->expire_ms, "expire_at_us", desc->expire_at_us, &out->expires);
-    if (!result)
-        result = pgqrsi_check_label(store, "dedup_key", desc->dedup_key);
-    if (!result)
-        result = pgqrsi_check_label(store, "producer", desc->producer);
-    if (!result)
-        result = pgqrsi_check_payload(&store->settings, out->payload, out->payload_size, &store->error);
+        result =
+            pgqrsi_check_when(store, "expire_ms", desc->expire_ms, "expire_at_us", desc->expire_at_us, &out->expires);
+    if (!result) result = pgqrsi_check_label(store, "dedup_key", desc->dedup_key);
+    if (!result) result = pgqrsi_check_label(store, "producer", desc->producer);
+    if (!result) result = pgqrsi_check_payload(&store->settings, out->payload, out->payload_size, &store->error);
     return result;
 }
 
@@ -3353,15 +3262,13 @@ static bool pgqrsi_batch_open(pgqrs_store *store, pgqrsi_batch *batch, size_t co
 {
     size_t table_size = 2;
     memset(batch, 0, sizeof *batch);
-    if (count > (size_t)INT32_MAX / 4)
-        return false;
+    if (count > (size_t)INT32_MAX / 4) return false;
     while (table_size < 2 * count)
         table_size *= 2;
     batch->bytes = count * (sizeof(pgqrs_backend_message) + sizeof(pgqrs_receipt) + sizeof(int32_t)) +
                    table_size * sizeof(int32_t);
     batch->memory = pgqrsi_mem_alloc(&store->settings.allocator, batch->bytes);
-    if (!batch->memory)
-        return false;
+    if (!batch->memory) return false;
     batch->messages = (pgqrs_backend_message *)batch->memory;
     batch->receipts = (pgqrs_receipt *)(void *)(batch->messages + count);
     batch->position = (int32_t *)(void *)(batch->receipts + count);
@@ -3383,14 +3290,14 @@ static int32_t pgqrsi_batch_place(pgqrsi_batch *batch, const char *key, int32_t 
     size_t slot = (size_t)pgqrsi_hash(key) & mask;
     for (; batch->table[slot]; slot = (slot + 1) & mask) {
         int32_t position = batch->table[slot] - 1;
-        if (strcmp(batch->messages[position].dedup_key, key) == 0)
-            return position;
+        if (strcmp(batch->messages[position].dedup_key, key) == 0) return position;
     }
     batch->table[slot] = next + 1;
     return next;
 }
 
-static pgqrs_result pgqrsi_batch_fill(pgqrs_store *store, pgqrsi_batch *batch, const pgqrs_enqueue_item *items, bool single)
+static pgqrs_result pgqrsi_batch_fill(pgqrs_store *store, pgqrsi_batch *batch, const pgqrs_enqueue_item *items,
+                                      bool single)
 {
     for (size_t i = 0; i < batch->count; i++) {
         pgqrs_backend_message *message = &batch->messages[batch->stored];
@@ -3423,8 +3330,7 @@ static pgqrs_result pgqrsi_batch_store(pgqrs_store *store, pgqrsi_batch *batch, 
     pgqrs_backend_enqueue request;
     int64_t started_us = pgqrsi_monotonic_us();
     pgqrs_result result = pgqrsi_bucket_take(&store->bucket, batch->count, started_us, &store->error);
-    if (result)
-        return result;
+    if (result) return result;
     request.now_us = pgqrsi_now(store);
     request.queue = queue;
     request.items = batch->messages;
@@ -3442,17 +3348,12 @@ static pgqrs_result pgqrsi_enqueue(pgqrs_store *store, const char *queue, const 
 {
     pgqrsi_batch batch;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (result || count == 0)
-        return result;
-    if (!items)
-        return pgqrsi_null_argument(store, "items");
-    if (!pgqrsi_batch_open(store, &batch, count))
-        return pgqrsi_no_memory(store);
+    if (result || count == 0) return result;
+    if (!items) return pgqrsi_null_argument(store, "items");
+    if (!pgqrsi_batch_open(store, &batch, count)) return pgqrsi_no_memory(store);
     result = pgqrsi_batch_fill(store, &batch, items, single);
-    if (!result)
-        result = pgqrsi_batch_store(store, &batch, queue);
-    if (!result && receipts)
-        pgqrsi_batch_receipts(&batch, receipts);
+    if (!result) result = pgqrsi_batch_store(store, &batch, queue);
+    if (!result && receipts) pgqrsi_batch_receipts(&batch, receipts);
     pgqrsi_batch_close(store, &batch);
     return result;
 }
@@ -3466,9 +3367,9 @@ static const int64_t pgqrsi_wait_probes_us[] = {2000, 10000, 50000};
 typedef struct pgqrsi_wait {
     pgqrs_store *store;
     const char *queue;
-    int *stop;          /* a second flag that ends it, or NULL */
+    int *stop; /* a second flag that ends it, or NULL */
     int64_t poll_us;
-    int64_t end_us;     /* by pgqrsi_elapsed_us */
+    int64_t end_us;      /* by pgqrsi_elapsed_us */
     int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still while we really sleep */
     int64_t armed_at_us; /* 0: not armed */
     size_t probe;
@@ -3490,13 +3391,13 @@ static void pgqrsi_wait_open(pgqrsi_wait *wait, pgqrs_store *store, const char *
     wait->poll_us = poll_ms * PGQRSI_US_PER_MS;
     pgqrsi_pipe_drain(store->wake);
     wait->end_us = pgqrsi_later_us(pgqrsi_elapsed_us(store), timeout_ms);
-    wait->real_end_us = store->settings.sleeper.sleep_us ? INT64_MAX : pgqrsi_later_us(pgqrsi_monotonic_us(), timeout_ms);
+    wait->real_end_us =
+        store->settings.sleeper.sleep_us ? INT64_MAX : pgqrsi_later_us(pgqrsi_monotonic_us(), timeout_ms);
 }
 
 static void pgqrsi_wait_close(pgqrsi_wait *wait)
 {
-    if (wait->armed_at_us)
-        wait->store->backend->wait_end(wait->store->self);
+    if (wait->armed_at_us) wait->store->backend->wait_end(wait->store->self);
     wait->armed_at_us = 0;
 }
 
@@ -3525,8 +3426,7 @@ static bool pgqrsi_wait_can_arm(const pgqrsi_wait *wait)
 static pgqrs_result pgqrsi_wait_arm(pgqrsi_wait *wait)
 {
     pgqrs_store *store = wait->store;
-    if (!pgqrsi_wait_can_arm(wait))
-        return PGQRS_OK;
+    if (!pgqrsi_wait_can_arm(wait)) return PGQRS_OK;
     pgqrs_result result = store->backend->wait_begin(store->self, pgqrsi_now(store), wait->queue, PGQRSI_WAIT_ARM_US);
     if (!result && !wait->armed_at_us) {
         wait->armed_at_us = pgqrsi_monotonic_us();
@@ -3539,8 +3439,7 @@ static void pgqrsi_wait_sleep(pgqrsi_wait *wait, int64_t us)
 {
     pgqrs_store *store = wait->store;
     int fd = wait->armed_at_us ? store->backend->wait_fd(store->self) : -1;
-    if (us <= 0)
-        return;
+    if (us <= 0) return;
     if (store->settings.sleeper.sleep_us)
         store->settings.sleeper.sleep_us(us, store->settings.sleeper.user);
     else
@@ -3551,8 +3450,7 @@ static void pgqrsi_wait_sleep(pgqrsi_wait *wait, int64_t us)
 static int64_t pgqrsi_wait_step_us(pgqrsi_wait *wait)
 {
     size_t probes = sizeof pgqrsi_wait_probes_us / sizeof pgqrsi_wait_probes_us[0];
-    if (!wait->armed_at_us || wait->probe >= probes)
-        return wait->poll_us;
+    if (!wait->armed_at_us || wait->probe >= probes) return wait->poll_us;
     return pgqrsi_min(wait->poll_us, pgqrsi_wait_probes_us[wait->probe++]);
 }
 
@@ -3562,15 +3460,13 @@ static pgqrs_result pgqrsi_wait_next(pgqrsi_wait *wait, int64_t next_due_us, boo
 {
     *again = false;
     int64_t left_us = pgqrsi_wait_left_us(wait);
-    if (pgqrsi_wait_stopped(wait) || wait->over || left_us <= 0)
-        return PGQRS_OK;
+    if (pgqrsi_wait_stopped(wait) || wait->over || left_us <= 0) return PGQRS_OK;
     if (pgqrsi_wait_can_arm(wait) && !wait->armed_at_us) {
         *again = true;
         return pgqrsi_wait_arm(wait);
     }
     int64_t step_us = pgqrsi_min(pgqrsi_wait_step_us(wait), left_us);
-    if (next_due_us >= 0)
-        step_us = pgqrsi_min(step_us, next_due_us > 0 ? next_due_us : PGQRSI_US_PER_MS);
+    if (next_due_us >= 0) step_us = pgqrsi_min(step_us, next_due_us > 0 ? next_due_us : PGQRSI_US_PER_MS);
     pgqrsi_wait_sleep(wait, step_us);
     wait->over = pgqrsi_wait_left_us(wait) <= 0;
     *again = !pgqrsi_wait_stopped(wait);
@@ -3580,8 +3476,7 @@ static pgqrs_result pgqrsi_wait_next(pgqrsi_wait *wait, int64_t next_due_us, boo
 /* The call that ends because of pgqrs_stop takes the request with it. */
 static bool pgqrsi_stop_take(pgqrs_store *store)
 {
-    if (!PGQRSI_FLAG_TAKE(store->stop))
-        return false;
+    if (!PGQRSI_FLAG_TAKE(store->stop)) return false;
     pgqrsi_pipe_drain(store->wake);
     return true;
 }
@@ -3596,20 +3491,20 @@ static pgqrs_result pgqrsi_claim_check(pgqrs_store *store, const char *queue, co
     claim->queue = queue;
     claim->limit = desc && desc->limit ? desc->limit : (size_t)store->settings.default_batch;
     claim->next_due_us = -1;
-    if (result || !desc)
-        return result;
+    if (result || !desc) return result;
     claim->worker = desc->worker;
     if (desc->limit > PGQRSI_CLAIM_MAX)
-        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "limit is %zu, allowed is 1 to %d", desc->limit, PGQRSI_CLAIM_MAX);
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "limit is %zu, allowed is 1 to %d", desc->limit,
+                           PGQRSI_CLAIM_MAX);
     result = pgqrsi_check_range(store, "lease_ms", desc->lease_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "wait_ms", desc->wait_ms, 0, PGQRS_FOREVER);
+    if (!result) result = pgqrsi_check_range(store, "wait_ms", desc->wait_ms, 0, PGQRS_FOREVER);
     claim->lease_us = result ? 0 : desc->lease_ms * PGQRSI_US_PER_MS;
     return result;
 }
 
 /* Settle, claim, tell the observer. What was refused is not an error here. */
-static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *verdicts, size_t count, pgqrs_backend_claim *claim)
+static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *verdicts, size_t count,
+                                    pgqrs_backend_claim *claim)
 {
     pgqrs_backend_exchange exchange;
     int64_t started_us = pgqrsi_monotonic_us();
@@ -3627,10 +3522,10 @@ static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *v
     if (!result && (count || (claim && claim->messages)))
         pgqrsi_log(store, PGQRS_LOG_DEBUG, "settled %zu, claimed %zu from \"%s\"", count,
                    claim && claim->messages ? claim->messages->count : 0, claim ? claim->queue : "-");
-    if (result || !store->settings.observer.observe)
-        return result;
+    if (result || !store->settings.observer.observe) return result;
     if (count)
-        pgqrsi_observe(store, pgqrsi_event(PGQRS_EVENT_SETTLED, claim ? claim->queue : NULL, (int64_t)count, started_us));
+        pgqrsi_observe(store,
+                       pgqrsi_event(PGQRS_EVENT_SETTLED, claim ? claim->queue : NULL, (int64_t)count, started_us));
     if (claim && claim->messages)
         pgqrsi_observe(store,
                        pgqrsi_event(PGQRS_EVENT_CLAIMED, claim->queue, (int64_t)claim->messages->count, started_us));
@@ -3647,12 +3542,13 @@ static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *v
 
 static pgqrs_result pgqrsi_refusal(pgqrs_store *store, const pgqrs_backend_claim *claim)
 {
-    if (claim->refused == PGQRS_OK)
-        return PGQRS_OK;
+    if (claim->refused == PGQRS_OK) return PGQRS_OK;
     if (claim->refused == PGQRS_ERR_WORKER_STOPPED)
-        return pgqrsi_fail(store, claim->refused,
-                           "worker %lld is not registered under this epoch (stopped, reclaimed, removed or registered again): "
-                           "register anew", (long long)claim->worker.id);
+        return pgqrsi_fail(
+            store, claim->refused,
+            "worker %lld is not registered under this epoch (stopped, reclaimed, removed or registered again): "
+            "register anew",
+            (long long)claim->worker.id);
     return pgqrsi_fail(store, claim->refused, "worker %lld may not claim from \"%s\": %s", (long long)claim->worker.id,
                        claim->queue, pgqrs_result_text(claim->refused));
 }
@@ -3681,35 +3577,31 @@ static pgqrs_result pgqrsi_claim(pgqrs_store *store, pgqrs_backend_claim *claim,
     pgqrsi_wait_open(&wait, store, claim->queue, NULL, store->settings.poll_ms, wait_ms);
     while (again) {
         result = pgqrsi_exchange(store, NULL, 0, claim);
-        if (!result)
-            result = pgqrsi_claim_refused(store, claim);
-        if (result || claim->messages || wait_ms == 0)
-            break;
+        if (!result) result = pgqrsi_claim_refused(store, claim);
+        if (result || claim->messages || wait_ms == 0) break;
         result = pgqrsi_wait_next(&wait, claim->next_due_us, &again);
-        if (result)
-            break;
+        if (result) break;
     }
     pgqrsi_wait_close(&wait);
-    if (wait_ms > 0)
-        pgqrsi_stop_take(store);
+    if (wait_ms > 0) pgqrsi_stop_take(store);
     return result;
 }
 
-static pgqrs_result pgqrsi_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_messages **out)
+static pgqrs_result pgqrsi_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
+                                   pgqrs_messages **out)
 {
     pgqrs_backend_claim claim;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_claim_check(store, queue, desc, &claim);
-    if (!result)
-        result = pgqrsi_claim(store, &claim, desc ? desc->wait_ms : 0);
+    if (!result) result = pgqrsi_claim(store, &claim, desc ? desc->wait_ms : 0);
     *out = claim.messages;
     return result;
 }
 
 /* A retry becomes a release with the backoff worked out; the rest is copied. */
-static pgqrs_result pgqrsi_settlement_check(pgqrs_store *store, const pgqrs_settlement *item, pgqrs_backend_verdict *out)
+static pgqrs_result pgqrsi_settlement_check(pgqrs_store *store, const pgqrs_settlement *item,
+                                            pgqrs_backend_verdict *out)
 {
     pgqrs_result result = PGQRS_OK;
     memset(out, 0, sizeof *out);
@@ -3744,13 +3636,10 @@ static void pgqrsi_reason_copy(const char *reason, char out[PGQRSI_REASON_MAX + 
 static bool pgqrsi_reason_fit(pgqrs_backend_verdict *verdict, void **texts, const pgqrs_allocator *allocator)
 {
     size_t length = verdict->reason ? strlen(verdict->reason) : 0;
-    if (length <= PGQRSI_REASON_MAX && pgqrsi_utf8_valid(verdict->reason, length, NULL))
-        return true;
-    if (!*texts)
-        *texts = pgqrsi_result_new(allocator, 1, PGQRSI_REASON_MAX + 1);
+    if (length <= PGQRSI_REASON_MAX && pgqrsi_utf8_valid(verdict->reason, length, NULL)) return true;
+    if (!*texts) *texts = pgqrsi_result_new(allocator, 1, PGQRSI_REASON_MAX + 1);
     char *copy = *texts ? (char *)pgqrsi_result_alloc(*texts, PGQRSI_REASON_MAX + 1) : NULL;
-    if (!copy)
-        return false;
+    if (!copy) return false;
     pgqrsi_reason_copy(verdict->reason, copy);
     verdict->reason = copy;
     return true;
@@ -3765,8 +3654,7 @@ static pgqrs_result pgqrsi_settle_convert(pgqrs_store *store, const pgqrs_settle
             store->error.index = (int64_t)i;
             return result;
         }
-        if (!pgqrsi_reason_fit(&verdicts[i], texts, &store->settings.allocator))
-            return pgqrsi_no_memory(store);
+        if (!pgqrsi_reason_fit(&verdicts[i], texts, &store->settings.allocator)) return pgqrsi_no_memory(store);
     }
     return PGQRS_OK;
 }
@@ -3779,22 +3667,17 @@ static pgqrs_result pgqrsi_settle(pgqrs_store *store, pgqrs_settlement *items, s
     pgqrs_backend_verdict local[PGQRSI_SETTLE_LOCAL];
     pgqrs_backend_verdict *verdicts = local;
     void *texts = NULL;
-    if (count && !items)
-        return pgqrsi_null_argument(store, "items");
-    if (count > SIZE_MAX / 2 / sizeof *verdicts)
-        return pgqrsi_no_memory(store);
+    if (count && !items) return pgqrsi_null_argument(store, "items");
+    if (count > SIZE_MAX / 2 / sizeof *verdicts) return pgqrsi_no_memory(store);
     if (count > PGQRSI_SETTLE_LOCAL)
         verdicts = (pgqrs_backend_verdict *)pgqrsi_mem_alloc(&store->settings.allocator, count * sizeof *verdicts);
-    if (!verdicts)
-        return pgqrsi_no_memory(store);
+    if (!verdicts) return pgqrsi_no_memory(store);
     pgqrs_result result = pgqrsi_settle_convert(store, items, count, verdicts, &texts);
-    if (!result && (count || claim))
-        result = pgqrsi_exchange(store, verdicts, count, claim);
+    if (!result && (count || claim)) result = pgqrsi_exchange(store, verdicts, count, claim);
     for (size_t i = 0; i < count; i++)
         items[i].result = result ? result : verdicts[i].result;
     pgqrs_free(texts);
-    if (verdicts != local)
-        pgqrsi_mem_free(&store->settings.allocator, verdicts, count * sizeof *verdicts);
+    if (verdicts != local) pgqrsi_mem_free(&store->settings.allocator, verdicts, count * sizeof *verdicts);
     return result;
 }
 
@@ -3817,14 +3700,11 @@ static pgqrs_result pgqrsi_settle_same(pgqrs_store *store, const pgqrs_message *
 {
     pgqrs_settlement local[PGQRSI_SETTLE_LOCAL];
     pgqrs_settlement *items = local;
-    if (count && !messages)
-        return pgqrsi_null_argument(store, "messages");
-    if (count > SIZE_MAX / 2 / sizeof *items)
-        return pgqrsi_no_memory(store);
+    if (count && !messages) return pgqrsi_null_argument(store, "messages");
+    if (count > SIZE_MAX / 2 / sizeof *items) return pgqrsi_no_memory(store);
     if (count > PGQRSI_SETTLE_LOCAL)
         items = (pgqrs_settlement *)pgqrsi_mem_alloc(&store->settings.allocator, count * sizeof *items);
-    if (!items)
-        return pgqrsi_no_memory(store);
+    if (!items) return pgqrsi_no_memory(store);
     for (size_t i = 0; i < count; i++) {
         items[i] = pgqrsi_settlement_for(&messages[i], pattern->verdict);
         items[i].delay_ms = pattern->delay_ms;
@@ -3834,23 +3714,22 @@ static pgqrs_result pgqrsi_settle_same(pgqrs_store *store, const pgqrs_message *
     pgqrs_result result = pgqrsi_settle(store, items, count, NULL);
     for (size_t i = 0; results && i < count; i++)
         results[i] = items[i].result;
-    if (items != local)
-        pgqrsi_mem_free(&store->settings.allocator, items, count * sizeof *items);
+    if (items != local) pgqrsi_mem_free(&store->settings.allocator, items, count * sizeof *items);
     return result;
 }
 
 static pgqrs_result pgqrsi_lease_lost(pgqrs_store *store, int64_t id)
 {
     return pgqrsi_fail(store, PGQRS_ERR_LEASE_LOST,
-                       "message %lld is not held under this lease any more (it ended, or the message was settled before); nothing was changed",
+                       "message %lld is not held under this lease any more (it ended, or the message was settled "
+                       "before); nothing was changed",
                        (long long)id);
 }
 
 static pgqrs_result pgqrsi_settle_one(pgqrs_store *store, const pgqrs_message *message, pgqrs_settlement pattern)
 {
     pgqrs_result outcome = PGQRS_OK;
-    if (!message)
-        return pgqrsi_null_argument(store, "message");
+    if (!message) return pgqrsi_null_argument(store, "message");
     pgqrs_result result = pgqrsi_settle_same(store, message, 1, &pattern, &outcome);
     store->error.index = -1;
     return result || outcome == PGQRS_OK ? result : pgqrsi_lease_lost(store, message->id);
@@ -3876,8 +3755,8 @@ static pgqrs_settlement pgqrsi_release_pattern(const pgqrs_release_desc *desc)
     return pattern;
 }
 
-static pgqrs_result pgqrsi_extend_run(pgqrs_store *store, const pgqrs_backend_verdict *leases, size_t count, int64_t lease_ms,
-                                      pgqrs_worker_ref worker, pgqrs_result *results)
+static pgqrs_result pgqrsi_extend_run(pgqrs_store *store, const pgqrs_backend_verdict *leases, size_t count,
+                                      int64_t lease_ms, pgqrs_worker_ref worker, pgqrs_result *results)
 {
     pgqrs_backend_extend request;
     memset(&request, 0, sizeof request);
@@ -3895,15 +3774,11 @@ static pgqrs_result pgqrsi_extend(pgqrs_store *store, const pgqrs_message *messa
 {
     size_t bytes = count * (sizeof(pgqrs_backend_verdict) + sizeof(pgqrs_result));
     pgqrs_result result = pgqrsi_check_range(store, "lease_ms", lease_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (result || count == 0)
-        return result;
-    if (!messages)
-        return pgqrsi_null_argument(store, "messages");
-    if (count > SIZE_MAX / 256)
-        return pgqrsi_no_memory(store);
+    if (result || count == 0) return result;
+    if (!messages) return pgqrsi_null_argument(store, "messages");
+    if (count > SIZE_MAX / 256) return pgqrsi_no_memory(store);
     pgqrs_backend_verdict *leases = (pgqrs_backend_verdict *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
-    if (!leases)
-        return pgqrsi_no_memory(store);
+    if (!leases) return pgqrsi_no_memory(store);
     pgqrs_result *outcomes = (pgqrs_result *)(void *)(leases + count);
     for (size_t i = 0; i < count; i++) {
         leases[i].id = messages[i].id;
@@ -3922,7 +3797,7 @@ static pgqrs_result pgqrsi_extend(pgqrs_store *store, const pgqrs_message *messa
 
 #define PGQRSI_STATE_BIT(state) (1u << (unsigned)(state))
 #define PGQRSI_STATES_LIVE                                                                                             \
-    (PGQRSI_STATE_BIT(PGQRS_WORKER_READY) | PGQRSI_STATE_BIT(PGQRS_WORKER_POLLING) |                                    \
+    (PGQRSI_STATE_BIT(PGQRS_WORKER_READY) | PGQRSI_STATE_BIT(PGQRS_WORKER_POLLING) |                                   \
      PGQRSI_STATE_BIT(PGQRS_WORKER_INTERRUPTED) | PGQRSI_STATE_BIT(PGQRS_WORKER_SUSPENDED))
 
 /* The state machine of the manual, one row per change. `to` 0: the state stays. */
@@ -3951,18 +3826,20 @@ static pgqrs_result pgqrsi_worker_unknown(pgqrs_store *store, int64_t id)
 }
 
 /* Why a transition did not happen. */
-static pgqrs_result pgqrsi_worker_refused(pgqrs_store *store, const pgqrs_backend_worker_change *change, const char *verb)
+static pgqrs_result pgqrsi_worker_refused(pgqrs_store *store, const pgqrs_backend_worker_change *change,
+                                          const char *verb)
 {
     long long id = (long long)change->worker.id;
     if (!change->found && change->worker.epoch)
         return pgqrsi_fail(store, PGQRS_ERR_WORKER_STOPPED,
                            "worker %lld is gone, or was registered again by somebody else: register anew", id);
-    if (!change->found)
-        return pgqrsi_worker_unknown(store, change->worker.id);
+    if (!change->found) return pgqrsi_worker_unknown(store, change->worker.id);
     if (change->worker.epoch && change->state == PGQRS_WORKER_STOPPED)
-        return pgqrsi_fail(store, PGQRS_ERR_WORKER_STOPPED, "worker %lld was shut down or reclaimed: register anew", id);
+        return pgqrsi_fail(store, PGQRS_ERR_WORKER_STOPPED, "worker %lld was shut down or reclaimed: register anew",
+                           id);
     if (change->if_idle && (change->from & PGQRSI_STATE_BIT(change->state)))
-        return pgqrsi_fail(store, PGQRS_ERR_WORKER_BUSY, "worker %lld still holds %lld messages: settle or release them first", id,
+        return pgqrsi_fail(store, PGQRS_ERR_WORKER_BUSY,
+                           "worker %lld still holds %lld messages: settle or release them first", id,
                            (long long)change->held);
     return pgqrsi_fail(store, PGQRS_ERR_WORKER_STATE, "worker %lld is %s and cannot %s", id,
                        pgqrs_worker_state_name(change->state), verb);
@@ -3981,11 +3858,9 @@ static pgqrs_result pgqrsi_worker_change(pgqrs_store *store, pgqrs_worker_ref wo
     change.to = (pgqrs_worker_state)pgqrsi_transitions[row].to;
     change.beat = worker.epoch != 0; /* an operator's command is no sign of life */
     change.if_idle = what == PGQRS_WORKER_SHUTDOWN;
-    if (worker.id <= 0)
-        return pgqrsi_worker_unknown(store, worker.id);
+    if (worker.id <= 0) return pgqrsi_worker_unknown(store, worker.id);
     pgqrs_result result = store->backend->worker_change(store->self, &change);
-    if (result || change.changed)
-        return result;
+    if (result || change.changed) return result;
     return pgqrsi_worker_refused(store, &change, pgqrsi_transitions[row].verb);
 }
 
@@ -4002,14 +3877,10 @@ static pgqrs_result pgqrsi_worker_register(pgqrs_store *store, const char *name,
 {
     int64_t epoch = (int64_t)(pgqrsi_random(store) >> 1);
     pgqrs_result result = pgqrsi_check_name("worker name", name, &store->error);
-    if (!result && queue)
-        result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_check_range(store, "stale_ms", stale_ms, 0, PGQRSI_DELAY_MAX_MS);
-    if (result)
-        return result;
-    if (stale_ms == 0)
-        stale_ms = PGQRSI_STALE_DEFAULT_MS;
+    if (!result && queue) result = pgqrsi_check_queue(store, queue);
+    if (!result) result = pgqrsi_check_range(store, "stale_ms", stale_ms, 0, PGQRSI_DELAY_MAX_MS);
+    if (result) return result;
+    if (stale_ms == 0) stale_ms = PGQRSI_STALE_DEFAULT_MS;
     return store->backend->worker_register(store->self, pgqrsi_now(store), name, queue, stale_ms * PGQRSI_US_PER_MS,
                                            epoch ? epoch : 1, out);
 }
@@ -4036,9 +3907,9 @@ static pgqrs_result pgqrsi_worker_find(pgqrs_store *store, int64_t worker_id, pg
  * ---------------------------------------------------------------------------------------------------------------- */
 
 typedef struct pgqrs_delivery {
-    pgqrs_worker *worker; /* NULL outside of the handler */
+    pgqrs_worker *worker;  /* NULL outside of the handler */
     pgqrs_verdict verdict; /* 0: none said */
-    int64_t delay_ms;     /* 0: a retry follows the queue's backoff */
+    int64_t delay_ms;      /* 0: a retry follows the queue's backoff */
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrs_delivery;
 
@@ -4082,21 +3953,14 @@ static pgqrs_result pgqrsi_work_check(pgqrs_store *store, const pgqrs_work_desc 
     const pgqrs_store_desc *settings = &store->settings;
     pgqrs_result result = PGQRS_OK;
     memset(desc, 0, sizeof *desc);
-    if (given)
-        *desc = *given;
+    if (given) *desc = *given;
     result = pgqrsi_check_range(store, "batch", desc->batch, 0, PGQRSI_CLAIM_MAX);
-    if (!result)
-        result = pgqrsi_check_range(store, "lease_ms", desc->lease_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "settle_ms", desc->settle_ms, -1, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "heartbeat_ms", desc->heartbeat_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "poll_ms", desc->poll_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "max_messages", desc->max_messages, 0, INT64_MAX);
-    if (!result && desc->name)
-        result = pgqrsi_check_name("worker name", desc->name, &store->error);
+    if (!result) result = pgqrsi_check_range(store, "lease_ms", desc->lease_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "settle_ms", desc->settle_ms, -1, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "heartbeat_ms", desc->heartbeat_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "poll_ms", desc->poll_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "max_messages", desc->max_messages, 0, INT64_MAX);
+    if (!result && desc->name) result = pgqrsi_check_name("worker name", desc->name, &store->error);
     desc->batch = PGQRSI_DEFAULT(desc->batch, settings->default_batch);
     desc->settle_ms = PGQRSI_DEFAULT(desc->settle_ms, 50);
     desc->heartbeat_ms = PGQRSI_DEFAULT(desc->heartbeat_ms, settings->heartbeat_ms);
@@ -4120,8 +3984,7 @@ static pgqrs_worker *pgqrsi_worker_alloc(pgqrs_store *store, const char *queue, 
     size_t verdicts = PGQRSI_ROUND(batch * sizeof(pgqrs_backend_verdict));
     size_t bytes = head + verdicts + batch * sizeof(pgqrs_delivery);
     pgqrs_worker *worker = (pgqrs_worker *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
-    if (!worker)
-        return NULL;
+    if (!worker) return NULL;
     worker->store = store;
     worker->bytes = bytes;
     worker->desc = *desc;
@@ -4145,12 +4008,10 @@ static pgqrs_result pgqrsi_worker_enlist(pgqrs_worker *worker)
     pgqrs_store *store = worker->store;
     pgqrs_queue_desc settings;
     pgqrs_result result = pgqrsi_policy_get(store, worker->queue, &settings);
-    if (result)
-        return result;
+    if (result) return result;
     worker->lease_ms = PGQRSI_DEFAULT(worker->desc.lease_ms, settings.lease_ms);
     result = pgqrsi_worker_register(store, worker->name, worker->queue, worker->desc.stale_ms, &worker->self);
-    if (result)
-        return result;
+    if (result) return result;
     worker->registered = true;
     worker->beat_at_us = pgqrsi_elapsed_us(store);
     pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": worker \"%s\" (%lld) starts", worker->queue, worker->name,
@@ -4173,15 +4034,12 @@ static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pg
     pgqrs_work_desc desc;
     *out = NULL;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_work_check(store, given, &desc);
-    if (result)
-        return result;
+    if (!result) result = pgqrsi_work_check(store, given, &desc);
+    if (result) return result;
     if ((handler != NULL) == (batch_handler != NULL))
         return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "give exactly one of handler and batch_handler");
     pgqrs_worker *worker = pgqrsi_worker_alloc(store, queue, &desc);
-    if (!worker)
-        return pgqrsi_no_memory(store);
+    if (!worker) return pgqrsi_no_memory(store);
     worker->handler = handler;
     worker->batch_handler = batch_handler;
     worker->user = user;
@@ -4205,21 +4063,18 @@ static pgqrs_result pgqrsi_delivery_decide(const pgqrs_message *message, pgqrs_v
                                            const char *reason)
 {
     pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
-    if (!delivery || delay_ms < 0 || delay_ms > PGQRSI_DELAY_MAX_MS)
-        return PGQRS_ERR_INVALID_ARGUMENT;
+    if (!delivery || delay_ms < 0 || delay_ms > PGQRSI_DELAY_MAX_MS) return PGQRS_ERR_INVALID_ARGUMENT;
     delivery->verdict = verdict;
     delivery->delay_ms = delay_ms;
     delivery->reason[0] = '\0';
-    if (reason)
-        pgqrsi_reason_copy(reason, delivery->reason);
+    if (reason) pgqrsi_reason_copy(reason, delivery->reason);
     return PGQRS_OK;
 }
 
 /* What nobody said: success archives, anything else is a failed try. */
 static void pgqrsi_delivery_default(pgqrs_delivery *delivery, pgqrs_result returned)
 {
-    if (delivery->verdict)
-        return;
+    if (delivery->verdict) return;
     delivery->verdict = returned == PGQRS_OK ? PGQRS_ARCHIVE : PGQRS_RETRY;
     if (returned != PGQRS_OK)
         snprintf(delivery->reason, sizeof delivery->reason, "the handler returned %s (%d)", pgqrs_result_name(returned),
@@ -4247,11 +4102,9 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
         owed->due.delay_us = pgqrsi_backoff_us(store, 1000, 60000, message->attempt);
     if (owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK) {
         int64_t due_us = pgqrsi_elapsed_us(store) + owed->due.delay_us;
-        if (due_us > worker->retry_until_us)
-            worker->retry_until_us = due_us;
+        if (due_us > worker->retry_until_us) worker->retry_until_us = due_us;
     }
-    if (worker->owed_count++ == 0)
-        worker->owed_since_us = pgqrsi_monotonic_us();
+    if (worker->owed_count++ == 0) worker->owed_since_us = pgqrsi_monotonic_us();
     delivery->worker = NULL;
     return PGQRS_OK;
 }
@@ -4263,7 +4116,8 @@ static void pgqrsi_worker_settled(pgqrs_worker *worker)
     for (size_t i = 0; i < worker->owed_count; i++)
         if (worker->owed[i].result == PGQRS_ERR_LEASE_LOST)
             pgqrsi_log(worker->store, PGQRS_LOG_WARN,
-                       "queue \"%s\": the verdict on message %lld came too late, its lease had ended: give it a longer lease_ms, or call "
+                       "queue \"%s\": the verdict on message %lld came too late, its lease had ended: give it a longer "
+                       "lease_ms, or call "
                        "pgqrs_message_extend in the handler",
                        worker->queue, (long long)worker->owed[i].id);
     worker->owed_count = 0;
@@ -4276,11 +4130,9 @@ static bool pgqrsi_worker_beat_due(const pgqrs_worker *worker)
 
 static pgqrs_result pgqrsi_worker_flush(pgqrs_worker *worker)
 {
-    if (worker->owed_count == 0)
-        return PGQRS_OK;
+    if (worker->owed_count == 0) return PGQRS_OK;
     pgqrs_result result = pgqrsi_exchange(worker->store, worker->owed, worker->owed_count, NULL);
-    if (!result)
-        pgqrsi_worker_settled(worker);
+    if (!result) pgqrsi_worker_settled(worker);
     return result;
 }
 
@@ -4293,34 +4145,30 @@ static pgqrs_result pgqrsi_worker_stopped(pgqrs_worker *worker)
     pgqrs_result result = pgqrsi_worker_find(store, worker->self.id, &found);
     bool again = found && found->items[0].reclaimed && found->items[0].epoch == worker->self.epoch;
     pgqrs_free(found);
-    if (result)
-        return result;
+    if (result) return result;
     if (!again) {
         worker->registered = false;
-        return pgqrsi_fail(store, PGQRS_ERR_WORKER_STOPPED, "worker \"%s\" was shut down, removed or registered elsewhere",
-                           worker->name);
+        return pgqrsi_fail(store, PGQRS_ERR_WORKER_STOPPED,
+                           "worker \"%s\" was shut down, removed or registered elsewhere", worker->name);
     }
-    pgqrsi_log(store, PGQRS_LOG_WARN,
-               "worker \"%s\" was reclaimed because its heartbeat was late; it registers again", worker->name);
+    pgqrsi_log(store, PGQRS_LOG_WARN, "worker \"%s\" was reclaimed because its heartbeat was late; it registers again",
+               worker->name);
     return pgqrsi_worker_enlist(worker);
 }
 
 static pgqrs_result pgqrsi_worker_beat(pgqrs_worker *worker)
 {
     int64_t now_us = pgqrsi_elapsed_us(worker->store);
-    if (!pgqrsi_worker_beat_due(worker))
-        return PGQRS_OK;
+    if (!pgqrsi_worker_beat_due(worker)) return PGQRS_OK;
     pgqrs_result result = pgqrsi_worker_change(worker->store, worker->self, PGQRS_WORKER_BEAT);
-    if (!result)
-        worker->beat_at_us = now_us;
+    if (!result) worker->beat_at_us = now_us;
     return result;
 }
 
 static pgqrs_result pgqrsi_worker_refusal(pgqrs_worker *worker, const pgqrs_backend_claim *claim)
 {
     pgqrs_store *store = worker->store;
-    if (claim->refused == PGQRS_ERR_WORKER_STOPPED)
-        return pgqrsi_worker_stopped(worker);
+    if (claim->refused == PGQRS_ERR_WORKER_STOPPED) return pgqrsi_worker_stopped(worker);
     if (claim->refused == PGQRS_ERR_WORKER_SUSPENDED) {
         worker->suspended = true;
         return worker->desc.until_empty ? pgqrsi_refusal(store, claim) : pgqrsi_worker_beat(worker);
@@ -4356,8 +4204,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     claim.worker = worker->self;
     claim.heartbeat = pgqrsi_worker_beat_due(worker);
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
-    if (result)
-        return result;
+    if (result) return result;
     worker->looked_at_us = pgqrsi_monotonic_us();
     pgqrsi_worker_settled(worker);
     pgqrs_free(worker->held);
@@ -4365,8 +4212,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     worker->next = 0;
     worker->next_due_us = claim.next_due_us;
     worker->lease_end_us = started_us + worker->lease_ms * PGQRSI_US_PER_MS;
-    if (claim.heartbeat)
-        worker->beat_at_us = started_us;
+    if (claim.heartbeat) worker->beat_at_us = started_us;
     return pgqrsi_worker_refusal(worker, &claim);
 }
 
@@ -4382,8 +4228,7 @@ static pgqrs_result pgqrsi_worker_extend(pgqrs_worker *worker, size_t first, siz
 {
     pgqrs_store *store = worker->store;
     int64_t started_us = pgqrsi_elapsed_us(store);
-    pgqrs_result result =
-        pgqrsi_extend(store, &worker->held->items[first], count, lease_ms, worker->self, results);
+    pgqrs_result result = pgqrsi_extend(store, &worker->held->items[first], count, lease_ms, worker->self, results);
     if (!result) {
         worker->beat_at_us = started_us;
         if (started_us + lease_ms * PGQRSI_US_PER_MS > worker->lease_end_us)
@@ -4424,11 +4269,10 @@ static void pgqrsi_worker_start(pgqrs_worker *worker, pgqrs_message *message, si
     message->delivery = delivery;
 }
 
-static void pgqrsi_worker_tell(pgqrs_worker *worker, pgqrs_event_type type, const pgqrs_message *message, pgqrs_result result,
-                               int64_t started_us)
+static void pgqrsi_worker_tell(pgqrs_worker *worker, pgqrs_event_type type, const pgqrs_message *message,
+                               pgqrs_result result, int64_t started_us)
 {
-    if (!worker->store->settings.observer.observe)
-        return;
+    if (!worker->store->settings.observer.observe) return;
     pgqrs_event event = pgqrsi_event(type, worker->queue, 1, started_us);
     event.message_id = message->id;
     event.attempt = message->attempt;
@@ -4439,7 +4283,8 @@ static void pgqrsi_worker_tell(pgqrs_worker *worker, pgqrs_event_type type, cons
 static bool pgqrsi_worker_last_try(pgqrs_worker *worker, const pgqrs_message *message)
 {
     pgqrs_queue_desc settings;
-    return pgqrsi_policy_get(worker->store, worker->queue, &settings) == PGQRS_OK && message->attempt >= settings.max_attempts;
+    return pgqrsi_policy_get(worker->store, worker->queue, &settings) == PGQRS_OK &&
+           message->attempt >= settings.max_attempts;
 }
 
 /* What the person on call wants to read: which message failed, why, and whether that was its end. */
@@ -4449,9 +4294,10 @@ static void pgqrsi_worker_finished(pgqrs_worker *worker, const pgqrs_message *me
     pgqrs_store *store = worker->store;
     const char *reason = delivery->reason[0] ? delivery->reason : "no reason was given";
     pgqrsi_worker_tell(worker, PGQRS_EVENT_FINISHED, message, returned, started_us);
-    if (delivery->verdict == PGQRS_REJECT || (delivery->verdict == PGQRS_RETRY && pgqrsi_worker_last_try(worker, message)))
-        pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": message %lld goes to the dead letters, attempt %d: %s", worker->queue,
-                   (long long)message->id, (int)message->attempt, reason);
+    if (delivery->verdict == PGQRS_REJECT ||
+        (delivery->verdict == PGQRS_RETRY && pgqrsi_worker_last_try(worker, message)))
+        pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": message %lld goes to the dead letters, attempt %d: %s",
+                   worker->queue, (long long)message->id, (int)message->attempt, reason);
     else if (delivery->verdict == PGQRS_RETRY)
         pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": message %lld failed, attempt %d: %s", worker->queue,
                    (long long)message->id, (int)message->attempt, reason);
@@ -4530,8 +4376,7 @@ static void pgqrsi_worker_adapt(pgqrs_worker *worker, int64_t took_us, size_t co
         worker->window = worker->window > 1 ? worker->window / 2 : 1;
     else if (count >= worker->window && took_us * 2 < budget_us)
         worker->window = worker->window * 2;
-    if (worker->window > (size_t)worker->desc.batch)
-        worker->window = (size_t)worker->desc.batch;
+    if (worker->window > (size_t)worker->desc.batch) worker->window = (size_t)worker->desc.batch;
 }
 
 static pgqrs_result pgqrsi_worker_handle(pgqrs_worker *worker)
@@ -4550,8 +4395,7 @@ static pgqrs_result pgqrsi_worker_handle(pgqrs_worker *worker)
             pgqrsi_worker_handle_one(worker);
         bool late = worker->owed_count &&
                     pgqrsi_monotonic_us() - worker->owed_since_us >= worker->desc.settle_ms * PGQRSI_US_PER_MS;
-        if (late && pgqrsi_worker_unstarted(worker) > 0)
-            result = pgqrsi_worker_flush(worker);
+        if (late && pgqrsi_worker_unstarted(worker) > 0) result = pgqrsi_worker_flush(worker);
     }
     pgqrsi_worker_adapt(worker, pgqrsi_monotonic_us() - started_us, count);
     return result;
@@ -4565,12 +4409,10 @@ static pgqrs_result pgqrsi_worker_tend(pgqrs_worker *worker)
     int64_t now_us = pgqrsi_elapsed_us(worker->store);
     int64_t pause_us = (worker->held ? 60 : 10) * PGQRSI_US_PER_S;
     int64_t changed = 0;
-    if (worker->tended_at_us && now_us - worker->tended_at_us < pause_us)
-        return PGQRS_OK;
+    if (worker->tended_at_us && now_us - worker->tended_at_us < pause_us) return PGQRS_OK;
     if (worker->held && !worker->tended_at_us) /* a loop that starts with work does the work first */
         worker->tended_at_us = now_us;
-    if (worker->held && now_us == worker->tended_at_us)
-        return PGQRS_OK;
+    if (worker->held && now_us == worker->tended_at_us) return PGQRS_OK;
     worker->tended_at_us = now_us;
     return worker->store->backend->maintain(worker->store->self, pgqrsi_now(worker->store), &changed);
 }
@@ -4579,18 +4421,15 @@ static pgqrs_result pgqrsi_worker_tend(pgqrs_worker *worker)
 static pgqrs_result pgqrsi_worker_resume(pgqrs_worker *worker)
 {
     pgqrs_result result = pgqrsi_worker_unstarted(worker) ? pgqrsi_worker_flush(worker) : PGQRS_OK;
-    if (!result && pgqrsi_worker_unstarted(worker))
-        result = pgqrsi_worker_handle(worker);
+    if (!result && pgqrsi_worker_unstarted(worker)) result = pgqrsi_worker_handle(worker);
     return result;
 }
 
 static pgqrs_result pgqrsi_worker_turn(pgqrs_worker *worker)
 {
     pgqrs_result result = pgqrsi_worker_resume(worker);
-    if (!result)
-        result = pgqrsi_worker_claim(worker);
-    if (!result && worker->held)
-        result = pgqrsi_worker_handle(worker);
+    if (!result) result = pgqrsi_worker_claim(worker);
+    if (!result && worker->held) result = pgqrsi_worker_handle(worker);
     return result ? result : pgqrsi_worker_tend(worker);
 }
 
@@ -4598,10 +4437,8 @@ static pgqrs_result pgqrsi_worker_turn(pgqrs_worker *worker)
 static bool pgqrsi_worker_drained(const pgqrs_worker *worker)
 {
     int64_t grace_us = 50 * PGQRSI_US_PER_MS; /* the server's clock and ours need not agree to the millisecond */
-    if (worker->desc.max_messages && worker->handled >= worker->desc.max_messages)
-        return true;
-    if (!worker->desc.until_empty || worker->held)
-        return false;
+    if (worker->desc.max_messages && worker->handled >= worker->desc.max_messages) return true;
+    if (!worker->desc.until_empty || worker->held) return false;
     return worker->retry_until_us == 0 || pgqrsi_elapsed_us(worker->store) > worker->retry_until_us + grace_us ||
            worker->next_due_us < 0;
 }
@@ -4633,16 +4470,14 @@ static bool pgqrsi_worker_may_go_on(pgqrs_worker *worker, pgqrs_result result)
     pgqrs_store *store = worker->store;
     bool again = false;
     bool passing = pgqrs_result_kind(result) == PGQRS_KIND_RETRY || result == PGQRS_ERR_OUTCOME_UNKNOWN;
-    if (!passing || (worker->desc.until_empty && worker->failures >= 3))
-        return false;
+    if (!passing || (worker->desc.until_empty && worker->failures >= 3)) return false;
     int64_t delay_us = pgqrsi_backoff_us(store, 100, 30000, ++worker->failures);
     pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": %s; trying again in %lld ms", worker->queue, store->error.message,
                (long long)(delay_us / PGQRSI_US_PER_MS));
     pgqrsi_wait wait;
     pgqrsi_wait_open(&wait, store, NULL, &worker->stop, PGQRSI_YEAR_MS, delay_us / PGQRSI_US_PER_MS + 1);
     do {
-        if (pgqrsi_wait_next(&wait, -1, &again) != PGQRS_OK)
-            return false;
+        if (pgqrsi_wait_next(&wait, -1, &again) != PGQRS_OK) return false;
     } while (again && !wait.over);
     return true;
 }
@@ -4655,13 +4490,10 @@ static pgqrs_result pgqrsi_worker_run(pgqrs_worker *worker)
         result = pgqrsi_worker_turn(worker);
         if (!result) {
             worker->failures = 0;
-            if (pgqrsi_worker_drained(worker))
-                break;
-            if (!worker->held)
-                result = pgqrsi_worker_rest(worker, pgqrsi_worker_beat_left_ms(worker) + 1, &again);
+            if (pgqrsi_worker_drained(worker)) break;
+            if (!worker->held) result = pgqrsi_worker_rest(worker, pgqrsi_worker_beat_left_ms(worker) + 1, &again);
         }
-        if (result && !pgqrsi_worker_may_go_on(worker, result))
-            break;
+        if (result && !pgqrsi_worker_may_go_on(worker, result)) break;
     }
     return pgqrsi_worker_stopping(worker) && pgqrs_result_kind(result) == PGQRS_KIND_RETRY ? PGQRS_OK : result;
 }
@@ -4690,24 +4522,21 @@ static pgqrs_result pgqrsi_worker_close(pgqrs_worker *worker, pgqrs_result resul
         last = last || removed == PGQRS_ERR_WORKER_NOT_FOUND ? last : removed;
     }
     if (worker->registered)
-        pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": worker \"%s\" ends after %lld messages", worker->queue, worker->name,
-                   (long long)worker->handled);
+        pgqrsi_log(store, PGQRS_LOG_INFO, "queue \"%s\": worker \"%s\" ends after %lld messages", worker->queue,
+                   worker->name, (long long)worker->handled);
     pgqrsi_worker_free(worker);
-    if (!result)
-        return last;
+    if (!result) return last;
     store->error = first;
     return result;
 }
 
-static pgqrs_result pgqrsi_work(pgqrs_store *store, const char *queue, pgqrs_handler handler, pgqrs_batch_handler batch_handler,
-                                void *user, const pgqrs_work_desc *desc)
+static pgqrs_result pgqrsi_work(pgqrs_store *store, const char *queue, pgqrs_handler handler,
+                                pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
 {
     pgqrs_worker *worker = NULL;
     pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
-    if (!worker)
-        return result;
-    if (!result)
-        result = pgqrsi_worker_run(worker);
+    if (!worker) return result;
+    if (!result) result = pgqrsi_worker_run(worker);
     result = pgqrsi_worker_close(worker, result);
     pgqrsi_stop_take(store);
     return result;
@@ -4729,10 +4558,8 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
         if (!result && !worker->held && left_ms > 0)
             result = pgqrsi_worker_rest(worker, pgqrsi_min(left_ms, pgqrsi_worker_beat_left_ms(worker) + 1), &again);
     }
-    if (!result)
-        result = pgqrsi_worker_flush(worker);
-    if (!result && !worker->held && !worker->wait.armed_at_us)
-        result = pgqrsi_wait_arm(&worker->wait);
+    if (!result) result = pgqrsi_worker_flush(worker);
+    if (!result && !worker->held && !worker->wait.armed_at_us) result = pgqrsi_wait_arm(&worker->wait);
     pgqrsi_stop_take(store);
     return result;
 }
@@ -4741,8 +4568,7 @@ static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 {
     int64_t next_ms = pgqrsi_min(pgqrsi_worker_beat_left_ms(worker), worker->desc.poll_ms);
     bool looked = worker->looked_at_us && worker->looked_at_us >= worker->wait.armed_at_us;
-    if (worker->held || pgqrsi_worker_stopping(worker) || worker->owed_count || !looked)
-        return 0;
+    if (worker->held || pgqrsi_worker_stopping(worker) || worker->owed_count || !looked) return 0;
     if (worker->next_due_us >= 0) {
         int64_t left_us = worker->next_due_us - (pgqrsi_monotonic_us() - worker->looked_at_us);
         next_ms = pgqrsi_min(next_ms, left_us <= 0 ? 0 : left_us / PGQRSI_US_PER_MS + 1);
@@ -4760,12 +4586,10 @@ static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 
 static pgqrs_result pgqrsi_check_limit(pgqrs_store *store, size_t *limit)
 {
-    if (*limit == 0)
-        *limit = PGQRSI_LIST_DEFAULT;
-    if (*limit <= PGQRSI_LIST_MAX)
-        return PGQRS_OK;
-    return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "limit is %zu, allowed is 1 to %d: read page by page with after_id",
-                       *limit, PGQRSI_LIST_MAX);
+    if (*limit == 0) *limit = PGQRSI_LIST_DEFAULT;
+    if (*limit <= PGQRSI_LIST_MAX) return PGQRS_OK;
+    return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                       "limit is %zu, allowed is 1 to %d: read page by page with after_id", *limit, PGQRSI_LIST_MAX);
 }
 
 /* --- queues */
@@ -4773,14 +4597,10 @@ static pgqrs_result pgqrsi_check_limit(pgqrs_store *store, size_t *limit)
 static pgqrs_result pgqrsi_queue_desc_check(pgqrs_store *store, const pgqrs_queue_desc *desc)
 {
     pgqrs_result result = pgqrsi_check_range(store, "lease_ms", desc->lease_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "max_attempts", desc->max_attempts, 0, INT16_MAX);
-    if (!result)
-        result = pgqrsi_check_range(store, "backoff_ms", desc->backoff_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "backoff_max_ms", desc->backoff_max_ms, 0, PGQRSI_LEASE_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "retention_ms", desc->retention_ms, -1, PGQRSI_DELAY_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "max_attempts", desc->max_attempts, 0, INT16_MAX);
+    if (!result) result = pgqrsi_check_range(store, "backoff_ms", desc->backoff_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "backoff_max_ms", desc->backoff_max_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "retention_ms", desc->retention_ms, -1, PGQRSI_DELAY_MAX_MS);
     if (!result)
         result = pgqrsi_check_range(store, "dead_retention_ms", desc->dead_retention_ms, -1, PGQRSI_DELAY_MAX_MS);
     if (!result && desc->backoff_max_ms && desc->backoff_ms > desc->backoff_max_ms)
@@ -4804,13 +4624,10 @@ static pgqrs_result pgqrsi_queue_create(pgqrs_store *store, const char *queue, c
     pgqrs_queue_desc settings;
     bool created = false;
     memset(&settings, 0, sizeof settings);
-    if (desc)
-        settings = *desc;
+    if (desc) settings = *desc;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_queue_desc_check(store, &settings);
-    if (result)
-        return result;
+    if (!result) result = pgqrsi_queue_desc_check(store, &settings);
+    if (result) return result;
     pgqrsi_queue_desc_resolve(store, &settings);
     result = store->backend->queue_create(store->self, pgqrsi_now(store), queue, &settings, &created);
     pgqrsi_policy_forget(store);
@@ -4819,18 +4636,16 @@ static pgqrs_result pgqrsi_queue_create(pgqrs_store *store, const char *queue, c
     return result;
 }
 
-static pgqrs_result pgqrsi_queue_change(pgqrs_store *store, const char *queue, const pgqrs_queue_desc *desc, pgqrs_switch paused)
+static pgqrs_result pgqrsi_queue_change(pgqrs_store *store, const char *queue, const pgqrs_queue_desc *desc,
+                                        pgqrs_switch paused)
 {
     pgqrs_backend_queue_change change;
     memset(&change, 0, sizeof change);
-    if (desc)
-        change.settings = *desc;
+    if (desc) change.settings = *desc;
     change.paused = paused;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_queue_desc_check(store, &change.settings);
-    if (!result)
-        result = store->backend->queue_change(store->self, queue, &change);
+    if (!result) result = pgqrsi_queue_desc_check(store, &change.settings);
+    if (!result) result = store->backend->queue_change(store->self, queue, &change);
     pgqrsi_policy_forget(store);
     return result;
 }
@@ -4838,14 +4653,11 @@ static pgqrs_result pgqrsi_queue_change(pgqrs_store *store, const char *queue, c
 static pgqrs_result pgqrsi_queue_get(pgqrs_store *store, const char *queue, pgqrs_queue **out)
 {
     pgqrs_queues *queues = NULL;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_queue_find(store, queue, &queues);
-    if (result || !queues)
-        return result;
+    if (!result) result = pgqrsi_queue_find(store, queue, &queues);
+    if (result || !queues) return result;
     pgqrs_queue *copy = (pgqrs_queue *)pgqrsi_result_new(&store->settings.allocator, sizeof *copy, strlen(queue) + 16);
     char *name = copy ? pgqrsi_result_text(copy, queues->items[0].name, -1) : NULL;
     if (name) {
@@ -4863,12 +4675,10 @@ static pgqrs_result pgqrsi_queue_get(pgqrs_store *store, const char *queue, pgqr
 static pgqrs_result pgqrsi_queue_exists(pgqrs_store *store, const char *queue, bool *exists)
 {
     pgqrs_queues *queues = NULL;
-    if (!exists)
-        return pgqrsi_null_argument(store, "exists");
+    if (!exists) return pgqrsi_null_argument(store, "exists");
     *exists = false;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_queue_find(store, queue, &queues);
+    if (!result) result = pgqrsi_queue_find(store, queue, &queues);
     *exists = queues != NULL;
     pgqrs_free(queues);
     return result;
@@ -4876,12 +4686,10 @@ static pgqrs_result pgqrsi_queue_exists(pgqrs_store *store, const char *queue, b
 
 static pgqrs_result pgqrsi_queue_list(pgqrs_store *store, int64_t after_id, size_t limit, pgqrs_queues **out)
 {
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_check_limit(store, &limit);
-    if (!result)
-        result = pgqrsi_check_range(store, "after_id", after_id, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_range(store, "after_id", after_id, 0, INT64_MAX);
     return result ? result : store->backend->queue_list(store->self, NULL, after_id, limit, out);
 }
 
@@ -4892,35 +4700,32 @@ static pgqrs_result pgqrsi_queue_delete(pgqrs_store *store, const char *queue, b
     return result ? result : store->backend->queue_delete(store->self, pgqrsi_now(store), queue, force);
 }
 
-static pgqrs_result pgqrsi_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *given, int64_t *removed)
+static pgqrs_result pgqrsi_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *given,
+                                       int64_t *removed)
 {
     pgqrs_purge_desc desc;
     int64_t ignored = 0;
     memset(&desc, 0, sizeof desc);
-    if (given)
-        desc = *given;
+    if (given) desc = *given;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
-    if (!result)
-        result = pgqrsi_check_range(store, "what", desc.what, PGQRS_PURGE_ALL, PGQRS_PURGE_UNFINISHED);
-    if (!result)
-        result = pgqrsi_check_range(store, "older_than_ms", desc.older_than_ms, 0, PGQRSI_DELAY_MAX_MS);
-    return result ? result : store->backend->queue_purge(store->self, pgqrsi_now(store), queue, &desc, removed ? removed : &ignored);
+    if (!result) result = pgqrsi_check_range(store, "what", desc.what, PGQRS_PURGE_ALL, PGQRS_PURGE_UNFINISHED);
+    if (!result) result = pgqrsi_check_range(store, "older_than_ms", desc.older_than_ms, 0, PGQRSI_DELAY_MAX_MS);
+    return result ? result
+                  : store->backend->queue_purge(store->self, pgqrsi_now(store), queue, &desc,
+                                                removed ? removed : &ignored);
 }
 
 /* --- messages */
 
-static pgqrs_result pgqrsi_message_filter(pgqrs_store *store, const pgqrs_message_filter *given, pgqrs_message_filter *filter)
+static pgqrs_result pgqrsi_message_filter(pgqrs_store *store, const pgqrs_message_filter *given,
+                                          pgqrs_message_filter *filter)
 {
     memset(filter, 0, sizeof *filter);
-    if (given)
-        *filter = *given;
+    if (given) *filter = *given;
     pgqrs_result result = filter->queue ? pgqrsi_check_queue(store, filter->queue) : PGQRS_OK;
-    if (!result)
-        result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_DEAD);
-    if (!result)
-        result = pgqrsi_check_range(store, "worker_id", filter->worker_id, 0, INT64_MAX);
-    if (!result)
-        result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_DEAD);
+    if (!result) result = pgqrsi_check_range(store, "worker_id", filter->worker_id, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
     if (!result)
         result = pgqrsi_check_range(store, "enqueued_from_us", filter->enqueued_from_us, 0, PGQRSI_TIME_MAX_US);
     if (!result)
@@ -4933,8 +4738,7 @@ static pgqrs_result pgqrsi_queue_must_exist(pgqrs_store *store, const char *queu
 {
     pgqrs_queues *queues = NULL;
     pgqrs_result result = pgqrsi_queue_find(store, queue, &queues);
-    if (!result && !queues)
-        result = pgqrsi_queue_unknown(store, queue);
+    if (!result && !queues) result = pgqrsi_queue_unknown(store, queue);
     pgqrs_free(queues);
     return result;
 }
@@ -4942,14 +4746,11 @@ static pgqrs_result pgqrsi_queue_must_exist(pgqrs_store *store, const char *queu
 static pgqrs_result pgqrsi_message_list(pgqrs_store *store, const pgqrs_message_filter *given, pgqrs_messages **out)
 {
     pgqrs_message_filter filter;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_message_filter(store, given, &filter);
-    if (!result)
-        result = store->backend->message_list(store->self, pgqrsi_now(store), &filter, out);
-    if (!result && (*out)->count == 0 && filter.queue)
-        result = pgqrsi_queue_must_exist(store, filter.queue);
+    if (!result) result = store->backend->message_list(store->self, pgqrsi_now(store), &filter, out);
+    if (!result && (*out)->count == 0 && filter.queue) result = pgqrsi_queue_must_exist(store, filter.queue);
     if (result) {
         pgqrs_free(*out);
         *out = NULL;
@@ -4960,15 +4761,12 @@ static pgqrs_result pgqrsi_message_list(pgqrs_store *store, const pgqrs_message_
 static pgqrs_result pgqrsi_message_count(pgqrs_store *store, const pgqrs_message_filter *given, int64_t *count)
 {
     pgqrs_message_filter filter;
-    if (!count)
-        return pgqrsi_null_argument(store, "count");
+    if (!count) return pgqrsi_null_argument(store, "count");
     *count = 0;
     pgqrs_result result = pgqrsi_message_filter(store, given, &filter);
     filter.after_id = 0;
-    if (!result)
-        result = store->backend->message_count(store->self, pgqrsi_now(store), &filter, count);
-    if (!result && *count == 0 && filter.queue)
-        result = pgqrsi_queue_must_exist(store, filter.queue);
+    if (!result) result = store->backend->message_count(store->self, pgqrsi_now(store), &filter, count);
+    if (!result && *count == 0 && filter.queue) result = pgqrsi_queue_must_exist(store, filter.queue);
     return result;
 }
 
@@ -4979,46 +4777,42 @@ static pgqrs_result pgqrsi_message_unknown(pgqrs_store *store, int64_t id)
 
 static pgqrs_result pgqrsi_message_update(pgqrs_store *store, int64_t id, const char *payload, size_t payload_size)
 {
-    if (!payload)
-        return pgqrsi_null_argument(store, "payload");
+    if (!payload) return pgqrsi_null_argument(store, "payload");
     size_t size = payload_size ? payload_size : strlen(payload);
     pgqrs_result result = pgqrsi_check_payload(&store->settings, payload, size, &store->error);
     return result ? result : store->backend->message_update(store->self, pgqrsi_now(store), id, payload, size);
 }
 
-typedef pgqrs_result (*pgqrsi_by_ids)(pgqrs_store *store, const int64_t *ids, size_t count, bool force, pgqrs_result *results);
+typedef pgqrs_result (*pgqrsi_by_ids)(pgqrs_store *store, const int64_t *ids, size_t count, bool force,
+                                      pgqrs_result *results);
 
-static pgqrs_result pgqrsi_message_delete_run(pgqrs_store *store, const int64_t *ids, size_t count, bool force, pgqrs_result *results)
+static pgqrs_result pgqrsi_message_delete_run(pgqrs_store *store, const int64_t *ids, size_t count, bool force,
+                                              pgqrs_result *results)
 {
     return store->backend->message_delete(store->self, pgqrsi_now(store), ids, count, force, results);
 }
 
-static pgqrs_result pgqrsi_message_replay_run(pgqrs_store *store, const int64_t *ids, size_t count, bool force, pgqrs_result *results)
+static pgqrs_result pgqrsi_message_replay_run(pgqrs_store *store, const int64_t *ids, size_t count, bool force,
+                                              pgqrs_result *results)
 {
     (void)force;
     return store->backend->message_replay(store->self, pgqrsi_now(store), ids, count, results);
 }
 
 /* Backends always want room for the results; callers may not care. */
-static pgqrs_result pgqrsi_by_ids_run(pgqrs_store *store, pgqrsi_by_ids run, const int64_t *ids, size_t count, bool force,
-                                      pgqrs_result *results)
+static pgqrs_result pgqrsi_by_ids_run(pgqrs_store *store, pgqrsi_by_ids run, const int64_t *ids, size_t count,
+                                      bool force, pgqrs_result *results)
 {
     pgqrs_result *outcomes = results;
-    if (count == 0)
-        return PGQRS_OK;
-    if (!ids)
-        return pgqrsi_null_argument(store, "ids");
-    if (count > SIZE_MAX / 2 / sizeof *outcomes)
-        return pgqrsi_no_memory(store);
-    if (!outcomes)
-        outcomes = (pgqrs_result *)pgqrsi_mem_alloc(&store->settings.allocator, count * sizeof *outcomes);
-    if (!outcomes)
-        return pgqrsi_no_memory(store);
+    if (count == 0) return PGQRS_OK;
+    if (!ids) return pgqrsi_null_argument(store, "ids");
+    if (count > SIZE_MAX / 2 / sizeof *outcomes) return pgqrsi_no_memory(store);
+    if (!outcomes) outcomes = (pgqrs_result *)pgqrsi_mem_alloc(&store->settings.allocator, count * sizeof *outcomes);
+    if (!outcomes) return pgqrsi_no_memory(store);
     pgqrs_result result = run(store, ids, count, force, outcomes);
     for (size_t i = 0; result && i < count; i++)
         outcomes[i] = result;
-    if (outcomes != results)
-        pgqrsi_mem_free(&store->settings.allocator, outcomes, count * sizeof *outcomes);
+    if (outcomes != results) pgqrsi_mem_free(&store->settings.allocator, outcomes, count * sizeof *outcomes);
     return result;
 }
 
@@ -5026,18 +4820,18 @@ static pgqrs_result pgqrsi_message_replay(pgqrs_store *store, int64_t id)
 {
     pgqrs_result outcome = PGQRS_OK;
     pgqrs_result result = pgqrsi_by_ids_run(store, pgqrsi_message_replay_run, &id, 1, false, &outcome);
-    if (result || outcome == PGQRS_OK)
-        return result;
-    if (outcome == PGQRS_ERR_MESSAGE_NOT_FOUND)
-        return pgqrsi_message_unknown(store, id);
+    if (result || outcome == PGQRS_OK) return result;
+    if (outcome == PGQRS_ERR_MESSAGE_NOT_FOUND) return pgqrsi_message_unknown(store, id);
     if (outcome == PGQRS_ERR_DUPLICATE)
-        return pgqrsi_fail(store, outcome, "message %lld cannot be replayed: an unfinished message has its deduplication key",
+        return pgqrsi_fail(store, outcome,
+                           "message %lld cannot be replayed: an unfinished message has its deduplication key",
                            (long long)id);
-    return pgqrsi_fail(store, outcome, "message %lld is neither dead nor archived, so there is nothing to replay", (long long)id);
+    return pgqrsi_fail(store, outcome, "message %lld is neither dead nor archived, so there is nothing to replay",
+                       (long long)id);
 }
 
-static pgqrs_result pgqrsi_dead_page(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit, bool oldest_first,
-                                     pgqrs_messages **out)
+static pgqrs_result pgqrsi_dead_page(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit,
+                                     bool oldest_first, pgqrs_messages **out)
 {
     pgqrs_message_filter filter;
     memset(&filter, 0, sizeof filter);
@@ -5046,8 +4840,7 @@ static pgqrs_result pgqrsi_dead_page(pgqrs_store *store, const char *queue, int6
     filter.after_id = after_id;
     filter.limit = limit;
     filter.oldest_first = oldest_first;
-    if (out)
-        *out = NULL;
+    if (out) *out = NULL;
     pgqrs_result result = pgqrsi_check_queue(store, queue);
     return result ? result : pgqrsi_message_list(store, &filter, out);
 }
@@ -5080,8 +4873,7 @@ static pgqrs_result pgqrsi_dead_replay_all(pgqrs_store *store, const char *queue
         }
         pgqrs_free(page);
     }
-    if (replayed)
-        *replayed = total;
+    if (replayed) *replayed = total;
     return result;
 }
 
@@ -5130,7 +4922,9 @@ static void pgqrsi_explain_finished(const pgqrs_message *m, pgqrs_explanation *o
                    id, (int)m->attempt, reason);
     else if (m->reason && m->attempt == 0)
         pgqrsi_say(out, PGQRS_WHY_EXPIRED, 0,
-                   "message %lld was archived as expired: nobody started it in time. Replay it, or enqueue with a later expiry", id);
+                   "message %lld was archived as expired: nobody started it in time. Replay it, or enqueue with a "
+                   "later expiry",
+                   id);
     else
         pgqrsi_say(out, PGQRS_WHY_ARCHIVED, 0, "message %lld is done and archived", id);
 }
@@ -5143,19 +4937,23 @@ static void pgqrsi_explain_ready(const pgqrsi_facts *facts, pgqrs_explanation *o
         pgqrsi_say(out, PGQRS_WHY_EXPIRED, 0,
                    "message %lld expired before anyone started it; the next claim on \"%s\" archives it", id, m->queue);
     else if (facts->paused)
-        pgqrsi_say(out, PGQRS_WHY_PAUSED, 0, "message %lld is ready, but queue \"%s\" is paused: pgqrs_queue_resume", id, m->queue);
+        pgqrsi_say(out, PGQRS_WHY_PAUSED, 0, "message %lld is ready, but queue \"%s\" is paused: pgqrs_queue_resume",
+                   id, m->queue);
     else if (facts->live_workers == 0)
-        pgqrsi_say(out, PGQRS_WHY_NO_WORKER, 0,
-                   "message %lld is ready, but no worker for queue \"%s\" showed a heartbeat within a minute: start one", id, m->queue);
+        pgqrsi_say(
+            out, PGQRS_WHY_NO_WORKER, 0,
+            "message %lld is ready, but no worker for queue \"%s\" showed a heartbeat within a minute: start one", id,
+            m->queue);
     else if (m->lease_until_us)
         pgqrsi_say(out, PGQRS_WHY_LEASE_OVER, 0,
-                   "the lease on message %lld ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes it back", id,
-                   pgqrsi_seconds(m->lease_until_us, facts->now_us), (int)m->attempt, m->queue);
+                   "the lease on message %lld ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes it back",
+                   id, pgqrsi_seconds(m->lease_until_us, facts->now_us), (int)m->attempt, m->queue);
     else
         pgqrsi_say(out, PGQRS_WHY_NEXT, 0,
-                   "message %lld is ready, and %lld %s for queue \"%s\" showed a heartbeat within a minute: it is taken when its turn "
-                   "comes, or when their leases end", id,
-                   (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue);
+                   "message %lld is ready, and %lld %s for queue \"%s\" showed a heartbeat within a minute: it is "
+                   "taken when its turn "
+                   "comes, or when their leases end",
+                   id, (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue);
 }
 
 static void pgqrsi_explain_facts(const pgqrsi_facts *facts, pgqrs_explanation *out)
@@ -5164,14 +4962,15 @@ static void pgqrsi_explain_facts(const pgqrsi_facts *facts, pgqrs_explanation *o
     long long id = (long long)m->id;
     out->worker_id = m->state == PGQRS_LEASED ? m->worker_id : 0;
     if (m->state == PGQRS_LEASED)
-        pgqrsi_say(out, PGQRS_WHY_LEASED, m->lease_until_us,
-                   "message %lld is held by worker %s (%lld), attempt %d, for another %.1f s; then it returns by itself", id,
-                   m->worker ? m->worker : "(not registered)", (long long)m->worker_id, (int)m->attempt,
-                   pgqrsi_seconds(facts->now_us, m->lease_until_us));
+        pgqrsi_say(
+            out, PGQRS_WHY_LEASED, m->lease_until_us,
+            "message %lld is held by worker %s (%lld), attempt %d, for another %.1f s; then it returns by itself", id,
+            m->worker ? m->worker : "(not registered)", (long long)m->worker_id, (int)m->attempt,
+            pgqrsi_seconds(facts->now_us, m->lease_until_us));
     else if (m->state == PGQRS_DELAYED && !pgqrsi_expired(facts))
         pgqrsi_say(out, PGQRS_WHY_DELAYED, m->due_at_us, "message %lld waits another %.1f s%s%s", id,
-                   pgqrsi_seconds(facts->now_us, m->due_at_us), m->reason ? ", after its last try failed: " : " for its time",
-                   m->reason ? m->reason : "");
+                   pgqrsi_seconds(facts->now_us, m->due_at_us),
+                   m->reason ? ", after its last try failed: " : " for its time", m->reason ? m->reason : "");
     else if (m->state == PGQRS_ARCHIVED || m->state == PGQRS_DEAD)
         pgqrsi_explain_finished(m, out);
     else
@@ -5186,8 +4985,7 @@ static pgqrs_result pgqrsi_explain_gather(pgqrs_store *store, const pgqrs_messag
     memset(&stats, 0, sizeof stats);
     facts->message = message;
     pgqrs_result result = store->backend->now(store->self, &facts->now_us);
-    if (!result)
-        result = pgqrsi_queue_find(store, message->queue, &queues);
+    if (!result) result = pgqrsi_queue_find(store, message->queue, &queues);
     if (!result)
         result = store->backend->worker_stats(store->self, pgqrsi_now(store), message->queue,
                                               PGQRSI_STALE_DEFAULT_MS * PGQRSI_US_PER_MS, &stats);
@@ -5201,19 +4999,17 @@ static pgqrs_result pgqrsi_message_explain(pgqrs_store *store, int64_t id, pgqrs
 {
     pgqrs_message *message = NULL;
     pgqrsi_facts facts;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     memset(out, 0, sizeof *out);
     pgqrs_result result = store->backend->message_get(store->self, pgqrsi_now(store), id, &message);
-    if (result)
-        return result;
+    if (result) return result;
     if (!message) {
-        pgqrsi_say(out, PGQRS_WHY_UNKNOWN_ID, 0, "there is no message %lld: it was deleted, purged, or never there", (long long)id);
+        pgqrsi_say(out, PGQRS_WHY_UNKNOWN_ID, 0, "there is no message %lld: it was deleted, purged, or never there",
+                   (long long)id);
         return PGQRS_OK;
     }
     result = pgqrsi_explain_gather(store, message, &facts);
-    if (!result)
-        pgqrsi_explain_facts(&facts, out);
+    if (!result) pgqrsi_explain_facts(&facts, out);
     pgqrs_free(message);
     return result;
 }
@@ -5224,48 +5020,38 @@ static pgqrs_result pgqrsi_worker_healthy(pgqrs_store *store, int64_t worker_id,
 {
     pgqrs_workers *found = NULL;
     int64_t now_us = 0;
-    if (!healthy)
-        return pgqrsi_null_argument(store, "healthy");
+    if (!healthy) return pgqrsi_null_argument(store, "healthy");
     *healthy = false;
     pgqrs_result result = pgqrsi_check_range(store, "max_age_ms", max_age_ms, 0, PGQRSI_DELAY_MAX_MS);
-    if (!result)
-        result = pgqrsi_worker_find(store, worker_id, &found);
-    if (!result && !found)
-        result = pgqrsi_worker_unknown(store, worker_id);
-    if (!result)
-        result = store->backend->now(store->self, &now_us);
+    if (!result) result = pgqrsi_worker_find(store, worker_id, &found);
+    if (!result && !found) result = pgqrsi_worker_unknown(store, worker_id);
+    if (!result) result = store->backend->now(store->self, &now_us);
     if (!result && max_age_ms > 0 && found->items[0].state != PGQRS_WORKER_STOPPED)
         *healthy = now_us - found->items[0].heartbeat_at_us <= max_age_ms * PGQRSI_US_PER_MS;
     pgqrs_free(found);
     return result;
 }
 
-static pgqrs_result pgqrsi_worker_filter(pgqrs_store *store, const pgqrs_worker_filter *given, pgqrs_worker_filter *filter)
+static pgqrs_result pgqrsi_worker_filter(pgqrs_store *store, const pgqrs_worker_filter *given,
+                                         pgqrs_worker_filter *filter)
 {
     memset(filter, 0, sizeof *filter);
-    if (given)
-        *filter = *given;
+    if (given) *filter = *given;
     pgqrs_result result = filter->queue ? pgqrsi_check_queue(store, filter->queue) : PGQRS_OK;
-    if (!result)
-        result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_WORKER_STOPPED);
-    if (!result)
-        result = pgqrsi_check_range(store, "stale_ms", filter->stale_ms, 0, PGQRSI_DELAY_MAX_MS);
-    if (!result)
-        result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_WORKER_STOPPED);
+    if (!result) result = pgqrsi_check_range(store, "stale_ms", filter->stale_ms, 0, PGQRSI_DELAY_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
     return result ? result : pgqrsi_check_limit(store, &filter->limit);
 }
 
 static pgqrs_result pgqrsi_worker_list(pgqrs_store *store, const pgqrs_worker_filter *given, pgqrs_workers **out)
 {
     pgqrs_worker_filter filter;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_worker_filter(store, given, &filter);
-    if (!result)
-        result = store->backend->worker_list(store->self, pgqrsi_now(store), 0, &filter, out);
-    if (!result && (*out)->count == 0 && filter.queue)
-        result = pgqrsi_queue_must_exist(store, filter.queue);
+    if (!result) result = store->backend->worker_list(store->self, pgqrsi_now(store), 0, &filter, out);
+    if (!result && (*out)->count == 0 && filter.queue) result = pgqrsi_queue_must_exist(store, filter.queue);
     if (result) {
         pgqrs_free(*out);
         *out = NULL;
@@ -5276,27 +5062,22 @@ static pgqrs_result pgqrsi_worker_list(pgqrs_store *store, const pgqrs_worker_fi
 static pgqrs_result pgqrsi_worker_count(pgqrs_store *store, const pgqrs_worker_filter *given, int64_t *count)
 {
     pgqrs_worker_filter filter;
-    if (!count)
-        return pgqrsi_null_argument(store, "count");
+    if (!count) return pgqrsi_null_argument(store, "count");
     *count = 0;
     pgqrs_result result = pgqrsi_worker_filter(store, given, &filter);
     filter.after_id = 0;
-    if (!result)
-        result = store->backend->worker_count(store->self, pgqrsi_now(store), &filter, count);
-    if (!result && *count == 0 && filter.queue)
-        result = pgqrsi_queue_must_exist(store, filter.queue);
+    if (!result) result = store->backend->worker_count(store->self, pgqrsi_now(store), &filter, count);
+    if (!result && *count == 0 && filter.queue) result = pgqrsi_queue_must_exist(store, filter.queue);
     return result;
 }
 
 static pgqrs_result pgqrsi_worker_get(pgqrs_store *store, int64_t worker_id, pgqrs_worker_info **out)
 {
     pgqrs_workers *found = NULL;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_worker_find(store, worker_id, &found);
-    if (result || !found)
-        return result;
+    if (result || !found) return result;
     pgqrs_worker_info *copy = (pgqrs_worker_info *)pgqrsi_result_new(&store->settings.allocator, sizeof *copy, 256);
     char *name = copy ? pgqrsi_result_text(copy, found->items[0].name, -1) : NULL;
     char *queue = copy ? pgqrsi_result_text(copy, found->items[0].queue, -1) : NULL;
@@ -5313,15 +5094,13 @@ static pgqrs_result pgqrsi_worker_get(pgqrs_store *store, int64_t worker_id, pgq
     return result;
 }
 
-static pgqrs_result pgqrsi_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms, int64_t *workers,
-                                          int64_t *messages)
+static pgqrs_result pgqrsi_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms,
+                                          int64_t *workers, int64_t *messages)
 {
     int64_t ignored[2] = {0, 0};
     pgqrs_result result = queue ? pgqrsi_check_queue(store, queue) : PGQRS_OK;
-    if (!result)
-        result = pgqrsi_check_range(store, "older_than_ms", older_than_ms, 0, PGQRSI_DELAY_MAX_MS);
-    if (result)
-        return result;
+    if (!result) result = pgqrsi_check_range(store, "older_than_ms", older_than_ms, 0, PGQRSI_DELAY_MAX_MS);
+    if (result) return result;
     older_than_ms = PGQRSI_DEFAULT(older_than_ms, PGQRSI_STALE_DEFAULT_MS);
     return store->backend->worker_reclaim(store->self, pgqrsi_now(store), queue, older_than_ms * PGQRSI_US_PER_MS,
                                           "its worker was reclaimed", workers ? workers : &ignored[0],
@@ -5341,40 +5120,35 @@ static void pgqrsi_metrics_add(pgqrs_system_metrics *sum, const pgqrs_queue_metr
     sum->lease_expiries += one->lease_expiries;
 }
 
-static pgqrs_result pgqrsi_worker_stats(pgqrs_store *store, const char *queue, int64_t stale_ms, pgqrs_worker_stats *out)
+static pgqrs_result pgqrsi_worker_stats(pgqrs_store *store, const char *queue, int64_t stale_ms,
+                                        pgqrs_worker_stats *out)
 {
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     memset(out, 0, sizeof *out);
     pgqrs_result result = queue ? pgqrsi_check_queue(store, queue) : PGQRS_OK;
-    if (!result)
-        result = pgqrsi_check_range(store, "stale_ms", stale_ms, 0, PGQRSI_DELAY_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "stale_ms", stale_ms, 0, PGQRSI_DELAY_MAX_MS);
     stale_ms = PGQRSI_DEFAULT(stale_ms, PGQRSI_STALE_DEFAULT_MS);
-    return result ? result
-                  : store->backend->worker_stats(store->self, pgqrsi_now(store), queue, stale_ms * PGQRSI_US_PER_MS, out);
+    return result
+               ? result
+               : store->backend->worker_stats(store->self, pgqrsi_now(store), queue, stale_ms * PGQRSI_US_PER_MS, out);
 }
 
 static pgqrs_result pgqrsi_system_metrics(pgqrs_store *store, pgqrs_system_metrics *out)
 {
     pgqrs_metrics *metrics = NULL;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     memset(out, 0, sizeof *out);
     pgqrs_result result = store->backend->metrics(store->self, pgqrsi_now(store), NULL, &metrics);
-    if (!result)
-        result = store->backend->schema_version(store->self, &out->schema_version);
-    if (!result)
-        result = pgqrsi_worker_stats(store, NULL, 0, &out->workers);
+    if (!result) result = store->backend->schema_version(store->self, &out->schema_version);
+    if (!result) result = pgqrsi_worker_stats(store, NULL, 0, &out->workers);
     for (size_t i = 0; !result && i < metrics->count; i++)
         pgqrsi_metrics_add(out, &metrics->items[i]);
-    if (!result)
-        out->queues = (int64_t)metrics->count;
+    if (!result) out->queues = (int64_t)metrics->count;
     pgqrs_free(metrics);
     return result;
 }
 
 #endif /* the engine */
-
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>postgres: the backend for Postgres 12 and later, on libpq
@@ -5443,12 +5217,12 @@ typedef struct pgqrsi_pg {
     char schema[72];  /* quoted */
     char channel[72]; /* for NOTIFY; needs no quoting inside a literal */
     bool own;
-    bool pooled;   /* a transaction pooler stands between: nothing of the session may be relied on */
-    bool unnamed;  /* no named statements: pooled, borrowed, or the server lost one */
-    bool checked;  /* the version of the tables is the one this library writes */
+    bool pooled;  /* a transaction pooler stands between: nothing of the session may be relied on */
+    bool unnamed; /* no named statements: pooled, borrowed, or the server lost one */
+    bool checked; /* the version of the tables is the one this library writes */
     bool listening;
     bool ended; /* the server said that it is about to close the connection */
-    int depth; /* inside pgqrsi_pg_begin … commit */
+    int depth;  /* inside pgqrsi_pg_begin … commit */
     bool savepoint;
     char *texts[PGQRSI_PG_STATEMENTS];
     size_t text_sizes[PGQRSI_PG_STATEMENTS];
@@ -5588,7 +5362,8 @@ static void pgqrsi_pg_time(pgqrsi_pg_call *call, int64_t us)
 static char *pgqrsi_pg_array(pgqrsi_pg_call *call, Oid type, Oid element, size_t count, size_t bytes)
 {
     int at = call->count;
-    if (at >= PGQRSI_PG_PARAMETERS || count > INT32_MAX || bytes > (size_t)INT32_MAX - PGQRSI_PG_ARRAY_HEADER - 4 * count) {
+    if (at >= PGQRSI_PG_PARAMETERS || count > INT32_MAX ||
+        bytes > (size_t)INT32_MAX - PGQRSI_PG_ARRAY_HEADER - 4 * count) {
         call->failed = true;
         return NULL;
     }
@@ -5637,8 +5412,7 @@ static char *pgqrsi_pg_put_time(char *out, int64_t us)
 
 static char *pgqrsi_pg_put_text(char *out, const char *text, size_t size)
 {
-    if (!text)
-        return pgqrsi_pg_put_null(out);
+    if (!text) return pgqrsi_pg_put_null(out);
     pgqrsi_pg_put32(out, (int32_t)size);
     memcpy(out + 4, text, size);
     return out + 4 + size;
@@ -5654,8 +5428,7 @@ static void pgqrsi_pg_ids(pgqrsi_pg_call *call, const int64_t *ids, size_t count
 /* An array made for more bytes than it came to need (NULLs are shorter) is cut to where it ends. */
 static void pgqrsi_pg_array_end(pgqrsi_pg_call *call, const char *end)
 {
-    if (call->failed || !end)
-        return;
+    if (call->failed || !end) return;
     int at = call->count - 1;
     call->lengths[at] = (int)(end - call->owned[at]);
 }
@@ -5663,8 +5436,7 @@ static void pgqrsi_pg_array_end(pgqrsi_pg_call *call, const char *end)
 static void pgqrsi_pg_release(pgqrsi_pg_call *call)
 {
     for (int i = 0; i < call->count; i++) {
-        if (call->owned[i])
-            pgqrs_backend_free(call->pg->store, call->owned[i], call->owned_sizes[i]);
+        if (call->owned[i]) pgqrs_backend_free(call->pg->store, call->owned[i], call->owned_sizes[i]);
         call->owned[i] = NULL;
     }
     call->count = 0;
@@ -5674,8 +5446,7 @@ static void pgqrsi_pg_release(pgqrsi_pg_call *call)
 
 static int64_t pgqrsi_pg_get_int64(const PGresult *r, int row, int column)
 {
-    if (PQgetisnull(r, row, column))
-        return 0;
+    if (PQgetisnull(r, row, column)) return 0;
     const char *value = PQgetvalue(r, row, column);
     switch (PQgetlength(r, row, column)) {
     case 1:
@@ -5693,12 +5464,9 @@ static int64_t pgqrsi_pg_get_int64(const PGresult *r, int row, int column)
 
 static const char *pgqrsi_pg_get_text(const PGresult *r, int row, int column, int64_t *size)
 {
-    if (size)
-        *size = 0;
-    if (PQgetisnull(r, row, column))
-        return NULL;
-    if (size)
-        *size = PQgetlength(r, row, column);
+    if (size) *size = 0;
+    if (PQgetisnull(r, row, column)) return NULL;
+    if (size) *size = PQgetlength(r, row, column);
     return PQgetvalue(r, row, column);
 }
 
@@ -5711,22 +5479,15 @@ static bool pgqrsi_pg_class(const char *sqlstate, const char *prefix)
 
 static pgqrs_result pgqrsi_pg_code(const char *sqlstate)
 {
-    if (pgqrsi_pg_class(sqlstate, "28") || pgqrsi_pg_class(sqlstate, "42501"))
-        return PGQRS_ERR_ACCESS_DENIED;
-    if (pgqrsi_pg_class(sqlstate, "25006"))
-        return PGQRS_ERR_READ_ONLY;
-    if (pgqrsi_pg_class(sqlstate, "25"))
-        return PGQRS_ERR_TRANSACTION;
-    if (pgqrsi_pg_class(sqlstate, "53100"))
-        return PGQRS_ERR_FULL;
+    if (pgqrsi_pg_class(sqlstate, "28") || pgqrsi_pg_class(sqlstate, "42501")) return PGQRS_ERR_ACCESS_DENIED;
+    if (pgqrsi_pg_class(sqlstate, "25006")) return PGQRS_ERR_READ_ONLY;
+    if (pgqrsi_pg_class(sqlstate, "25")) return PGQRS_ERR_TRANSACTION;
+    if (pgqrsi_pg_class(sqlstate, "53100")) return PGQRS_ERR_FULL;
     if (pgqrsi_pg_class(sqlstate, "08") || pgqrsi_pg_class(sqlstate, "53300") || pgqrsi_pg_class(sqlstate, "57P0"))
         return PGQRS_ERR_CONNECTION;
-    if (pgqrsi_pg_class(sqlstate, "40001") || pgqrsi_pg_class(sqlstate, "40P01"))
-        return PGQRS_ERR_CONFLICT;
-    if (pgqrsi_pg_class(sqlstate, "55P03"))
-        return PGQRS_ERR_BUSY;
-    if (pgqrsi_pg_class(sqlstate, "42P01") || pgqrsi_pg_class(sqlstate, "3F000"))
-        return PGQRS_ERR_SCHEMA_MISSING;
+    if (pgqrsi_pg_class(sqlstate, "40001") || pgqrsi_pg_class(sqlstate, "40P01")) return PGQRS_ERR_CONFLICT;
+    if (pgqrsi_pg_class(sqlstate, "55P03")) return PGQRS_ERR_BUSY;
+    if (pgqrsi_pg_class(sqlstate, "42P01") || pgqrsi_pg_class(sqlstate, "3F000")) return PGQRS_ERR_SCHEMA_MISSING;
     return PGQRS_ERR_DATABASE;
 }
 
@@ -5758,8 +5519,9 @@ static pgqrs_result pgqrsi_pg_refuse(pgqrsi_pg *pg, const PGresult *r)
 static pgqrs_result pgqrsi_pg_lost(pgqrsi_pg *pg, bool unknown)
 {
     if (unknown)
-        return pgqrs_backend_fail(pg->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, "08007",
-                                  "the connection to the database broke before the reply came: look whether it was done");
+        return pgqrs_backend_fail(
+            pg->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, "08007",
+            "the connection to the database broke before the reply came: look whether it was done");
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONNECTION, 0, "08006",
                               "the connection to the database broke; nothing was done");
 }
@@ -5778,8 +5540,7 @@ static void pgqrsi_pg_notice(void *argument, const PGresult *notice)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)argument;
     const char *sqlstate = PQresultErrorField(notice, PG_DIAG_SQLSTATE);
-    if (sqlstate && pgqrsi_pg_class(sqlstate, "57P0"))
-        pg->ended = true;
+    if (sqlstate && pgqrsi_pg_class(sqlstate, "57P0")) pg->ended = true;
 }
 
 static void pgqrsi_pg_hang_up(pgqrsi_pg *pg)
@@ -5807,8 +5568,7 @@ static bool pgqrsi_pg_is_sqlstate(const char *text)
     bool digit = false;
     for (int i = 0; i < 5; i++) {
         digit = digit || (text[i] >= '0' && text[i] <= '9');
-        if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'A' && text[i] <= 'Z')))
-            return false;
+        if (!((text[i] >= '0' && text[i] <= '9') || (text[i] >= 'A' && text[i] <= 'Z'))) return false;
     }
     return digit && text[5] == ':';
 }
@@ -5822,8 +5582,7 @@ static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out,
     bool quoted = false;
     sqlstate[0] = '\0';
     for (size_t i = 0; i + 1 < length && !sqlstate[0]; i++) {
-        if (text[i] != ':' || text[i + 1] != ' ')
-            continue;
+        if (text[i] != ':' || text[i + 1] != ' ') continue;
         from = i + 2 + (text[i + 2] == ' ');
         if (pgqrsi_pg_is_sqlstate(text + from)) {
             memcpy(sqlstate, text + from, 5);
@@ -5833,8 +5592,7 @@ static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out,
     }
     for (; from < length && used + 1 < size; from++) {
         bool quote = text[from] == '"' && !sqlstate[0];
-        if (quote || !quoted)
-            out[used++] = text[from];
+        if (quote || !quoted) out[used++] = text[from];
         quoted = quoted != quote;
     }
     out[used] = '\0';
@@ -5873,8 +5631,7 @@ static bool pgqrsi_pg_dial_wait(PGconn *connection, PostgresPollingStatusType wa
     waiting.fd = PQsocket(connection);
     waiting.events = want == PGRES_POLLING_READING ? POLLIN : POLLOUT;
     waiting.revents = 0;
-    if (left_ms <= 0 || waiting.fd < 0)
-        return false;
+    if (left_ms <= 0 || waiting.fd < 0) return false;
     return poll(&waiting, 1, left_ms > 60000 ? 60000 : (int)left_ms) >= 0 || errno == EINTR;
 }
 
@@ -5883,8 +5640,7 @@ static pgqrs_result pgqrsi_pg_dial(pgqrsi_pg *pg, int64_t deadline_us)
 {
     PGconn *connection = pgqrsi_pg_dial_start(pg);
     PostgresPollingStatusType status = PGRES_POLLING_WRITING;
-    if (!connection)
-        return pgqrsi_pg_no_memory(pg);
+    if (!connection) return pgqrsi_pg_no_memory(pg);
     PQsetErrorVerbosity(connection, PQERRORS_VERBOSE);
     PQsetNoticeReceiver(connection, pgqrsi_pg_notice, pg);
     pg->ended = false;
@@ -5929,7 +5685,8 @@ static pgqrs_result pgqrsi_pg_find_pooler(pgqrsi_pg *pg)
     }
     PGresult *r = PQexecParams(pg->connection, "SELECT pg_backend_pid()", 0, NULL, NULL, NULL, NULL, 1);
     if (PQresultStatus(r) != PGRES_TUPLES_OK) {
-        pgqrs_result result = PQstatus(pg->connection) == CONNECTION_BAD ? pgqrsi_pg_lost(pg, false) : pgqrsi_pg_refuse(pg, r);
+        pgqrs_result result =
+            PQstatus(pg->connection) == CONNECTION_BAD ? pgqrsi_pg_lost(pg, false) : pgqrsi_pg_refuse(pg, r);
         PQclear(r);
         return result;
     }
@@ -5948,7 +5705,8 @@ static pgqrs_result pgqrsi_pg_session(pgqrsi_pg *pg)
 {
     if (PQserverVersion(pg->connection) < 120000)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
-                                  "the server is Postgres %d; 12 or later is needed", PQserverVersion(pg->connection) / 10000);
+                                  "the server is Postgres %d; 12 or later is needed",
+                                  PQserverVersion(pg->connection) / 10000);
     if (!pg->own) {
         const char *encoding = PQparameterStatus(pg->connection, "client_encoding");
         if (encoding && strcmp(encoding, "UTF8") != 0)
@@ -5957,20 +5715,16 @@ static pgqrs_result pgqrsi_pg_session(pgqrsi_pg *pg)
         return PGQRS_OK;
     }
     pgqrs_result result = pgqrsi_pg_find_pooler(pg);
-    if (result)
-        return result;
-    if (pg->pooled)
-        pg->unnamed = true;
+    if (result) return result;
+    if (pg->pooled) pg->unnamed = true;
     return pg->pooled ? PGQRS_OK : pgqrsi_pg_simple(pg, pgqrsi_pg_session_sql);
 }
 
 static pgqrs_result pgqrsi_pg_connect(pgqrsi_pg *pg, int64_t deadline_us)
 {
     pgqrs_result result = pgqrsi_pg_dial(pg, deadline_us);
-    if (!result)
-        result = pgqrsi_pg_session(pg);
-    if (result)
-        pgqrsi_pg_hang_up(pg);
+    if (!result) result = pgqrsi_pg_session(pg);
+    if (result) pgqrsi_pg_hang_up(pg);
     return result;
 }
 
@@ -5990,13 +5744,11 @@ static pgqrs_result pgqrsi_pg_reconnect(pgqrsi_pg *pg)
     pgqrsi_pg_forget(pg);
     while ((result = pgqrsi_pg_connect(pg, deadline_us)) == PGQRS_ERR_CONNECTION) {
         int64_t nap_us = pgqrsi_pg_jitter(pg, pause_us);
-        if (pgqrs_backend_monotonic() + nap_us >= deadline_us)
-            return result;
+        if (pgqrs_backend_monotonic() + nap_us >= deadline_us) return result;
         pgqrs_backend_sleep(pg->store, nap_us);
         pause_us = pause_us < PGQRSI_US_PER_S ? pause_us * 2 : pause_us;
     }
-    if (result)
-        return result;
+    if (result) return result;
     memset(&event, 0, sizeof event);
     event.type = PGQRS_EVENT_RECONNECTED;
     pgqrs_backend_log(pg->store, PGQRS_LOG_WARN, "the connection to the database was lost and made again");
@@ -6015,19 +5767,16 @@ static size_t pgqrsi_pg_expand(const pgqrsi_pg *pg, const char *sql, char *out)
     for (; *sql; sql++) {
         const char *piece = sql;
         size_t length = 1;
-        if (strcmp(sql, "@+") == 0)
-            break;
+        if (strcmp(sql, "@+") == 0) break;
         if (sql[0] == '@' && (sql[1] == '.' || sql[1] == ',' || sql[1] == '!')) {
             piece = sql[1] == '!' ? pg->channel : pg->schema;
             length = strlen(piece);
             sql += sql[1] != '.'; /* the dot is copied by the next round */
         }
-        if (out)
-            memcpy(out + size, piece, length);
+        if (out) memcpy(out + size, piece, length);
         size += length;
     }
-    if (out)
-        out[size] = '\0';
+    if (out) out[size] = '\0';
     return size;
 }
 
@@ -6035,8 +5784,7 @@ static char *pgqrsi_pg_expanded(pgqrsi_pg *pg, const char *sql, size_t *size)
 {
     *size = pgqrsi_pg_expand(pg, sql, NULL) + 1;
     char *text = (char *)pgqrs_backend_resize(pg->store, NULL, 0, *size);
-    if (text)
-        pgqrsi_pg_expand(pg, sql, text);
+    if (text) pgqrsi_pg_expand(pg, sql, text);
     return text;
 }
 
@@ -6069,8 +5817,7 @@ static const char *pgqrsi_pg_text_of(pgqrsi_pg *pg, int statement)
     if (!pg->texts[statement]) {
         size_t size = pgqrsi_pg_join_text(pg, statement, NULL) + 1;
         char *text = (char *)pgqrs_backend_resize(pg->store, NULL, 0, size);
-        if (text)
-            pgqrsi_pg_join_text(pg, statement, text);
+        if (text) pgqrsi_pg_join_text(pg, statement, text);
         pg->texts[statement] = text;
         pg->text_sizes[statement] = size;
     }
@@ -6104,13 +5851,11 @@ typedef enum pgqrsi_pg_outcome {
 
 static pgqrsi_pg_outcome pgqrsi_pg_judge(pgqrsi_pg *pg, pgqrsi_pg_group *group, int index, const PGresult *r)
 {
-    if (pgqrsi_pg_good(r))
-        return PGQRSI_PG_DONE;
+    if (pgqrsi_pg_good(r)) return PGQRSI_PG_DONE;
     const char *severity = r ? PQresultErrorField(r, PG_DIAG_SEVERITY_NONLOCALIZED) : NULL;
     const char *sqlstate = r ? PQresultErrorField(r, PG_DIAG_SQLSTATE) : NULL;
     bool fatal = severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
-    if (!sqlstate || fatal || PQstatus(pg->connection) == CONNECTION_BAD)
-        return PGQRSI_PG_LOST;
+    if (!sqlstate || fatal || PQstatus(pg->connection) == CONNECTION_BAD) return PGQRSI_PG_LOST;
     if (group->failed < 0) {
         group->failed = index;
         snprintf(group->sqlstate, sizeof group->sqlstate, "%s", sqlstate);
@@ -6123,8 +5868,7 @@ static pgqrsi_pg_outcome pgqrsi_pg_prepare(pgqrsi_pg *pg, pgqrsi_pg_group *group
 {
     const pgqrsi_pg_call *call = group->calls[index];
     char name[24];
-    if (!pgqrsi_pg_named(pg, call->statement) || pg->prepared[call->statement])
-        return PGQRSI_PG_DONE;
+    if (!pgqrsi_pg_named(pg, call->statement) || pg->prepared[call->statement]) return PGQRSI_PG_DONE;
     pgqrsi_pg_name(call->statement, name);
     PGresult *r = PQprepare(pg->connection, name, pg->texts[call->statement], call->count, call->types);
     pgqrsi_pg_outcome outcome = pgqrsi_pg_judge(pg, group, index, r);
@@ -6137,8 +5881,8 @@ static PGresult *pgqrsi_pg_execute(pgqrsi_pg *pg, const pgqrsi_pg_call *call)
 {
     char name[24];
     if (!pgqrsi_pg_named(pg, call->statement))
-        return PQexecParams(pg->connection, pg->texts[call->statement], call->count, call->types, call->values, call->lengths,
-                            call->formats, 1);
+        return PQexecParams(pg->connection, pg->texts[call->statement], call->count, call->types, call->values,
+                            call->lengths, call->formats, 1);
     pgqrsi_pg_name(call->statement, name);
     return PQexecPrepared(pg->connection, name, call->count, call->values, call->lengths, call->formats, 1);
 }
@@ -6172,14 +5916,12 @@ static pgqrsi_pg_outcome pgqrsi_pg_receive(pgqrsi_pg *pg, pgqrsi_pg_group *group
             PQclear(r);
         while (outcome != PGQRSI_PG_LOST && (r = PQgetResult(pg->connection)) != NULL)
             PQclear(r);
-        if (outcome == PGQRSI_PG_LOST)
-            return outcome;
+        if (outcome == PGQRSI_PG_LOST) return outcome;
     }
     PGresult *sync = PQgetResult(pg->connection);
     /* a failure of the commit itself (a deferred constraint, a serialization failure) comes in place of the sync */
     bool synced = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
-    if (!synced && outcome == PGQRSI_PG_DONE)
-        outcome = pgqrsi_pg_judge(pg, group, group->count - 1, sync);
+    if (!synced && outcome == PGQRSI_PG_DONE) outcome = pgqrsi_pg_judge(pg, group, group->count - 1, sync);
     PQclear(sync);
     while (!synced && PQstatus(pg->connection) == CONNECTION_OK && (sync = PQgetResult(pg->connection)) != NULL) {
         synced = PQresultStatus(sync) == PGRES_PIPELINE_SYNC;
@@ -6192,8 +5934,7 @@ static pgqrsi_pg_outcome pgqrsi_pg_pipeline(pgqrsi_pg *pg, pgqrsi_pg_group *grou
 {
     bool sent = PQenterPipelineMode(pg->connection) == 1;
     pgqrsi_pg_outcome outcome = PGQRSI_PG_UNSENT;
-    if (sent && first)
-        sent = pgqrsi_pg_send(pg, first);
+    if (sent && first) sent = pgqrsi_pg_send(pg, first);
     for (int i = 0; i < group->count && sent; i++)
         sent = pgqrsi_pg_send(pg, group->calls[i]);
     /* without the sync nothing is committed: what was sent so far ends with the connection */
@@ -6204,8 +5945,7 @@ static pgqrsi_pg_outcome pgqrsi_pg_pipeline(pgqrsi_pg *pg, pgqrsi_pg_group *grou
         for (int i = 0; i < 64 && (r = PQgetResult(pg->connection)) != NULL; i++)
             PQclear(r);
     }
-    if (PQexitPipelineMode(pg->connection) != 1 && outcome <= PGQRSI_PG_REFUSED)
-        return PGQRSI_PG_LOST;
+    if (PQexitPipelineMode(pg->connection) != 1 && outcome <= PGQRSI_PG_REFUSED) return PGQRSI_PG_LOST;
     return outcome;
 }
 #else
@@ -6214,18 +5954,15 @@ static pgqrsi_pg_outcome pgqrsi_pg_pipeline(pgqrsi_pg *pg, pgqrsi_pg_group *grou
 {
     bool outside = PQtransactionStatus(pg->connection) == PQTRANS_IDLE;
     pgqrsi_pg_outcome outcome = PGQRSI_PG_DONE;
-    if (outside && pgqrsi_pg_simple(pg, "BEGIN"))
-        return PGQRSI_PG_UNSENT;
-    if (first)
-        PQclear(pgqrsi_pg_execute(pg, first));
+    if (outside && pgqrsi_pg_simple(pg, "BEGIN")) return PGQRSI_PG_UNSENT;
+    if (first) PQclear(pgqrsi_pg_execute(pg, first));
     for (int i = 0; i < group->count && outcome == PGQRSI_PG_DONE; i++) {
         group->results[i] = pgqrsi_pg_execute(pg, group->calls[i]);
         outcome = pgqrsi_pg_judge(pg, group, i, group->results[i]);
     }
     if (outside && outcome != PGQRSI_PG_LOST) {
         PGresult *r = PQexec(pg->connection, outcome == PGQRSI_PG_DONE ? "COMMIT" : "ROLLBACK");
-        if (outcome == PGQRSI_PG_DONE)
-            outcome = pgqrsi_pg_judge(pg, group, group->count - 1, r);
+        if (outcome == PGQRSI_PG_DONE) outcome = pgqrsi_pg_judge(pg, group, group->count - 1, r);
         PQclear(r);
     }
     return outcome;
@@ -6249,8 +5986,7 @@ static pgqrsi_pg_outcome pgqrsi_pg_attempt(pgqrsi_pg *pg, pgqrsi_pg_group *group
     bool relaxed = pg->own && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
     for (int i = 0; i < group->count; i++) {
         pgqrsi_pg_outcome outcome = pgqrsi_pg_prepare(pg, group, i);
-        if (outcome != PGQRSI_PG_DONE)
-            return outcome;
+        if (outcome != PGQRSI_PG_DONE) return outcome;
     }
     if (group->count > 1 || relaxed) {
         pgqrsi_pg_start(&relax, pg, PGQRSI_PG_RELAX);
@@ -6267,17 +6003,13 @@ static pgqrsi_pg_outcome pgqrsi_pg_attempt(pgqrsi_pg *pg, pgqrsi_pg_group *group
 static bool pgqrsi_pg_alive(pgqrsi_pg *pg)
 {
     struct pollfd socket;
-    if (!pg->connection || PQstatus(pg->connection) != CONNECTION_OK || pg->ended)
-        return false;
+    if (!pg->connection || PQstatus(pg->connection) != CONNECTION_OK || pg->ended) return false;
     socket.fd = PQsocket(pg->connection);
     socket.events = POLLIN;
     socket.revents = 0;
-    if (socket.fd < 0)
-        return false;
-    if (poll(&socket, 1, 0) <= 0)
-        return true;
-    if (PQconsumeInput(pg->connection) != 1)
-        return false;
+    if (socket.fd < 0) return false;
+    if (poll(&socket, 1, 0) <= 0) return true;
+    if (PQconsumeInput(pg->connection) != 1) return false;
     (void)PQisBusy(pg->connection); /* reads what has come: see pgqrsi_pg_notice */
     return PQstatus(pg->connection) == CONNECTION_OK && !pg->ended;
 }
@@ -6303,18 +6035,15 @@ static pgqrs_result pgqrsi_pg_borrowed_ready(pgqrsi_pg *pg)
 
 static pgqrs_result pgqrsi_pg_connected(pgqrsi_pg *pg)
 {
-    if (!pg->own)
-        return pgqrsi_pg_borrowed_ready(pg);
-    if (pg->depth > 0)
-        return PQstatus(pg->connection) == CONNECTION_OK ? PGQRS_OK : pgqrsi_pg_lost(pg, false);
+    if (!pg->own) return pgqrsi_pg_borrowed_ready(pg);
+    if (pg->depth > 0) return PQstatus(pg->connection) == CONNECTION_OK ? PGQRS_OK : pgqrsi_pg_lost(pg, false);
     return pgqrsi_pg_alive(pg) ? PGQRS_OK : pgqrsi_pg_reconnect(pg);
 }
 
 /* The connection is of no use any more. Inside a transaction it is kept, so that every later statement of it fails too. */
 static void pgqrsi_pg_drop(pgqrsi_pg *pg)
 {
-    if (pg->depth == 0)
-        pgqrsi_pg_hang_up(pg);
+    if (pg->depth == 0) pgqrsi_pg_hang_up(pg);
 }
 
 static pgqrs_result pgqrsi_pg_check_version(pgqrsi_pg *pg);
@@ -6342,14 +6071,12 @@ static pgqrs_result pgqrsi_pg_run(pgqrsi_pg *pg, pgqrsi_pg_group *group)
     for (int tries = 0;; tries++) {
         pgqrsi_pg_group_clear(group);
         pgqrs_result result = pgqrsi_pg_connected(pg);
-        if (!result && !pg->checked)
-            result = pgqrsi_pg_check_version(pg);
-        if (result)
-            return group->lost && group->writes ? pgqrsi_pg_lost(pg, true) : result;
-        bool in_transaction = PQtransactionStatus(pg->connection) == PQTRANS_INTRANS; /* which is lost with the connection */
+        if (!result && !pg->checked) result = pgqrsi_pg_check_version(pg);
+        if (result) return group->lost && group->writes ? pgqrsi_pg_lost(pg, true) : result;
+        bool in_transaction =
+            PQtransactionStatus(pg->connection) == PQTRANS_INTRANS; /* which is lost with the connection */
         pgqrsi_pg_outcome outcome = pgqrsi_pg_attempt(pg, group);
-        if (outcome == PGQRSI_PG_DONE)
-            return PGQRS_OK;
+        if (outcome == PGQRSI_PG_DONE) return PGQRS_OK;
         if (outcome == PGQRSI_PG_REFUSED) {
             if (again && pgqrsi_pg_is_stale(group->sqlstate) && !pg->unnamed) {
                 pg->unnamed = true;
@@ -6417,7 +6144,8 @@ static pgqrs_result pgqrsi_pg_write(pgqrsi_pg_call *call, PGresult **out)
 
 static const char pgqrsi_pg_relax_sql[] =
     "SELECT set_config('plan_cache_mode','auto',true), set_config('enable_seqscan','on',true), "
-    "set_config('enable_sort','on',true), set_config('enable_bitmapscan','on',true), set_config('enable_material','on',true),"
+    "set_config('enable_sort','on',true), set_config('enable_bitmapscan','on',true), "
+    "set_config('enable_material','on',true),"
     " set_config('jit','off',true)";
 
 static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
@@ -6427,7 +6155,8 @@ static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
         pgqrsi_pg_drop(pg);
         return PGQRS_OK; /* it ended with the connection */
     }
-    PGresult *r = PQexec(pg->connection, pg->savepoint ? "ROLLBACK TO SAVEPOINT pgqrs; RELEASE SAVEPOINT pgqrs" : "ROLLBACK");
+    PGresult *r =
+        PQexec(pg->connection, pg->savepoint ? "ROLLBACK TO SAVEPOINT pgqrs; RELEASE SAVEPOINT pgqrs" : "ROLLBACK");
     PQclear(r);
     return PGQRS_OK;
 }
@@ -6435,17 +6164,13 @@ static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
 static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
 {
     pgqrs_result result = pgqrsi_pg_connected(pg);
-    if (result)
-        return result;
+    if (result) return result;
     pg->savepoint = !pg->own && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
     result = pgqrsi_pg_simple(pg, pg->savepoint ? "SAVEPOINT pgqrs" : "BEGIN");
-    if (result)
-        return result;
+    if (result) return result;
     pg->depth = 1;
-    if (pg->own)
-        result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
-    if (result)
-        pgqrsi_pg_rollback(pg);
+    if (pg->own) result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
+    if (result) pgqrsi_pg_rollback(pg);
     return result;
 }
 
@@ -6471,19 +6196,18 @@ static pgqrs_result pgqrsi_pg_commit(pgqrsi_pg *pg)
     else if (!pgqrsi_pg_good(r))
         result = pgqrsi_pg_refuse(pg, r);
     else if (rolled_back)
-        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P02", "the transaction had failed; nothing was done");
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P02",
+                                    "the transaction had failed; nothing was done");
     PQclear(r);
     pg->depth = 0;
-    if (PQstatus(pg->connection) == CONNECTION_BAD)
-        pgqrsi_pg_drop(pg);
+    if (PQstatus(pg->connection) == CONNECTION_BAD) pgqrsi_pg_drop(pg);
     return result;
 }
 
 /* Ends a transaction the way its statements went; the first failure is the one reported. */
 static pgqrs_result pgqrsi_pg_finish(pgqrsi_pg *pg, pgqrs_result result)
 {
-    if (!result)
-        return pgqrsi_pg_commit(pg);
+    if (!result) return pgqrsi_pg_commit(pg);
     pgqrsi_pg_rollback(pg);
     return result;
 }
@@ -6494,7 +6218,8 @@ static pgqrs_result pgqrsi_pg_finish(pgqrsi_pg *pg, pgqrs_result result)
 static const char *const pgqrsi_pg_migration_1[] = {
     "CREATE TABLE @.pgqrs_meta(key text PRIMARY KEY, value bigint NOT NULL)",
     "CREATE TABLE @.pgqrs_queues(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
-    " lease_ms bigint NOT NULL, max_attempts integer NOT NULL, backoff_ms bigint NOT NULL, backoff_max_ms bigint NOT NULL,"
+    " lease_ms bigint NOT NULL, max_attempts integer NOT NULL, backoff_ms bigint NOT NULL, backoff_max_ms bigint NOT "
+    "NULL,"
     " retention_ms bigint NOT NULL, dead_retention_ms bigint NOT NULL, paused boolean NOT NULL,"
     " created_at timestamptz NOT NULL, lease_expiries bigint NOT NULL DEFAULT 0)",
     "CREATE SEQUENCE @.pgqrs_message_id CACHE 1",
@@ -6517,16 +6242,21 @@ static const char *const pgqrsi_pg_migration_1[] = {
     "CREATE INDEX pgqrs_delayed_due ON @.pgqrs_delayed(queue_id, due_at, lo)",
     "CREATE INDEX pgqrs_delayed_lo ON @.pgqrs_delayed(queue_id, lo)",
     "CREATE TABLE @.pgqrs_leases(lease bigint PRIMARY KEY, queue_id bigint NOT NULL, until timestamptz NOT NULL,"
-    " claimed_at timestamptz NOT NULL, worker_id bigint, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint NOT NULL,"
-    " keyed boolean NOT NULL, lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL, prio integer[] NOT NULL)"
+    " claimed_at timestamptz NOT NULL, worker_id bigint, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint "
+    "NOT NULL,"
+    " keyed boolean NOT NULL, lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL, prio integer[] "
+    "NOT NULL)"
     " WITH (fillfactor=70, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=1000)",
     "CREATE INDEX pgqrs_leases_until ON @.pgqrs_leases(queue_id, until)",
-    "CREATE TABLE @.pgqrs_done(queue_id bigint NOT NULL, lease bigint NOT NULL, worker_id bigint, at timestamptz NOT NULL,"
-    " claimed_at timestamptz, outcome smallint NOT NULL, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint NOT NULL,"
+    "CREATE TABLE @.pgqrs_done(queue_id bigint NOT NULL, lease bigint NOT NULL, worker_id bigint, at timestamptz NOT "
+    "NULL,"
+    " claimed_at timestamptz, outcome smallint NOT NULL, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint "
+    "NOT NULL,"
     " lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL,"
     " CONSTRAINT pgqrs_done_span CHECK (hi_max - lo_min < 1024))",
     "CREATE INDEX pgqrs_done_lo ON @.pgqrs_done(queue_id, lo_min)",
-    "CREATE TABLE @.pgqrs_dead(queue_id bigint NOT NULL, id bigint NOT NULL, attempt smallint NOT NULL, at timestamptz NOT NULL,"
+    "CREATE TABLE @.pgqrs_dead(queue_id bigint NOT NULL, id bigint NOT NULL, attempt smallint NOT NULL, at timestamptz "
+    "NOT NULL,"
     " reason text, worker_id bigint, PRIMARY KEY (queue_id, id))",
     "CREATE TABLE @.pgqrs_failures(message_id bigint PRIMARY KEY, queue_id bigint NOT NULL, attempt smallint NOT NULL,"
     " at timestamptz NOT NULL, reason text)",
@@ -6536,19 +6266,23 @@ static const char *const pgqrsi_pg_migration_1[] = {
     "CREATE TABLE @.pgqrs_workers(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
     " epoch bigint NOT NULL, queue_id bigint, state smallint NOT NULL, reclaimed boolean NOT NULL DEFAULT false,"
     " started_at timestamptz NOT NULL, heartbeat_at timestamptz NOT NULL, stopped_at timestamptz) WITH (fillfactor=70)",
-    "CREATE UNLOGGED TABLE @.pgqrs_sleepers(queue_id bigint NOT NULL, token bigint NOT NULL, until timestamptz NOT NULL,"
+    "CREATE UNLOGGED TABLE @.pgqrs_sleepers(queue_id bigint NOT NULL, token bigint NOT NULL, until timestamptz NOT "
+    "NULL,"
     " PRIMARY KEY (queue_id, token)) WITH (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=200)",
     "CREATE VIEW @.pgqrs_message_view AS"
     " SELECT m.id, q.name AS queue, m.queue_id,"
-    " CASE s.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' WHEN 5 THEN 'dead'"
+    " CASE s.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' WHEN 5 THEN "
+    "'dead'"
     " END AS state, s.code AS state_code, m.priority, s.attempt, s.lease, s.due_at, s.lease_until, s.worker_id,"
     " w.name AS worker, m.enqueued_at, m.expires_at, s.finished_at, m.dedup_key, m.producer,"
     " CASE WHEN s.code = 4 THEN s.reason ELSE coalesce(s.reason, f.reason) END AS reason, m.payload"
     " FROM @.pgqrs_messages m JOIN @.pgqrs_queues q ON q.id = m.queue_id LEFT JOIN LATERAL ("
-    " SELECT 1 AS code, r.attempt, NULL::bigint AS lease, NULL::timestamptz AS due_at, NULL::timestamptz AS lease_until,"
+    " SELECT 1 AS code, r.attempt, NULL::bigint AS lease, NULL::timestamptz AS due_at, NULL::timestamptz AS "
+    "lease_until,"
     " NULL::bigint AS worker_id, NULL::timestamptz AS finished_at, NULL::text AS reason"
     " FROM @.pgqrs_ready r WHERE r.queue_id = m.queue_id AND r.lo <= m.id AND r.lo > m.id - 50 AND m.id < r.lo + r.n"
-    " UNION ALL SELECT CASE WHEN d.due_at <= statement_timestamp() THEN 1 ELSE 2 END, d.attempt, NULL, d.due_at, NULL, NULL,"
+    " UNION ALL SELECT CASE WHEN d.due_at <= statement_timestamp() THEN 1 ELSE 2 END, d.attempt, NULL, d.due_at, NULL, "
+    "NULL,"
     " NULL, NULL FROM @.pgqrs_delayed d"
     " WHERE d.queue_id = m.queue_id AND d.lo <= m.id AND d.lo > m.id - 50 AND m.id < d.lo + d.n"
     " UNION ALL SELECT CASE WHEN l.until <= statement_timestamp() THEN 1 ELSE 3 END, u.attempt,"
@@ -6562,7 +6296,8 @@ static const char *const pgqrsi_pg_migration_1[] = {
     " AND u.lo <= m.id AND m.id < u.lo + u.n"
     " UNION ALL SELECT 5, d.attempt, NULL, NULL, NULL, d.worker_id, d.at, d.reason"
     " FROM @.pgqrs_dead d WHERE d.queue_id = m.queue_id AND d.id = m.id"
-    " ) s ON true LEFT JOIN @.pgqrs_failures f ON f.message_id = m.id LEFT JOIN @.pgqrs_workers w ON w.id = s.worker_id",
+    " ) s ON true LEFT JOIN @.pgqrs_failures f ON f.message_id = m.id LEFT JOIN @.pgqrs_workers w ON w.id = "
+    "s.worker_id",
     "INSERT INTO @.pgqrs_meta(key, value) VALUES ('schema_version', 1)",
     NULL,
 };
@@ -6571,7 +6306,8 @@ static const char *const *const pgqrsi_pg_migrations[] = {pgqrsi_pg_migration_1}
 
 static const char *const pgqrsi_pg_uninstall_sql[] = {
     "DROP VIEW IF EXISTS @.pgqrs_message_view",
-    "DROP TABLE IF EXISTS @.pgqrs_meta, @.pgqrs_queues, @.pgqrs_messages, @.pgqrs_ready, @.pgqrs_delayed, @.pgqrs_leases,"
+    "DROP TABLE IF EXISTS @.pgqrs_meta, @.pgqrs_queues, @.pgqrs_messages, @.pgqrs_ready, @.pgqrs_delayed, "
+    "@.pgqrs_leases,"
     " @.pgqrs_done, @.pgqrs_dead, @.pgqrs_failures, @.pgqrs_dedup, @.pgqrs_workers, @.pgqrs_sleepers",
     "DROP SEQUENCE IF EXISTS @.pgqrs_message_id, @.pgqrs_lease_id, @.pgqrs_ready_ord",
     NULL,
@@ -6582,8 +6318,7 @@ static pgqrs_result pgqrsi_pg_scalar(pgqrsi_pg *pg, const char *sql, int64_t *va
 {
     size_t size;
     char *text = pgqrsi_pg_expanded(pg, sql, &size);
-    if (!text)
-        return pgqrsi_pg_no_memory(pg);
+    if (!text) return pgqrsi_pg_no_memory(pg);
     PGresult *r = PQexecParams(pg->connection, text, 0, NULL, NULL, NULL, NULL, 1);
     pgqrs_result result = PGQRS_OK;
     pgqrs_backend_free(pg->store, text, size);
@@ -6620,24 +6355,22 @@ static pgqrs_result pgqrsi_pg_version(pgqrsi_pg *pg, int64_t *version)
 static pgqrs_result pgqrsi_pg_newer(pgqrsi_pg *pg, int64_t version)
 {
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
-                              "the tables in schema %s have version %lld, this library knows %d: update the program", pg->schema,
-                              (long long)version, PGQRS_SCHEMA_VERSION);
+                              "the tables in schema %s have version %lld, this library knows %d: update the program",
+                              pg->schema, (long long)version, PGQRS_SCHEMA_VERSION);
 }
 
 static pgqrs_result pgqrsi_pg_check_version(pgqrsi_pg *pg)
 {
     int64_t version;
     pgqrs_result result = pgqrsi_pg_version(pg, &version);
-    if (result)
-        return result;
-    if (version == 0)
-        return pgqrsi_pg_schema_missing(pg);
-    if (version > PGQRS_SCHEMA_VERSION)
-        return pgqrsi_pg_newer(pg, version);
+    if (result) return result;
+    if (version == 0) return pgqrsi_pg_schema_missing(pg);
+    if (version > PGQRS_SCHEMA_VERSION) return pgqrsi_pg_newer(pg, version);
     if (version < PGQRS_SCHEMA_VERSION)
-        return pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_OLDER, 0, NULL,
-                                  "the tables in schema %s have version %lld, this library needs %d: call pgqrs_install",
-                                  pg->schema, (long long)version, PGQRS_SCHEMA_VERSION);
+        return pgqrs_backend_fail(
+            pg->store, PGQRS_ERR_SCHEMA_OLDER, 0, NULL,
+            "the tables in schema %s have version %lld, this library needs %d: call pgqrs_install", pg->schema,
+            (long long)version, PGQRS_SCHEMA_VERSION);
     pg->checked = true;
     return PGQRS_OK;
 }
@@ -6647,12 +6380,11 @@ static pgqrs_result pgqrsi_pg_retry(pgqrsi_pg *pg, pgqrs_result (*work)(pgqrsi_p
 {
     for (int tries = 0;; tries++) {
         pgqrs_result result = pgqrsi_pg_connected(pg);
-        if (result)
-            return result;
+        if (result) return result;
         result = work(pg, value);
-        bool passing = result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_CONFLICT || result == PGQRS_ERR_OUTCOME_UNKNOWN;
-        if (!passing || !pg->own || tries >= pg->settings->retry_limit)
-            return result;
+        bool passing =
+            result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_CONFLICT || result == PGQRS_ERR_OUTCOME_UNKNOWN;
+        if (!passing || !pg->own || tries >= pg->settings->retry_limit) return result;
         if (result == PGQRS_ERR_CONFLICT)
             pgqrsi_pg_back_off(pg, tries);
         else
@@ -6688,8 +6420,7 @@ static pgqrs_result pgqrsi_pg_create_schema(pgqrsi_pg *pg)
 {
     int64_t there = 0;
     pgqrs_result result = pgqrsi_pg_scalar(pg, "SELECT to_regnamespace('@,') IS NOT NULL", &there);
-    if (!result && !there)
-        result = pgqrsi_pg_scalar(pg, "CREATE SCHEMA @,", &there);
+    if (!result && !there) result = pgqrsi_pg_scalar(pg, "CREATE SCHEMA @,", &there);
     return result;
 }
 
@@ -6703,12 +6434,9 @@ static pgqrs_result pgqrsi_pg_lock_schema(pgqrsi_pg *pg)
 static pgqrs_result pgqrsi_pg_migrate(pgqrsi_pg *pg, int64_t *version)
 {
     pgqrs_result result = pgqrsi_pg_lock_schema(pg);
-    if (!result)
-        result = pgqrsi_pg_create_schema(pg);
-    if (!result)
-        result = pgqrsi_pg_version(pg, version);
-    if (!result && *version > PGQRS_SCHEMA_VERSION)
-        result = pgqrsi_pg_newer(pg, *version);
+    if (!result) result = pgqrsi_pg_create_schema(pg);
+    if (!result) result = pgqrsi_pg_version(pg, version);
+    if (!result && *version > PGQRS_SCHEMA_VERSION) result = pgqrsi_pg_newer(pg, *version);
     for (; !result && *version < PGQRS_SCHEMA_VERSION; ++*version)
         result = pgqrsi_pg_script(pg, pgqrsi_pg_migrations[*version]);
     return result;
@@ -6735,11 +6463,9 @@ static pgqrs_result pgqrsi_pg_uninstall_once(pgqrsi_pg *pg, int64_t *ignored)
 {
     pgqrs_result result = pgqrsi_pg_begin(pg);
     (void)ignored;
-    if (result)
-        return result;
+    if (result) return result;
     result = pgqrsi_pg_lock_schema(pg);
-    if (!result)
-        result = pgqrsi_pg_script(pg, pgqrsi_pg_uninstall_sql);
+    if (!result) result = pgqrsi_pg_script(pg, pgqrsi_pg_uninstall_sql);
     return pgqrsi_pg_finish(pg, result);
 }
 
@@ -6771,14 +6497,11 @@ static void pgqrsi_pg_set_names(pgqrsi_pg *pg, const char *schema)
 static void pgqrsi_pg_close(void *self)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
-    if (!pg)
-        return;
+    if (!pg) return;
     pgqrsi_pg_hang_up(pg);
     for (int i = 0; i < PGQRSI_PG_STATEMENTS; i++)
-        if (pg->texts[i])
-            pgqrs_backend_free(pg->store, pg->texts[i], pg->text_sizes[i]);
-    if (pg->dsn)
-        pgqrs_backend_free(pg->store, pg->dsn, pg->dsn_size);
+        if (pg->texts[i]) pgqrs_backend_free(pg->store, pg->texts[i], pg->text_sizes[i]);
+    if (pg->dsn) pgqrs_backend_free(pg->store, pg->dsn, pg->dsn_size);
     pgqrs_backend_free(pg->store, pg, sizeof *pg);
 }
 
@@ -6790,11 +6513,11 @@ static pgqrs_result pgqrsi_pg_check_dsn(pgqrsi_pg *pg)
     bool good = options != NULL;
     PQconninfoFree(options);
     PQfreemem(complaint);
-    if (good)
-        return PGQRS_OK;
-    return pgqrs_backend_fail(pg->store, PGQRS_ERR_BAD_DSN, 0, NULL,
-                              "libpq cannot read the DSN: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?option=value, "
-                              "special characters as %%XX");
+    if (good) return PGQRS_OK;
+    return pgqrs_backend_fail(
+        pg->store, PGQRS_ERR_BAD_DSN, 0, NULL,
+        "libpq cannot read the DSN: write postgresql://USER:PASSWORD@HOST:PORT/DATABASE?option=value, "
+        "special characters as %%XX");
 }
 
 static pgqrs_result pgqrsi_pg_open_own(pgqrsi_pg *pg, const char *dsn)
@@ -6802,12 +6525,10 @@ static pgqrs_result pgqrsi_pg_open_own(pgqrsi_pg *pg, const char *dsn)
     pg->own = true;
     pg->dsn_size = strlen(dsn) + 1;
     pg->dsn = (char *)pgqrs_backend_alloc(pg->store, pg->dsn_size);
-    if (!pg->dsn)
-        return pgqrsi_pg_no_memory(pg);
+    if (!pg->dsn) return pgqrsi_pg_no_memory(pg);
     memcpy(pg->dsn, dsn, pg->dsn_size);
     pgqrs_result result = pgqrsi_pg_check_dsn(pg);
-    if (result)
-        return result;
+    if (result) return result;
     return pgqrsi_pg_connect(pg, pgqrs_backend_monotonic() + pg->settings->connect_timeout_ms * PGQRSI_US_PER_MS);
 }
 
@@ -6815,11 +6536,11 @@ static pgqrs_result pgqrsi_pg_open_borrowed(pgqrsi_pg *pg, PGconn *connection)
 {
     pg->connection = connection;
     pg->unnamed = true;
-    if (PQstatus(connection) != CONNECTION_OK)
-        return pgqrsi_pg_borrowed_ready(pg);
+    if (PQstatus(connection) != CONNECTION_OK) return pgqrsi_pg_borrowed_ready(pg);
     if (PQisnonblocking(connection))
-        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL,
-                                  "the caller's connection is in non-blocking mode: PQsetnonblocking(connection, 0) first");
+        return pgqrs_backend_fail(
+            pg->store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL,
+            "the caller's connection is in non-blocking mode: PQsetnonblocking(connection, 0) first");
     return pgqrsi_pg_session(pg);
 }
 
@@ -6873,7 +6594,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
 
 /* Somebody sleeps on the queue: a NOTIFY only then, because it makes the server serialize commits. Sleeping is about real time. */
-#define PGQRSI_PG_NOTIFY(queue)                                                                                       \
+#define PGQRSI_PG_NOTIFY(queue)                                                                                        \
     "(SELECT pg_notify('@!', z.id::text) FROM " queue " z WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers s"              \
     " WHERE s.queue_id = z.id AND s.until > statement_timestamp()))"
 
@@ -6884,7 +6605,8 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 static const char pgqrsi_pg_enqueue_one[] =
     "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name = $1),"
     " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
-    " SELECT id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW ", $5::text, $3::text FROM q RETURNING queue_id, id),"
+    " SELECT id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW
+    ", $5::text, $3::text FROM q RETURNING queue_id, id),"
     " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT queue_id, -$4::int, id, 1 FROM m)"
     " SELECT id, " PGQRSI_PG_NOTIFY("q") "::text FROM m";
 
@@ -6901,7 +6623,8 @@ static const char pgqrsi_pg_enqueue_many[] =
     " (SELECT nextval('@.pgqrs_message_id') AS id, u.payload FROM unnest($3::text[]) AS u(payload) ORDER BY id) p"
     " RETURNING queue_id, id, expires_at),"
     " o AS (SELECT queue_id, id, expires_at, row_number() OVER (ORDER BY id) AS place FROM m),"
-    " g AS MATERIALIZED (SELECT queue_id, expires_at, min(id) AS lo, count(*) AS n FROM o GROUP BY queue_id, expires_at,"
+    " g AS MATERIALIZED (SELECT queue_id, expires_at, min(id) AS lo, count(*) AS n FROM o GROUP BY queue_id, "
+    "expires_at,"
     " id - place, CASE WHEN expires_at IS NULL THEN (place - 1) / 50 ELSE place END),"
     " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, expires_at)"
     " SELECT g.queue_id, -$4::int, g.lo, g.n, g.expires_at FROM g, q WHERE q.due <= q.now ORDER BY g.lo),"
@@ -6914,21 +6637,27 @@ static const char pgqrsi_pg_enqueue_many[] =
  * taken off yet does not hold its key: it is archived here (xr, xd, xa). */
 static const char pgqrsi_pg_enqueue_any[] =
     "WITH q AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now FROM @.pgqrs_queues WHERE name = $1),"
-    " i AS MATERIALIZED (SELECT q.id AS queue_id, q.now, nextval('@.pgqrs_message_id') AS id, u.payload, u.priority, u.producer,"
+    " i AS MATERIALIZED (SELECT q.id AS queue_id, q.now, nextval('@.pgqrs_message_id') AS id, u.payload, u.priority, "
+    "u.producer,"
     " coalesce(u.due, q.now + u.delay_us * interval '1 microsecond') AS due,"
     " coalesce(u.expires, q.now + nullif(u.expire_us, 0) * interval '1 microsecond') AS expires, u.key, u.place"
-    " FROM q, unnest($3::text[], $4::int[], $5::text[], $6::timestamptz[], $7::bigint[], $8::timestamptz[], $9::bigint[],"
+    " FROM q, unnest($3::text[], $4::int[], $5::text[], $6::timestamptz[], $7::bigint[], $8::timestamptz[], "
+    "$9::bigint[],"
     " $10::text[]) WITH ORDINALITY AS u(payload, priority, producer, due, delay_us, expires, expire_us, key, place)),"
-    " y AS MATERIALIZED (SELECT e.queue_id, e.message_id FROM i JOIN @.pgqrs_dedup e ON e.queue_id = i.queue_id AND e.key = i.key"
+    " y AS MATERIALIZED (SELECT e.queue_id, e.message_id FROM i JOIN @.pgqrs_dedup e ON e.queue_id = i.queue_id AND "
+    "e.key = i.key"
     " ORDER BY e.message_id),"
-    " xr AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt = 0"
+    " xr AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt = "
+    "0"
     " AND t.expires_at <= (SELECT now FROM q) RETURNING t.queue_id, t.lo),"
-    " xd AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt = 0"
+    " xd AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id = y.queue_id AND t.lo = y.message_id AND t.attempt "
+    "= 0"
     " AND t.expires_at <= (SELECT now FROM q) RETURNING t.queue_id, t.lo),"
     " x AS MATERIALIZED (SELECT * FROM xr UNION ALL SELECT * FROM xd),"
     " xa AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
     " SELECT queue_id, 0, (SELECT now FROM q), 1, 1, lo, lo, ARRAY[lo], ARRAY[1::smallint], ARRAY[0::smallint] FROM x),"
-    " k AS (INSERT INTO @.pgqrs_dedup AS d (queue_id, key, message_id) SELECT queue_id, key, id FROM i WHERE key IS NOT NULL"
+    " k AS (INSERT INTO @.pgqrs_dedup AS d (queue_id, key, message_id) SELECT queue_id, key, id FROM i WHERE key IS "
+    "NOT NULL"
     " ORDER BY key COLLATE \"C\" ON CONFLICT (queue_id, key) DO UPDATE SET message_id ="
     " CASE WHEN d.message_id = ANY(ARRAY(SELECT lo FROM x)) THEN excluded.message_id ELSE d.message_id END"
     " RETURNING key, message_id),"
@@ -6938,10 +6667,12 @@ static const char pgqrsi_pg_enqueue_any[] =
     " RETURNING queue_id, id, priority, expires_at, dedup_key),"
     " o AS (SELECT m.queue_id, m.id, -m.priority AS prio, m.expires_at, m.dedup_key IS NOT NULL AS keyed, w.due, w.now,"
     " m.dedup_key IS NOT NULL OR m.expires_at IS NOT NULL AS single,"
-    " row_number() OVER (PARTITION BY m.priority, w.due, m.dedup_key IS NOT NULL OR m.expires_at IS NOT NULL ORDER BY m.id)"
+    " row_number() OVER (PARTITION BY m.priority, w.due, m.dedup_key IS NOT NULL OR m.expires_at IS NOT NULL ORDER BY "
+    "m.id)"
     " AS place FROM m JOIN w ON w.id = m.id),"
     " g AS MATERIALIZED (SELECT queue_id, prio, due, now, expires_at, keyed, min(id) AS lo, count(*) AS n FROM o"
-    " GROUP BY queue_id, prio, due, now, expires_at, keyed, id - place, CASE WHEN single THEN id ELSE (place - 1) / 50 END),"
+    " GROUP BY queue_id, prio, due, now, expires_at, keyed, id - place, CASE WHEN single THEN id ELSE (place - 1) / 50 "
+    "END),"
     " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, expires_at, keyed)"
     " SELECT queue_id, prio, lo, n, expires_at, keyed FROM g WHERE due <= now ORDER BY lo),"
     " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n, expires_at, keyed)"
@@ -6958,7 +6689,8 @@ static const char pgqrsi_pg_settle_whole[] =
     " x AS (DELETE FROM @.pgqrs_leases l USING i WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW
     " AND l.total = i.total AND l.lo_min = i.lo AND l.hi_max = i.hi AND (l.hi_max - l.lo_min = l.total - 1 OR"
     " (SELECT sum(u.lo * u.n + u.n * (u.n - 1) / 2) FROM unnest(l.lo, l.n) AS u(lo, n)) = i.sum) RETURNING l.*),"
-    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, "
+    "n, attempt)"
     " SELECT queue_id, lease, worker_id, " PGQRSI_PG_NOW ", claimed_at, 0, total, lo_min, hi_max, lo, n, attempt FROM x"
     " WHERE hi_max - lo_min < 1024"
     " UNION ALL SELECT x.queue_id, x.lease, x.worker_id, " PGQRSI_PG_NOW ", x.claimed_at, 0, u.n, u.lo, u.lo + u.n - 1,"
@@ -6974,7 +6706,8 @@ static const char pgqrsi_pg_settle_whole[] =
  * the rows that DELETE and UPDATE returned. Returns the places of the verdicts that were valid. */
 static const char pgqrsi_pg_settle_any[] =
     "WITH v AS MATERIALIZED (SELECT DISTINCT ON (lease, id) * FROM unnest($1::bigint[], $3::bigint[], $4::int[],"
-    " $5::timestamptz[], $6::bigint[], $7::text[]) WITH ORDINALITY AS u(lease, id, verdict, due, delay_us, reason, place)"
+    " $5::timestamptz[], $6::bigint[], $7::text[]) WITH ORDINALITY AS u(lease, id, verdict, due, delay_us, reason, "
+    "place)"
     " ORDER BY lease, id, place),"
     " l AS MATERIALIZED (SELECT * FROM @.pgqrs_leases WHERE lease = ANY($1) AND until > " PGQRSI_PG_NOW
     " ORDER BY lease FOR UPDATE),"
@@ -6988,7 +6721,8 @@ static const char pgqrsi_pg_settle_any[] =
     " GROUP BY lease, attempt, prio, island, id / 50),"
     " left_over AS MATERIALIZED (SELECT lease, sum(n)::int AS total, min(lo) AS lo_min, max(lo + n - 1) AS hi_max,"
     " array_agg(lo ORDER BY prio, lo) AS lo, array_agg(n ORDER BY prio, lo) AS n,"
-    " array_agg(attempt ORDER BY prio, lo) AS attempt, array_agg(prio ORDER BY prio, lo) AS prio FROM c GROUP BY lease),"
+    " array_agg(attempt ORDER BY prio, lo) AS attempt, array_agg(prio ORDER BY prio, lo) AS prio FROM c GROUP BY "
+    "lease),"
     " x AS (DELETE FROM @.pgqrs_leases t USING l WHERE t.lease = l.lease"
     " AND NOT EXISTS (SELECT 1 FROM left_over WHERE left_over.lease = l.lease)"
     " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
@@ -7005,8 +6739,10 @@ static const char pgqrsi_pg_settle_any[] =
     " FROM h JOIN b ON b.lease = h.lease JOIN @.pgqrs_queues q ON q.id = b.queue_id WHERE h.verdict IS NOT NULL),"
     "@+";
 static const char pgqrsi_pg_settle_any_more[] =
-    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n, attempt)"
-    " SELECT queue_id, lease, worker_id, now, claimed_at, 0, count(*), min(id), max(id), array_agg(id), array_agg(1::smallint),"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, "
+    "n, attempt)"
+    " SELECT queue_id, lease, worker_id, now, claimed_at, 0, count(*), min(id), max(id), array_agg(id), "
+    "array_agg(1::smallint),"
     " array_agg(attempt) FROM z WHERE verdict = 1 GROUP BY queue_id, lease, worker_id, now, claimed_at, id / 512),"
     " m AS (DELETE FROM @.pgqrs_messages t USING z WHERE z.verdict = 2 AND t.queue_id = z.queue_id AND t.id = z.id),"
     " mf AS (DELETE FROM @.pgqrs_failures t USING z WHERE (z.verdict = 2 OR z.verdict = 4 AND z.reason IS NULL)"
@@ -7014,7 +6750,8 @@ static const char pgqrsi_pg_settle_any_more[] =
     " dd AS (INSERT INTO @.pgqrs_dead(queue_id, id, attempt, at, reason, worker_id)"
     " SELECT queue_id, id, attempt, now, dead_reason, worker_id FROM z WHERE verdict = 6),"
     " f AS (INSERT INTO @.pgqrs_failures(message_id, queue_id, attempt, at, reason)"
-    " SELECT id, queue_id, attempt, now, reason FROM z WHERE verdict = 4 AND reason IS NOT NULL ON CONFLICT (message_id)"
+    " SELECT id, queue_id, attempt, now, reason FROM z WHERE verdict = 4 AND reason IS NOT NULL ON CONFLICT "
+    "(message_id)"
     " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, reason = excluded.reason),"
     " g AS MATERIALIZED (SELECT z.*, CASE WHEN z.attempt = 0 THEN (SELECT t.expires_at FROM @.pgqrs_messages t"
     " WHERE t.queue_id = z.queue_id AND t.id = z.id) END AS expires FROM z WHERE verdict IN (4, 5)),"
@@ -7024,8 +6761,10 @@ static const char pgqrsi_pg_settle_any_more[] =
     " SELECT due, queue_id, prio, id, 1, attempt, expires, keyed FROM g WHERE due > now ORDER BY place),"
     " k AS (DELETE FROM @.pgqrs_dedup t USING z WHERE z.keyed AND z.verdict IN (1, 2, 6) AND t.queue_id = z.queue_id"
     " AND t.message_id = z.id),"
-    " n AS (SELECT count(pg_notify('@!', s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM g WHERE due <= now) s"
-    " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND p.until > statement_timestamp()))"
+    " n AS (SELECT count(pg_notify('@!', s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM g WHERE due <= "
+    "now) s"
+    " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND p.until > "
+    "statement_timestamp()))"
     " SELECT place, (SELECT count FROM n) FROM z";
 
 /* A claim. 1 queue, 2 now, 3 limit, 4 lease_us (0: the queue's), 5 worker id (0: nobody), 6 its epoch, 7 fail when the queue is
@@ -7040,13 +6779,14 @@ static const char pgqrsi_pg_settle_any_more[] =
  * reclaim of its worker counts as the earlier of the two, and its lease ends by itself. The first row returned is about the claim,
  * the others are its messages. */
 #define PGQRSI_PG_RANGES "unnest($8::int[], $9::bigint[], $10::int[]) AS r(p0, o0, p1)"
-#define PGQRSI_PG_IN_RANGE                                                                                            \
-    "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND t.prio < r.p1"                                         \
+#define PGQRSI_PG_IN_RANGE                                                                                             \
+    "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND t.prio < r.p1"                                          \
     " AND (t.expires_at IS NULL OR t.expires_at > g.now OR t.attempt > 0) ORDER BY t.prio, t.ord"
 static const char pgqrsi_pg_claim_sql[] =
     "WITH q AS MATERIALIZED (SELECT id, paused, lease_ms FROM @.pgqrs_queues WHERE name = $1),"
     " w AS MATERIALIZED (SELECT state FROM @.pgqrs_workers WHERE id = $5::bigint AND epoch = $6::bigint),"
-    " g AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW " AS now, coalesce(nullif($4::bigint, 0), lease_ms * 1000) AS lease_us"
+    " g AS MATERIALIZED (SELECT id, " PGQRSI_PG_NOW
+    " AS now, coalesce(nullif($4::bigint, 0), lease_ms * 1000) AS lease_us"
     " FROM q WHERE NOT paused AND ($5 = 0 OR (SELECT state IN (1, 2) FROM w))),"
     " f AS MATERIALIZED (SELECT s.* FROM g, " PGQRSI_PG_RANGES
     ", LATERAL (SELECT t.prio, t.ord, ($3::int + t.n - 1) / t.n AS guess FROM @.pgqrs_ready t WHERE " PGQRSI_PG_IN_RANGE
@@ -7061,14 +6801,19 @@ static const char pgqrsi_pg_claim_sql[] =
     " RETURNING queue_id, prio, ord, lo, n, attempt, keyed),"
     " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + (SELECT take FROM z), n = t.n - (SELECT take FROM z)"
     " WHERE t.ctid = ANY(ARRAY(SELECT tid FROM z))"
-    " RETURNING t.queue_id, t.prio, t.ord, t.lo - (SELECT take FROM z) AS lo, (SELECT take FROM z) AS n, t.attempt, t.keyed),"
+    " RETURNING t.queue_id, t.prio, t.ord, t.lo - (SELECT take FROM z) AS lo, (SELECT take FROM z) AS n, t.attempt, "
+    "t.keyed),"
     " y AS MATERIALIZED (SELECT * FROM d UNION ALL SELECT * FROM u),"
-    " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed, lo, n, attempt,"
-    " prio) SELECT nextval('@.pgqrs_lease_id'), (SELECT id FROM g), (SELECT now + lease_us * interval '1 microsecond' FROM g),"
-    " (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed), array_agg(lo), array_agg(n),"
+    " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed, "
+    "lo, n, attempt,"
+    " prio) SELECT nextval('@.pgqrs_lease_id'), (SELECT id FROM g), (SELECT now + lease_us * interval '1 microsecond' "
+    "FROM g),"
+    " (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed), array_agg(lo), "
+    "array_agg(n),"
     " array_agg((attempt + 1)::smallint), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total)"
     " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"
-    " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l), (SELECT total FROM l),"
+    " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l), (SELECT "
+    "total FROM l),"
     " (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f), (SELECT ord FROM f),"
     " txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"
     " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END]::bigint[]"
@@ -7094,7 +6839,8 @@ static const char pgqrsi_pg_tend_sql[] =
     " x AS (DELETE FROM @.pgqrs_leases WHERE lease = ANY(ARRAY(SELECT t.lease FROM @.pgqrs_leases t"
     " WHERE t.queue_id = (SELECT id FROM q) AND t.until <= (SELECT now FROM q) ORDER BY t.until LIMIT 100"
     " FOR UPDATE SKIP LOCKED)) AND until <= (SELECT now FROM q) RETURNING *),"
-    " b AS MATERIALIZED (SELECT x.queue_id, x.until, x.worker_id, x.keyed, u.*, u.attempt >= q.max_attempts AS dies, q.now,"
+    " b AS MATERIALIZED (SELECT x.queue_id, x.until, x.worker_id, x.keyed, u.*, u.attempt >= q.max_attempts AS dies, "
+    "q.now,"
     " q.max_attempts FROM x, q, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)),"
     " br AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, keyed)"
     " SELECT queue_id, prio, lo, n, attempt, keyed FROM b WHERE NOT dies ORDER BY until, lo),"
@@ -7103,7 +6849,8 @@ static const char pgqrsi_pg_tend_sql[] =
     " WHERE NOT b.dies ON CONFLICT (message_id)"
     " DO UPDATE SET attempt = excluded.attempt, at = excluded.at, reason = excluded.reason),"
     " bd AS (INSERT INTO @.pgqrs_dead(queue_id, id, attempt, at, reason, worker_id)"
-    " SELECT b.queue_id, b.lo + s.k, b.attempt, b.now, format('lease expired on attempt %s of %s', b.attempt, b.max_attempts),"
+    " SELECT b.queue_id, b.lo + s.k, b.attempt, b.now, format('lease expired on attempt %s of %s', b.attempt, "
+    "b.max_attempts),"
     " b.worker_id FROM b, generate_series(0, b.n - 1) AS s(k) WHERE b.dies),"
     " bq AS (UPDATE @.pgqrs_queues SET lease_expiries = lease_expiries + (SELECT sum(n) FROM b)"
     " WHERE id = (SELECT queue_id FROM b LIMIT 1)),"
@@ -7113,7 +6860,8 @@ static const char pgqrsi_pg_tend_sql[] =
     " e AS MATERIALIZED (SELECT queue_id, lo, n, keyed FROM r UNION ALL SELECT p.queue_id, p.lo, p.n, p.keyed FROM p, q"
     " WHERE p.attempt = 0 AND p.expires_at <= q.now),"
     " ea AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
-    " SELECT e.queue_id, 0, q.now, 1, e.n, e.lo, e.lo + e.n - 1, ARRAY[e.lo], ARRAY[e.n], ARRAY[0::smallint] FROM e, q),"
+    " SELECT e.queue_id, 0, q.now, 1, e.n, e.lo, e.lo + e.n - 1, ARRAY[e.lo], ARRAY[e.n], ARRAY[0::smallint] FROM e, "
+    "q),"
     " k AS (DELETE FROM @.pgqrs_dedup t USING (SELECT queue_id, lo, n FROM e WHERE keyed"
     " UNION ALL SELECT queue_id, lo, n FROM b WHERE keyed AND dies) o"
     " WHERE t.queue_id = o.queue_id AND t.message_id >= o.lo AND t.message_id < o.lo + o.n),"
@@ -7132,10 +6880,13 @@ static const char pgqrsi_pg_retain_sql[] =
     " a AS (DELETE FROM @.pgqrs_done WHERE ctid = ANY(ARRAY(SELECT o.tid FROM q, LATERAL (SELECT t.ctid AS tid, t.at"
     " FROM @.pgqrs_done t WHERE t.queue_id = q.id ORDER BY t.queue_id, t.lo_min LIMIT 500) o WHERE q.retention_ms > 0"
     " AND o.at < q.now - q.retention_ms * interval '1 millisecond')) RETURNING queue_id, lo, n),"
-    " d AS (DELETE FROM @.pgqrs_dead t WHERE t.queue_id = (SELECT id FROM q) AND t.id = ANY(ARRAY(SELECT o.id FROM q, LATERAL"
+    " d AS (DELETE FROM @.pgqrs_dead t WHERE t.queue_id = (SELECT id FROM q) AND t.id = ANY(ARRAY(SELECT o.id FROM q, "
+    "LATERAL"
     " (SELECT t.id, t.at FROM @.pgqrs_dead t WHERE t.queue_id = q.id ORDER BY t.queue_id, t.id LIMIT 500) o"
-    " WHERE q.dead_retention_ms > 0 AND o.at < q.now - q.dead_retention_ms * interval '1 millisecond')) RETURNING queue_id, id),"
-    " g AS MATERIALIZED (SELECT a.queue_id, u.lo, u.n FROM a, unnest(a.lo, a.n) AS u(lo, n) UNION ALL SELECT queue_id, id, 1 FROM d),"
+    " WHERE q.dead_retention_ms > 0 AND o.at < q.now - q.dead_retention_ms * interval '1 millisecond')) RETURNING "
+    "queue_id, id),"
+    " g AS MATERIALIZED (SELECT a.queue_id, u.lo, u.n FROM a, unnest(a.lo, a.n) AS u(lo, n) UNION ALL SELECT queue_id, "
+    "id, 1 FROM d),"
     " m AS (DELETE FROM @.pgqrs_messages t USING g WHERE t.queue_id = g.queue_id AND t.id >= g.lo AND t.id < g.lo + g.n"
     " RETURNING t.id),"
     " f AS (DELETE FROM @.pgqrs_failures t USING g WHERE t.message_id >= g.lo AND t.message_id < g.lo + g.n)"
@@ -7147,11 +6898,12 @@ static const char pgqrsi_pg_retain_sql[] =
 static const char pgqrsi_pg_extend_sql[] =
     "WITH w AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
     " WHERE id = $5::bigint AND epoch = $6::bigint AND state <> 5),"
-    " l AS MATERIALIZED (SELECT lease, lo, n FROM @.pgqrs_leases WHERE lease = ANY($1::bigint[]) AND until > " PGQRSI_PG_NOW
-    " ORDER BY lease FOR UPDATE),"
+    " l AS MATERIALIZED (SELECT lease, lo, n FROM @.pgqrs_leases WHERE lease = ANY($1::bigint[]) AND until "
+    "> " PGQRSI_PG_NOW " ORDER BY lease FOR UPDATE),"
     " h AS MATERIALIZED (SELECT lease, unnest(array_agg(place) FILTER (WHERE place IS NOT NULL)) AS place FROM"
     " (SELECT u.lease, u.id, u.place FROM unnest($1, $3::bigint[]) WITH ORDINALITY AS u(lease, id, place)"
-    " UNION ALL SELECT l.lease, u.lo + s.k, NULL FROM l, unnest(l.lo, l.n) AS u(lo, n), generate_series(0, u.n - 1) AS s(k)) a"
+    " UNION ALL SELECT l.lease, u.lo + s.k, NULL FROM l, unnest(l.lo, l.n) AS u(lo, n), generate_series(0, u.n - 1) AS "
+    "s(k)) a"
     " GROUP BY lease, id HAVING count(*) > count(place)),"
     " x AS (UPDATE @.pgqrs_leases t SET until = greatest(t.until, " PGQRSI_PG_NOW " + coalesce(nullif($4::bigint, 0),"
     " (SELECT lease_ms * 1000 FROM @.pgqrs_queues q WHERE q.id = t.queue_id)) * interval '1 microsecond')"
@@ -7159,10 +6911,10 @@ static const char pgqrsi_pg_extend_sql[] =
     " SELECT place FROM h";
 
 /* 1 queue, 2 for_us, 3 token. */
-static const char pgqrsi_pg_sleep_sql[] =
-    "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
-    " SELECT id, $3::bigint, statement_timestamp() + $2::bigint * interval '1 microsecond' FROM @.pgqrs_queues WHERE name = $1"
-    " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
+static const char pgqrsi_pg_sleep_sql[] = "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
+                                          " SELECT id, $3::bigint, statement_timestamp() + $2::bigint * interval '1 "
+                                          "microsecond' FROM @.pgqrs_queues WHERE name = $1"
+                                          " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
 
 /* 1 token. Others' rows that are long over (their processes died) go as well. */
 static const char pgqrsi_pg_wake_sql[] =
@@ -7180,7 +6932,8 @@ static const char pgqrsi_pg_settled_sql[] =
     " WHERE m.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id = u.id)"
     " WHEN 6 THEN EXISTS (SELECT 1 FROM @.pgqrs_dead d"
     " WHERE d.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND d.id = u.id)"
-    " ELSE NOT EXISTS (SELECT 1 FROM @.pgqrs_leases l WHERE l.lease = u.lease AND l.lo_min <= u.id AND l.hi_max >= u.id) END";
+    " ELSE NOT EXISTS (SELECT 1 FROM @.pgqrs_leases l WHERE l.lease = u.lease AND l.lo_min <= u.id AND l.hi_max >= "
+    "u.id) END";
 
 /* 1 lease: as if it had never been claimed. For when there is no memory to hand its messages out. */
 static const char pgqrsi_pg_unclaim_sql[] =
@@ -7193,7 +6946,8 @@ static const char pgqrsi_pg_unclaim_sql[] =
 /* 1 horizon: whether no transaction below it that still runs has written to `ready` (it would hold the lock of a writer). The
  * locks are read once, so that a holder and its number are seen together; a prepared transaction has no process. */
 static const char pgqrsi_pg_doubt_sql[] =
-    "WITH k AS MATERIALIZED (SELECT * FROM pg_locks) SELECT NOT EXISTS (SELECT 1 FROM k l LEFT JOIN k x ON x.pid = l.pid"
+    "WITH k AS MATERIALIZED (SELECT * FROM pg_locks) SELECT NOT EXISTS (SELECT 1 FROM k l LEFT JOIN k x ON x.pid = "
+    "l.pid"
     " AND x.locktype = 'transactionid' AND x.mode = 'ExclusiveLock' WHERE l.locktype = 'relation'"
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND l.relation = '@.pgqrs_ready'::regclass AND l.mode = 'RowExclusiveLock' AND (l.pid IS NULL"
@@ -7243,12 +6997,12 @@ static int pgqrsi_pg_enqueue_statement(const pgqrs_backend_enqueue *request)
 {
     const pgqrs_backend_message *first = &request->items[0];
     bool plain = !first->due.at_us && !first->due.delay_us && !first->expires.at_us && !first->expires.delay_us;
-    if (first->dedup_key)
-        return PGQRSI_PG_ENQUEUE_ANY;
+    if (first->dedup_key) return PGQRSI_PG_ENQUEUE_ANY;
     for (size_t i = 1; i < request->count; i++) {
         const pgqrs_backend_message *item = &request->items[i];
         if (item->dedup_key || item->priority != first->priority || !pgqrsi_pg_same_when(item->due, first->due) ||
-            !pgqrsi_pg_same_when(item->expires, first->expires) || !pgqrsi_pg_same_text(item->producer, first->producer))
+            !pgqrsi_pg_same_when(item->expires, first->expires) ||
+            !pgqrsi_pg_same_text(item->producer, first->producer))
             return PGQRSI_PG_ENQUEUE_ANY;
     }
     return plain && request->count == 1 ? PGQRSI_PG_ENQUEUE_ONE : PGQRSI_PG_ENQUEUE_MANY;
@@ -7317,22 +7071,20 @@ static void pgqrsi_pg_enqueue_parameters(pgqrsi_pg_call *call, const pgqrs_backe
     }
     pgqrsi_pg_int32(call, first->priority);
     pgqrsi_pg_text(call, first->producer);
-    if (call->statement == PGQRSI_PG_ENQUEUE_ONE)
-        return;
+    if (call->statement == PGQRSI_PG_ENQUEUE_ONE) return;
     pgqrsi_pg_time(call, first->due.at_us);
     pgqrsi_pg_int64(call, first->due.delay_us);
     pgqrsi_pg_time(call, first->expires.at_us);
     pgqrsi_pg_int64(call, first->expires.delay_us);
 }
 
-static pgqrs_result pgqrsi_pg_enqueue_receipts(pgqrsi_pg *pg, const pgqrs_backend_enqueue *request, const PGresult *r, bool any,
-                                               pgqrs_receipt *receipts)
+static pgqrs_result pgqrsi_pg_enqueue_receipts(pgqrsi_pg *pg, const pgqrs_backend_enqueue *request, const PGresult *r,
+                                               bool any, pgqrs_receipt *receipts)
 {
-    if (PQntuples(r) == 0)
-        return pgqrsi_pg_no_queue(pg, request->queue);
+    if (PQntuples(r) == 0) return pgqrsi_pg_no_queue(pg, request->queue);
     if ((size_t)PQntuples(r) != request->count)
-        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL, "the enqueue statement returned %d rows of %zu",
-                                  PQntuples(r), request->count);
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL,
+                                  "the enqueue statement returned %d rows of %zu", PQntuples(r), request->count);
     for (size_t i = 0; i < request->count; i++) {
         receipts[i].id = pgqrsi_pg_get_int64(r, (int)i, any ? 1 : 0);
         receipts[i].duplicate = any && pgqrsi_pg_get_int64(r, (int)i, 2) != 0;
@@ -7353,8 +7105,7 @@ static pgqrs_result pgqrsi_pg_enqueue(void *self, const pgqrs_backend_enqueue *r
     pgqrsi_pg_enqueue_parameters(&call, request);
     bool any = call.statement == PGQRSI_PG_ENQUEUE_ANY;
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, repeatable, true);
-    if (!result)
-        result = pgqrsi_pg_enqueue_receipts(pg, request, r, any, receipts);
+    if (!result) result = pgqrsi_pg_enqueue_receipts(pg, request, r, any, receipts);
     PQclear(r);
     return result;
 }
@@ -7391,8 +7142,7 @@ static pgqrsi_pg_queue *pgqrsi_pg_queue_slot(pgqrsi_pg *pg, const char *name)
             slot->used_us = now_us;
             return slot;
         }
-        if (slot->used_us < oldest->used_us)
-            oldest = slot;
+        if (slot->used_us < oldest->used_us) oldest = slot;
     }
     memset(oldest, 0, sizeof *oldest);
     snprintf(oldest->name, sizeof oldest->name, "%s", name);
@@ -7407,10 +7157,8 @@ static pgqrsi_pg_level *pgqrsi_pg_level_of(pgqrsi_pg_queue *slot, int32_t prio)
     int at = 0;
     while (at < slot->level_count && slot->levels[at].prio < prio)
         at++;
-    if (at < slot->level_count && slot->levels[at].prio == prio)
-        return &slot->levels[at];
-    if (slot->level_count == PGQRSI_PG_LEVELS)
-        return NULL;
+    if (at < slot->level_count && slot->levels[at].prio == prio) return &slot->levels[at];
+    if (slot->level_count == PGQRSI_PG_LEVELS) return NULL;
     memmove(&slot->levels[at + 1], &slot->levels[at], (size_t)(slot->level_count - at) * sizeof slot->levels[0]);
     memset(&slot->levels[at], 0, sizeof slot->levels[at]);
     slot->levels[at].prio = prio;
@@ -7421,14 +7169,10 @@ static pgqrsi_pg_level *pgqrsi_pg_level_of(pgqrsi_pg_queue *slot, int32_t prio)
 static void pgqrsi_pg_mark(pgqrsi_pg_queue *slot, int32_t prio, int64_t ord, int64_t xmin, int64_t xmax)
 {
     pgqrsi_pg_level *level = pgqrsi_pg_level_of(slot, prio);
-    if (!level)
-        return;
-    if (level->from > ord)
-        level->from = ord;
-    if (level->candidate && xmin < level->horizon)
-        return;
-    if (level->candidate)
-        level->from = level->candidate < ord ? level->candidate : ord;
+    if (!level) return;
+    if (level->from > ord) level->from = ord;
+    if (level->candidate && xmin < level->horizon) return;
+    if (level->candidate) level->from = level->candidate < ord ? level->candidate : ord;
     level->candidate = ord;
     level->horizon = xmax;
     level->since_us = pgqrs_backend_monotonic();
@@ -7445,8 +7189,7 @@ static void pgqrsi_pg_doubt(pgqrsi_pg *pg, pgqrsi_pg_queue *slot)
         if (level->candidate && monotonic_us - level->since_us > PGQRSI_PG_DOUBT_US && level->horizon > horizon)
             horizon = level->horizon;
     }
-    if (horizon == 0 || slot->idle || monotonic_us - slot->doubt_us < PGQRSI_PG_DOUBT_US)
-        return;
+    if (horizon == 0 || slot->idle || monotonic_us - slot->doubt_us < PGQRSI_PG_DOUBT_US) return;
     pgqrsi_pg_call call;
     PGresult *r;
     slot->doubt_us = monotonic_us;
@@ -7454,8 +7197,7 @@ static void pgqrsi_pg_doubt(pgqrsi_pg *pg, pgqrsi_pg_queue *slot)
     pgqrsi_pg_int64(&call, horizon);
     if (!pgqrsi_pg_read(&call, &r) && pgqrsi_pg_get_int64(r, 0, 0))
         for (int i = 0; i < slot->level_count; i++)
-            if (slot->levels[i].horizon <= horizon)
-                slot->levels[i].horizon = 0;
+            if (slot->levels[i].horizon <= horizon) slot->levels[i].horizon = 0;
     PQclear(r);
 }
 
@@ -7488,10 +7230,8 @@ static int pgqrsi_pg_item_order(const void *left, const void *right)
 {
     const pgqrsi_pg_item *a = (const pgqrsi_pg_item *)left;
     const pgqrsi_pg_item *b = (const pgqrsi_pg_item *)right;
-    if (a->verdict->lease != b->verdict->lease)
-        return a->verdict->lease < b->verdict->lease ? -1 : 1;
-    if (a->verdict->id != b->verdict->id)
-        return a->verdict->id < b->verdict->id ? -1 : 1;
+    if (a->verdict->lease != b->verdict->lease) return a->verdict->lease < b->verdict->lease ? -1 : 1;
+    if (a->verdict->id != b->verdict->id) return a->verdict->id < b->verdict->id ? -1 : 1;
     return a->place < b->place ? -1 : a->place > b->place;
 }
 
@@ -7504,8 +7244,7 @@ static void pgqrsi_pg_items_fill(pgqrsi_pg_item *items, pgqrs_backend_verdict *v
         items[i].whole = false;
         sorted = sorted && (i == 0 || pgqrsi_pg_item_order(&items[i - 1], &items[i]) < 0);
     }
-    if (!sorted)
-        qsort(items, count, sizeof *items, pgqrsi_pg_item_order);
+    if (!sorted) qsort(items, count, sizeof *items, pgqrsi_pg_item_order);
 }
 
 static size_t pgqrsi_pg_lease_end(const pgqrsi_pg_item *items, size_t from, size_t count)
@@ -7549,13 +7288,12 @@ typedef enum pgqrsi_pg_whole_column {
     PGQRSI_PG_WHOLE_SUM = 3
 } pgqrsi_pg_whole_column;
 
-static int64_t pgqrsi_pg_whole_value(const pgqrsi_pg_item *items, size_t from, size_t end, pgqrsi_pg_whole_column column)
+static int64_t pgqrsi_pg_whole_value(const pgqrsi_pg_item *items, size_t from, size_t end,
+                                     pgqrsi_pg_whole_column column)
 {
     uint64_t sum = 0;
-    if (column == PGQRSI_PG_WHOLE_LEASE)
-        return items[from].verdict->lease;
-    if (column != PGQRSI_PG_WHOLE_SUM)
-        return items[column == PGQRSI_PG_WHOLE_LOW ? from : end - 1].verdict->id;
+    if (column == PGQRSI_PG_WHOLE_LEASE) return items[from].verdict->lease;
+    if (column != PGQRSI_PG_WHOLE_SUM) return items[column == PGQRSI_PG_WHOLE_LOW ? from : end - 1].verdict->id;
     for (size_t i = from; i < end; i++)
         sum += (uint64_t)items[i].verdict->id;
     return (int64_t)sum;
@@ -7567,40 +7305,38 @@ static void pgqrsi_pg_put_whole(pgqrsi_pg_call *call, const pgqrsi_pg_item *item
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, leases, 8 * leases);
     for (size_t from = 0, end; out && from < count; from = end) {
         end = pgqrsi_pg_lease_end(items, from, count);
-        if (items[from].whole)
-            out = pgqrsi_pg_put_int64(out, pgqrsi_pg_whole_value(items, from, end, column));
+        if (items[from].whole) out = pgqrsi_pg_put_int64(out, pgqrsi_pg_whole_value(items, from, end, column));
     }
 }
 
-static void pgqrsi_pg_whole_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t leases, int64_t now_us)
+static void pgqrsi_pg_whole_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t leases,
+                                       int64_t now_us)
 {
     pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_LEASE);
     pgqrsi_pg_time(call, now_us);
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, leases, 4 * leases);
     for (size_t from = 0, end; out && from < count; from = end) {
         end = pgqrsi_pg_lease_end(items, from, count);
-        if (items[from].whole)
-            out = pgqrsi_pg_put_int32(out, (int32_t)(end - from));
+        if (items[from].whole) out = pgqrsi_pg_put_int32(out, (int32_t)(end - from));
     }
     pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_LOW);
     pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_HIGH);
     pgqrsi_pg_put_whole(call, items, count, leases, PGQRSI_PG_WHOLE_SUM);
 }
 
-static void pgqrsi_pg_put_items(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen, bool leases)
+static void pgqrsi_pg_put_items(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen,
+                                bool leases)
 {
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole)
-            out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
+        if (!items[i].whole) out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
 }
 
 static void pgqrsi_pg_put_verdicts(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
 {
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, chosen, 4 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole)
-            out = pgqrsi_pg_put_int32(out, (int32_t)items[i].verdict->verdict);
+        if (!items[i].whole) out = pgqrsi_pg_put_int32(out, (int32_t)items[i].verdict->verdict);
 }
 
 static void pgqrsi_pg_put_reasons(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
@@ -7611,12 +7347,12 @@ static void pgqrsi_pg_put_reasons(pgqrsi_pg_call *call, const pgqrsi_pg_item *it
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, chosen, bytes);
     for (size_t i = 0; out && i < count; i++) {
         const char *reason = items[i].verdict->reason;
-        if (!items[i].whole)
-            out = pgqrsi_pg_put_text(out, reason, reason ? strlen(reason) : 0);
+        if (!items[i].whole) out = pgqrsi_pg_put_text(out, reason, reason ? strlen(reason) : 0);
     }
 }
 
-static void pgqrsi_pg_any_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen, int64_t now_us)
+static void pgqrsi_pg_any_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen,
+                                     int64_t now_us)
 {
     pgqrsi_pg_put_items(call, items, count, chosen, true);
     pgqrsi_pg_time(call, now_us);
@@ -7624,13 +7360,11 @@ static void pgqrsi_pg_any_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item 
     pgqrsi_pg_put_verdicts(call, items, count, chosen);
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole)
-            out = pgqrsi_pg_put_time(out, items[i].verdict->due.at_us);
+        if (!items[i].whole) out = pgqrsi_pg_put_time(out, items[i].verdict->due.at_us);
     pgqrsi_pg_array_end(call, out);
     out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole)
-            out = pgqrsi_pg_put_int64(out, items[i].verdict->due.delay_us);
+        if (!items[i].whole) out = pgqrsi_pg_put_int64(out, items[i].verdict->due.delay_us);
     pgqrsi_pg_put_reasons(call, items, count, chosen);
 }
 
@@ -7657,8 +7391,7 @@ static void pgqrsi_pg_any_results(const PGresult *r, pgqrsi_pg_item *const *chos
 {
     for (int row = 0; row < PQntuples(r); row++) {
         int64_t place = pgqrsi_pg_get_int64(r, row, 0);
-        if (place >= 1 && (uint64_t)place <= count)
-            chosen[place - 1]->verdict->result = PGQRS_OK;
+        if (place >= 1 && (uint64_t)place <= count) chosen[place - 1]->verdict->result = PGQRS_OK;
     }
 }
 
@@ -7692,7 +7425,7 @@ typedef struct pgqrsi_pg_work {
     pgqrsi_pg_call calls[PGQRSI_PG_GROUP];
     pgqrsi_pg_group group;
     int whole, any, tend, retain, beat, claim; /* places in the group, -1: not part of it */
-    bool full;                           /* the claim looks from the start */
+    bool full;                                 /* the claim looks from the start */
     PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
     pgqrsi_pg_claimed claimed[PGQRSI_PG_CLAIM_ROUNDS];
     int claim_count;
@@ -7717,8 +7450,8 @@ static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
         pgqrsi_pg_whole_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_WHOLE, &work->whole), work->items, count,
                                    work->lease_count, work->exchange->now_us);
     if (work->chosen_count > 0)
-        pgqrsi_pg_any_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_ANY, &work->any), work->items, count, work->chosen_count,
-                                 work->exchange->now_us);
+        pgqrsi_pg_any_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_ANY, &work->any), work->items, count,
+                                 work->chosen_count, work->exchange->now_us);
 }
 
 #define PGQRSI_PG_RETAIN_US (10 * PGQRSI_US_PER_S)
@@ -7729,8 +7462,7 @@ static void pgqrsi_pg_join_tend(pgqrsi_pg_work *work)
     pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_TEND, &work->tend);
     pgqrsi_pg_text(call, work->exchange->claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
-    if (monotonic_us - work->slot->retained_us < PGQRSI_PG_RETAIN_US)
-        return;
+    if (monotonic_us - work->slot->retained_us < PGQRSI_PG_RETAIN_US) return;
     call = pgqrsi_pg_join(work, PGQRSI_PG_RETAIN, &work->retain);
     pgqrsi_pg_text(call, work->exchange->claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
@@ -7794,17 +7526,14 @@ static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed
 static int pgqrsi_pg_claimed_row(const PGresult *r)
 {
     for (int row = 0; row < PQntuples(r); row++)
-        if (PQgetisnull(r, row, 0))
-            return row;
+        if (PQgetisnull(r, row, 0)) return row;
     return -1;
 }
 
 static pgqrs_result pgqrsi_pg_refusal_of(const pgqrsi_pg_claimed *claimed)
 {
-    if (!claimed->has_worker || claimed->worker_state == PGQRS_WORKER_STOPPED)
-        return PGQRS_ERR_WORKER_STOPPED;
-    if (claimed->worker_state == PGQRS_WORKER_SUSPENDED)
-        return PGQRS_ERR_WORKER_SUSPENDED;
+    if (!claimed->has_worker || claimed->worker_state == PGQRS_WORKER_STOPPED) return PGQRS_ERR_WORKER_STOPPED;
+    if (claimed->worker_state == PGQRS_WORKER_SUSPENDED) return PGQRS_ERR_WORKER_SUSPENDED;
     return claimed->worker_state == PGQRS_WORKER_INTERRUPTED ? PGQRS_ERR_WORKER_INTERRUPTED : PGQRS_OK;
 }
 
@@ -7821,8 +7550,7 @@ static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
         int64_t wait_us = pgqrsi_pg_get_int64(r, 0, 2) - pgqrsi_pg_get_int64(r, 0, 1);
         claim->next_due_us = wait_us > 0 ? wait_us : 0;
     }
-    if (work->retain < 0)
-        return;
+    if (work->retain < 0) return;
     /* a step that was full is followed by the next one soon */
     bool full = pgqrsi_pg_get_int64(work->group.results[work->retain], 0, 1) >= 400;
     work->slot->retained_us = full ? monotonic_us - PGQRSI_PG_RETAIN_US + 200 * PGQRSI_US_PER_MS : monotonic_us;
@@ -7838,17 +7566,14 @@ static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
     if (row < 0)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL, "the claim statement returned nothing");
     pgqrsi_pg_claimed_read(r, row, claimed);
-    if (!claimed->has_queue)
-        return pgqrsi_pg_no_queue(pg, claim->queue);
+    if (!claimed->has_queue) return pgqrsi_pg_no_queue(pg, claim->queue);
     claim->paused = claimed->paused;
     claim->refused = claim->worker.id ? pgqrsi_pg_refusal_of(claimed) : PGQRS_OK;
-    if (work->slot->id != claimed->queue_id)
-        work->slot->level_count = 0;
+    if (work->slot->id != claimed->queue_id) work->slot->level_count = 0;
     work->slot->id = claimed->queue_id;
     if (claimed->has_first)
         pgqrsi_pg_mark(work->slot, (int32_t)claimed->prio, claimed->ord, claimed->xmin, claimed->xmax);
-    if (work->full)
-        work->slot->rescan_us = pgqrs_backend_monotonic() + PGQRSI_PG_RESCAN_US;
+    if (work->full) work->slot->rescan_us = pgqrs_backend_monotonic() + PGQRSI_PG_RESCAN_US;
     if (PQntuples(r) > 1) {
         work->got += (size_t)PQntuples(r) - 1;
         work->claimed[work->claim_count] = *claimed;
@@ -7865,22 +7590,17 @@ static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend,
     pgqrsi_pg_group_clear(&work->group);
     work->group.count = 0;
     work->whole = work->any = work->tend = work->retain = work->beat = work->claim = -1;
-    if (settle)
-        pgqrsi_pg_join_settle(work);
-    if (tend)
-        pgqrsi_pg_join_tend(work);
+    if (settle) pgqrsi_pg_join_settle(work);
+    if (tend) pgqrsi_pg_join_tend(work);
     if (first && work->slot && work->exchange->claim->heartbeat && work->exchange->claim->worker.id)
         pgqrsi_pg_join_beat(work);
-    if (work->slot)
-        pgqrsi_pg_join_claim(work, guard);
+    if (work->slot) pgqrsi_pg_join_claim(work, guard);
     /* the text for giving back is made while there is memory, not when it has run out */
-    if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM))
-        work->calls[work->claim].failed = true;
+    if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM)) work->calls[work->claim].failed = true;
     work->group.repeatable = true; /* a settlement checks the lease; of a claim whose reply was lost the leases end */
     work->group.writes = settle;
     pgqrs_result result = pgqrsi_pg_run_group(work->pg, &work->group);
-    if (!result && tend)
-        pgqrsi_pg_take_tend(work);
+    if (!result && tend) pgqrsi_pg_take_tend(work);
     return !result && work->slot ? pgqrsi_pg_take_claim(work) : result;
 }
 
@@ -7891,10 +7611,8 @@ static void pgqrsi_pg_sort_out(pgqrsi_pg_work *work, bool short_way)
     work->lease_count = short_way ? pgqrsi_pg_items_sort_out(work->items, count) : 0;
     work->chosen_count = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!short_way)
-            work->items[i].whole = false;
-        if (!work->items[i].whole)
-            work->chosen[work->chosen_count++] = &work->items[i];
+        if (!short_way) work->items[i].whole = false;
+        if (!work->items[i].whole) work->chosen[work->chosen_count++] = &work->items[i];
     }
 }
 
@@ -7910,15 +7628,13 @@ static pgqrs_result pgqrsi_pg_look_again(pgqrsi_pg_work *work)
             work->chosen[lost++] = work->chosen[i];
         else
             work->chosen[i]->whole = true; /* not to be asked about */
-    if (lost == 0)
-        return PGQRS_OK;
+    if (lost == 0) return PGQRS_OK;
     pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_SETTLED);
     pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, true);
     pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, false);
     pgqrsi_pg_put_verdicts(&call, work->items, work->exchange->verdict_count, lost);
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, true);
-    if (!result)
-        pgqrsi_pg_any_results(r, work->chosen, lost);
+    if (!result) pgqrsi_pg_any_results(r, work->chosen, lost);
     PQclear(r);
     return result ? pgqrsi_pg_lost(work->pg, true) : PGQRS_OK;
 }
@@ -7929,8 +7645,7 @@ static pgqrs_result pgqrsi_pg_take_verdicts(pgqrsi_pg_work *work)
         work->exchange->verdicts[i].result = PGQRS_ERR_LEASE_LOST;
     if (work->whole >= 0)
         pgqrsi_pg_whole_results(work->group.results[work->whole], work->items, work->exchange->verdict_count);
-    if (work->any >= 0)
-        pgqrsi_pg_any_results(work->group.results[work->any], work->chosen, work->chosen_count);
+    if (work->any >= 0) pgqrsi_pg_any_results(work->group.results[work->any], work->chosen, work->chosen_count);
     return work->group.lost && work->exchange->verdict_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
 }
 
@@ -7941,8 +7656,7 @@ static pgqrs_result pgqrsi_pg_find_queue(pgqrsi_pg *pg, const char *queue)
     pgqrsi_pg_start(&call, pg, PGQRSI_PG_QUEUE_ID);
     pgqrsi_pg_text(&call, queue);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && PQntuples(r) == 0)
-        result = pgqrsi_pg_no_queue(pg, queue);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_queue(pg, queue);
     PQclear(r);
     return result;
 }
@@ -7959,10 +7673,8 @@ static pgqrs_result pgqrsi_pg_first_round(pgqrsi_pg_work *work, bool tend)
     bool settles = work->exchange->verdict_count > 0;
     bool careful = pgqrsi_pg_in_callers_transaction(work->pg);
     pgqrs_result result = PGQRS_OK;
-    if (careful && settles && work->slot)
-        result = pgqrsi_pg_find_queue(work->pg, work->exchange->claim->queue);
-    if (result)
-        return result;
+    if (careful && settles && work->slot) result = pgqrsi_pg_find_queue(work->pg, work->exchange->claim->queue);
+    if (result) return result;
     pgqrsi_pg_sort_out(work, !careful);
     result = pgqrsi_pg_round(work, true, tend, settles && !careful);
     bool divided = result && strcmp(work->group.sqlstate, "22012") == 0;
@@ -7990,10 +7702,8 @@ static int pgqrsi_pg_row_order(const void *left, const void *right)
 {
     const pgqrsi_pg_row *a = (const pgqrsi_pg_row *)left;
     const pgqrsi_pg_row *b = (const pgqrsi_pg_row *)right;
-    if (a->prio != b->prio)
-        return a->prio < b->prio ? -1 : 1;
-    if (a->ord != b->ord)
-        return a->ord < b->ord ? -1 : 1;
+    if (a->prio != b->prio) return a->prio < b->prio ? -1 : 1;
+    if (a->ord != b->ord) return a->ord < b->ord ? -1 : 1;
     return a->id < b->id ? -1 : a->id > b->id;
 }
 
@@ -8005,8 +7715,7 @@ static size_t pgqrsi_pg_rows(const pgqrsi_pg_work *work, pgqrsi_pg_row *rows)
     for (int16_t round = 0; round < work->claim_count; round++) {
         const PGresult *r = work->claims[round];
         for (int row = 0; row < PQntuples(r); row++) {
-            if (PQgetisnull(r, row, 0))
-                continue;
+            if (PQgetisnull(r, row, 0)) continue;
             rows[count].id = pgqrsi_pg_get_int64(r, row, 0);
             rows[count].ord = pgqrsi_pg_get_int64(r, row, 1);
             rows[count].prio = (int32_t)pgqrsi_pg_get_int64(r, row, 2);
@@ -8017,13 +7726,12 @@ static size_t pgqrsi_pg_rows(const pgqrsi_pg_work *work, pgqrsi_pg_row *rows)
             count++;
         }
     }
-    if (!sorted)
-        qsort(rows, count, sizeof *rows, pgqrsi_pg_row_order);
+    if (!sorted) qsort(rows, count, sizeof *rows, pgqrsi_pg_row_order);
     return bytes;
 }
 
-static bool pgqrsi_pg_message_fill(const pgqrsi_pg_work *work, const pgqrsi_pg_row *row, pgqrs_messages *owner, const char *queue,
-                                   pgqrs_message *message)
+static bool pgqrsi_pg_message_fill(const pgqrsi_pg_work *work, const pgqrsi_pg_row *row, pgqrs_messages *owner,
+                                   const char *queue, pgqrs_message *message)
 {
     const PGresult *r = work->claims[row->round];
     const pgqrsi_pg_claimed *claimed = &work->claimed[row->round];
@@ -8046,8 +7754,7 @@ static pgqrs_messages *pgqrsi_pg_messages_make(const pgqrsi_pg_work *work, const
     const char *name = work->exchange->claim->queue;
     size_t reserve = bytes + work->got * sizeof(pgqrs_message) + strlen(name) + 1 + 2 * sizeof(pgqrsi_align);
     pgqrs_messages *messages = (pgqrs_messages *)pgqrs_backend_result_new(work->pg->store, sizeof *messages, reserve);
-    if (!messages)
-        return NULL;
+    if (!messages) return NULL;
     pgqrs_message *items = (pgqrs_message *)pgqrs_backend_result_alloc(messages, work->got * sizeof *items);
     const char *queue = pgqrs_backend_result_text(messages, name, -1);
     bool good = items && queue;
@@ -8073,10 +7780,10 @@ static pgqrs_result pgqrsi_pg_unclaim(pgqrsi_pg_work *work)
         pgqrsi_pg_write(&call, &r);
         PQclear(r);
     }
-    if (work->exchange->verdict_count == 0)
-        return pgqrsi_pg_no_memory(work->pg);
+    if (work->exchange->verdict_count == 0) return pgqrsi_pg_no_memory(work->pg);
     /* the verdicts have been carried out, so the call must not fail */
-    pgqrs_backend_log(work->pg->store, PGQRS_LOG_WARN, "out of memory: %zu claimed messages were given back", work->got);
+    pgqrs_backend_log(work->pg->store, PGQRS_LOG_WARN, "out of memory: %zu claimed messages were given back",
+                      work->got);
     work->exchange->claim->messages = work->spare;
     work->spare = NULL;
     return PGQRS_OK;
@@ -8086,15 +7793,12 @@ static pgqrs_result pgqrsi_pg_messages(pgqrsi_pg_work *work)
 {
     pgqrsi_pg_row local[PGQRSI_PG_LOCAL_ITEMS];
     pgqrsi_pg_row *rows = local;
-    if (work->got == 0)
-        return PGQRS_OK;
+    if (work->got == 0) return PGQRS_OK;
     if (work->got > PGQRSI_PG_LOCAL_ITEMS)
         rows = (pgqrsi_pg_row *)pgqrs_backend_resize(work->pg->store, NULL, 0, work->got * sizeof *rows);
     pgqrs_messages *messages = NULL;
-    if (rows)
-        messages = pgqrsi_pg_messages_make(work, rows, pgqrsi_pg_rows(work, rows));
-    if (rows && rows != local)
-        pgqrs_backend_free(work->pg->store, rows, work->got * sizeof *rows);
+    if (rows) messages = pgqrsi_pg_messages_make(work, rows, pgqrsi_pg_rows(work, rows));
+    if (rows && rows != local) pgqrs_backend_free(work->pg->store, rows, work->got * sizeof *rows);
     work->exchange->claim->messages = messages;
     return messages ? PGQRS_OK : pgqrsi_pg_unclaim(work);
 }
@@ -8108,14 +7812,12 @@ static pgqrs_result pgqrsi_pg_more_rounds(pgqrsi_pg_work *work)
     for (int rounds = 1; rounds < PGQRSI_PG_CLAIM_ROUNDS && work->got < claim->limit; rounds++) {
         bool cut = work->last.seen > 0 && work->last.seen == work->last.guess;
         bool bare = work->got == 0 && !(tended && work->full);
-        if (claim->paused || claim->refused || (!cut && !bare))
-            break;
+        if (claim->paused || claim->refused || (!cut && !bare)) break;
         bool tend = bare && !cut;
         work->full = work->full || tend;
         tended = tended || tend;
         pgqrs_result result = pgqrsi_pg_round(work, false, tend, false);
-        if (result)
-            return work->got > 0 || work->exchange->verdict_count > 0 ? PGQRS_OK : result;
+        if (result) return work->got > 0 || work->exchange->verdict_count > 0 ? PGQRS_OK : result;
     }
     return PGQRS_OK;
 }
@@ -8131,17 +7833,13 @@ static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
     pgqrs_backend_claim *claim = work->exchange->claim;
     bool tend = pgqrsi_pg_tend_due(work);
     work->full = work->slot && (work->slot->idle || pgqrs_backend_monotonic() >= work->slot->rescan_us);
-    if (work->slot && !work->full && !pgqrsi_pg_in_callers_transaction(work->pg))
-        pgqrsi_pg_doubt(work->pg, work->slot);
+    if (work->slot && !work->full && !pgqrsi_pg_in_callers_transaction(work->pg)) pgqrsi_pg_doubt(work->pg, work->slot);
     pgqrs_result result = pgqrsi_pg_first_round(work, tend);
-    if (result || !claim)
-        return result;
+    if (result || !claim) return result;
     result = pgqrsi_pg_more_rounds(work);
-    if (result)
-        return result;
+    if (result) return result;
     work->slot->idle = work->got == 0;
-    if (claim->paused || claim->refused)
-        claim->next_due_us = -1;
+    if (claim->paused || claim->refused) claim->next_due_us = -1;
     return pgqrsi_pg_messages(work);
 }
 
@@ -8161,8 +7859,7 @@ static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *excha
     work.spare = NULL;
     if (exchange->claim && exchange->verdict_count > 0) {
         work.spare = (pgqrs_messages *)pgqrs_backend_result_new(pg->store, sizeof *work.spare, 0);
-        if (!work.spare)
-            return pgqrsi_pg_no_memory(pg);
+        if (!work.spare) return pgqrsi_pg_no_memory(pg);
     }
     work.items = large ? (pgqrsi_pg_item *)pgqrs_backend_resize(pg->store, NULL, 0, bytes) : local;
     if (!work.items) {
@@ -8177,8 +7874,7 @@ static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *excha
     for (int i = 0; i < work.claim_count; i++)
         PQclear(work.claims[i]);
     pgqrs_free(work.spare);
-    if (large)
-        pgqrs_backend_free(pg->store, work.items, bytes);
+    if (large) pgqrs_backend_free(pg->store, work.items, bytes);
     return result;
 }
 
@@ -8205,8 +7901,7 @@ static pgqrs_result pgqrsi_pg_extend(void *self, const pgqrs_backend_extend *req
         request->results[i] = result ? result : PGQRS_ERR_LEASE_LOST;
     for (int row = 0; row < PQntuples(r); row++) {
         int64_t place = pgqrsi_pg_get_int64(r, row, 0);
-        if (place >= 1 && (uint64_t)place <= request->count)
-            request->results[place - 1] = PGQRS_OK;
+        if (place >= 1 && (uint64_t)place <= request->count) request->results[place - 1] = PGQRS_OK;
     }
     PQclear(r);
     return result;
@@ -8217,8 +7912,7 @@ static pgqrs_result pgqrsi_pg_extend(void *self, const pgqrs_backend_extend *req
 static void pgqrsi_pg_swallow(pgqrsi_pg *pg)
 {
     PGnotify *notice;
-    if (!pg->connection || PQconsumeInput(pg->connection) != 1)
-        return;
+    if (!pg->connection || PQconsumeInput(pg->connection) != 1) return;
     while ((notice = PQnotifies(pg->connection)) != NULL)
         PQfreemem(notice);
 }
@@ -8237,18 +7931,15 @@ static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t
     pgqrsi_pg_call call;
     PGresult *r;
     int64_t monotonic_us = pgqrs_backend_monotonic();
-    if (strcmp(pg->wait_queue, queue) == 0 && pg->wait_until_us - monotonic_us > for_us / 2)
-        return PGQRS_OK;
-    if (!pg->wait_token)
-        pg->wait_token = (int64_t)(pgqrs_backend_random(pg->store) >> 1) | 1;
+    if (strcmp(pg->wait_queue, queue) == 0 && pg->wait_until_us - monotonic_us > for_us / 2) return PGQRS_OK;
+    if (!pg->wait_token) pg->wait_token = (int64_t)(pgqrs_backend_random(pg->store) >> 1) | 1;
     pgqrsi_pg_start(&call, pg, PGQRSI_PG_SLEEP);
     pgqrsi_pg_text(&call, queue);
     pgqrsi_pg_int64(&call, for_us);
     pgqrsi_pg_int64(&call, pg->wait_token);
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
     PQclear(r);
-    if (result)
-        return result;
+    if (result) return result;
     snprintf(pg->wait_queue, sizeof pg->wait_queue, "%s", queue);
     pg->wait_until_us = monotonic_us + for_us;
     return PGQRS_OK;
@@ -8259,11 +7950,9 @@ static pgqrs_result pgqrsi_pg_wait_begin(void *self, int64_t now_us, const char 
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     int64_t ignored = 0;
     (void)now_us; /* sleeping is about real time */
-    if (!(pgqrsi_pg_capabilities(self) & PGQRS_CAN_WAKE))
-        return PGQRS_OK;
+    if (!(pgqrsi_pg_capabilities(self) & PGQRS_CAN_WAKE)) return PGQRS_OK;
     pgqrs_result result = pgqrsi_pg_retry(pg, pgqrsi_pg_listen, &ignored);
-    if (!result)
-        result = pgqrsi_pg_lie_down(pg, queue, for_us);
+    if (!result) result = pgqrsi_pg_lie_down(pg, queue, for_us);
     pgqrsi_pg_swallow(pg);
     return result;
 }
@@ -8307,10 +7996,8 @@ static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, cons
     group.count = 2;
     group.repeatable = true;
     pgqrs_result result = pgqrsi_pg_run_group(pg, &group);
-    if (!result && PQntuples(group.results[0]) > 0)
-        *changed += pgqrsi_pg_get_int64(group.results[0], 0, 3);
-    if (!result && PQntuples(group.results[1]) > 0)
-        *changed += pgqrsi_pg_get_int64(group.results[1], 0, 0);
+    if (!result && PQntuples(group.results[0]) > 0) *changed += pgqrsi_pg_get_int64(group.results[0], 0, 3);
+    if (!result && PQntuples(group.results[1]) > 0) *changed += pgqrsi_pg_get_int64(group.results[1], 0, 0);
     pgqrsi_pg_group_clear(&group);
     return result;
 }
@@ -8332,8 +8019,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
             result = pgqrsi_pg_maintain_queue(pg, now_us, pgqrsi_pg_get_text(r, 0, 1, NULL), changed);
         }
         PQclear(r);
-        if (result || !more)
-            return result;
+        if (result || !more) return result;
     }
 }
 
@@ -8350,17 +8036,17 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* Message k.id of queue k.queue_id is in row t of ready or delayed; in row l of leases; in row d of done. */
 #define PGQRSI_PA_IN_RUN "t.queue_id=k.queue_id AND t.lo<=k.id AND t.lo>k.id-50 AND k.id<t.lo+t.n"
-#define PGQRSI_PA_IN_LEASE                                                                                            \
-    "l.queue_id=k.queue_id AND l.lo_min<=k.id AND l.hi_max>=k.id"                                                     \
+#define PGQRSI_PA_IN_LEASE                                                                                             \
+    "l.queue_id=k.queue_id AND l.lo_min<=k.id AND l.hi_max>=k.id"                                                      \
     " AND EXISTS(SELECT 1 FROM unnest(l.lo,l.n) AS u(lo,n) WHERE k.id>=u.lo AND k.id<u.lo+u.n)"
-#define PGQRSI_PA_IN_DONE                                                                                             \
-    "d.queue_id=k.queue_id AND d.lo_min<=k.id AND d.lo_min>k.id-1024 AND d.hi_max>=k.id"                              \
+#define PGQRSI_PA_IN_DONE                                                                                              \
+    "d.queue_id=k.queue_id AND d.lo_min<=k.id AND d.lo_min>k.id-1024 AND d.hi_max>=k.id"                               \
     " AND EXISTS(SELECT 1 FROM unnest(d.lo,d.n) AS u(lo,n) WHERE k.id>=u.lo AND k.id<u.lo+u.n)"
 
 /* The messages of an id array $1, whatever their queue, as k(id, o, queue_id). */
-#define PGQRSI_PA_FIND                                                                                                \
-    "k AS MATERIALIZED (SELECT u.id,u.o,m.queue_id FROM unnest($1) WITH ORDINALITY AS u(id,o) LEFT JOIN LATERAL"      \
-    " (SELECT m.queue_id FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues))"          \
+#define PGQRSI_PA_FIND                                                                                                 \
+    "k AS MATERIALIZED (SELECT u.id,u.o,m.queue_id FROM unnest($1) WITH ORDINALITY AS u(id,o) LEFT JOIN LATERAL"       \
+    " (SELECT m.queue_id FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues))"           \
     " AND m.id=u.id) m ON true ORDER BY u.id)"
 
 /* Ids $1 with their queues $2, as k(id, queue_id). */
@@ -8368,60 +8054,60 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 
 /* Deletes the rows of `table` that have one of k. They are locked, so their places in the table stay what they are; the
  * OFFSET keeps the planner from anything but looking each of them up. */
-#define PGQRSI_PA_TAKE(table, t, is)                                                                                  \
-    "gone AS (DELETE FROM @." table " WHERE ctid=ANY(ARRAY(SELECT s.tid FROM k,LATERAL(SELECT " t ".ctid AS tid"      \
+#define PGQRSI_PA_TAKE(table, t, is)                                                                                   \
+    "gone AS (DELETE FROM @." table " WHERE ctid=ANY(ARRAY(SELECT s.tid FROM k,LATERAL(SELECT " t ".ctid AS tid"       \
     " FROM @." table " " t " WHERE " is " OFFSET 0) s)) RETURNING *)"
 
 /* The messages of deleted runs: `old` are those that are not to come back, either by their age or because they are
  * in k. */
 #define PGQRSI_PA_OLD "($2 IS NULL OR m.enqueued_at<$2)"
-#define PGQRSI_PA_MESSAGES_OF(r)                                                                                      \
-    "LATERAL(SELECT m.id," PGQRSI_PA_OLD " AS old FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=" r ".lo"     \
+#define PGQRSI_PA_MESSAGES_OF(r)                                                                                       \
+    "LATERAL(SELECT m.id," PGQRSI_PA_OLD " AS old FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=" r ".lo"      \
     " AND m.id<" r ".lo+" r ".n OFFSET 0) m"
 #define PGQRSI_PA_EACH_BY_AGE "each AS MATERIALIZED (SELECT g.*,m.id,m.old FROM gone g," PGQRSI_PA_MESSAGES_OF("g") ")"
-#define PGQRSI_PA_EACH_IN_K                                                                                           \
-    "each AS MATERIALIZED (SELECT g.*,x.id,x.id IN (SELECT id FROM k) AS old"                                         \
+#define PGQRSI_PA_EACH_IN_K                                                                                            \
+    "each AS MATERIALIZED (SELECT g.*,x.id,x.id IN (SELECT id FROM k) AS old"                                          \
     " FROM gone g,generate_series(g.lo,g.lo+g.n-1) AS x(id))"
 
 /* What is left of deleted runs comes back as runs. The order number stays, so what is left keeps its place in line. */
-#define PGQRSI_PA_RUN_REST(columns)                                                                                   \
-    " SELECT " columns ",min(id),count(*),attempt,expires_at,keyed FROM (SELECT e.*,"                                 \
-    "id-row_number() OVER (PARTITION BY lo ORDER BY id) AS island FROM each e WHERE NOT old) e"                       \
+#define PGQRSI_PA_RUN_REST(columns)                                                                                    \
+    " SELECT " columns ",min(id),count(*),attempt,expires_at,keyed FROM (SELECT e.*,"                                  \
+    "id-row_number() OVER (PARTITION BY lo ORDER BY id) AS island FROM each e WHERE NOT old) e"                        \
     " GROUP BY " columns ",lo,island,attempt,expires_at,keyed ORDER BY " columns ",min(id)"
-#define PGQRSI_PA_READY_REST                                                                                          \
-    "rest AS (INSERT INTO @.pgqrs_ready(ord,queue_id,prio,lo,n,attempt,expires_at,keyed)"                             \
-    PGQRSI_PA_RUN_REST("ord,queue_id,prio") ")"
-#define PGQRSI_PA_DELAYED_REST                                                                                        \
-    "rest AS (INSERT INTO @.pgqrs_delayed(due_at,queue_id,prio,lo,n,attempt,expires_at,keyed)"                        \
-    PGQRSI_PA_RUN_REST("due_at,queue_id,prio") ")"
+#define PGQRSI_PA_READY_REST                                                                                           \
+    "rest AS (INSERT INTO @.pgqrs_ready(ord,queue_id,prio,lo,n,attempt,expires_at,keyed)" PGQRSI_PA_RUN_REST(          \
+        "ord,queue_id,prio") ")"
+#define PGQRSI_PA_DELAYED_REST                                                                                         \
+    "rest AS (INSERT INTO @.pgqrs_delayed(due_at,queue_id,prio,lo,n,attempt,expires_at,keyed)" PGQRSI_PA_RUN_REST(     \
+        "due_at,queue_id,prio") ")"
 
 /* The same for the locked leases in the array `leases`: `each` has their messages. A lease keeps its row, so that
  * who waits for it finds it; one without messages goes. */
-#define PGQRSI_PA_LEASE_REST(leases)                                                                                  \
-    "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM (SELECT e.*,"      \
-    "id-row_number() OVER (PARTITION BY lease,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                  \
-    " GROUP BY lease,o,island,attempt,prio),"                                                                         \
-    "rest AS MATERIALIZED (SELECT lease,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                    \
-    "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt,"  \
-    "array_agg(prio ORDER BY o,lo) AS prio FROM runs GROUP BY lease),"                                                \
-    "smaller AS (UPDATE @.pgqrs_leases l SET total=r.total,lo_min=r.lo_min,hi_max=r.hi_max,lo=r.lo,n=r.n,"            \
-    "attempt=r.attempt,prio=r.prio FROM rest r WHERE l.lease=r.lease AND l.total<>r.total),"                          \
-    "empty AS (DELETE FROM @.pgqrs_leases l WHERE l.lease=ANY(" leases ")"                                            \
+#define PGQRSI_PA_LEASE_REST(leases)                                                                                   \
+    "runs AS (SELECT lease,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt,prio FROM (SELECT e.*,"       \
+    "id-row_number() OVER (PARTITION BY lease,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                   \
+    " GROUP BY lease,o,island,attempt,prio),"                                                                          \
+    "rest AS MATERIALIZED (SELECT lease,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                     \
+    "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt,"   \
+    "array_agg(prio ORDER BY o,lo) AS prio FROM runs GROUP BY lease),"                                                 \
+    "smaller AS (UPDATE @.pgqrs_leases l SET total=r.total,lo_min=r.lo_min,hi_max=r.hi_max,lo=r.lo,n=r.n,"             \
+    "attempt=r.attempt,prio=r.prio FROM rest r WHERE l.lease=r.lease AND l.total<>r.total),"                           \
+    "empty AS (DELETE FROM @.pgqrs_leases l WHERE l.lease=ANY(" leases ")"                                             \
     " AND NOT EXISTS(SELECT 1 FROM rest r WHERE r.lease=l.lease))"
 #define PGQRSI_PA_OLD_IDS "ids AS MATERIALIZED (SELECT queue_id,id FROM each WHERE old)"
 
 /* Forgets the messages in ids(queue_id, id) and counts them. */
-#define PGQRSI_PA_FORGET                                                                                              \
-    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE f.message_id=i.id),"                                 \
-    "keys AS MATERIALIZED (SELECT y.queue_id,y.key FROM @.pgqrs_dedup y JOIN ids i ON y.queue_id=i.queue_id"          \
-    " AND y.message_id=i.id ORDER BY y.key COLLATE \"C\" FOR UPDATE OF y),"                                           \
-    "unkey AS (DELETE FROM @.pgqrs_dedup y USING keys k WHERE y.queue_id=k.queue_id AND y.key=k.key),"                \
-    "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"         \
+#define PGQRSI_PA_FORGET                                                                                               \
+    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE f.message_id=i.id),"                                  \
+    "keys AS MATERIALIZED (SELECT y.queue_id,y.key FROM @.pgqrs_dedup y JOIN ids i ON y.queue_id=i.queue_id"           \
+    " AND y.message_id=i.id ORDER BY y.key COLLATE \"C\" FOR UPDATE OF y),"                                            \
+    "unkey AS (DELETE FROM @.pgqrs_dedup y USING keys k WHERE y.queue_id=k.queue_id AND y.key=k.key),"                 \
+    "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"          \
     " SELECT count(*) FROM m"
 
 /* Wakes who sleeps on the queues in `source`(queue_id): the notification leaves when the transaction commits. */
-#define PGQRSI_PA_WAKE(source)                                                                                        \
-    "(SELECT count(pg_notify('@!',s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM " source ") s"         \
+#define PGQRSI_PA_WAKE(source)                                                                                         \
+    "(SELECT count(pg_notify('@!',s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM " source ") s"          \
     " WHERE EXISTS(SELECT 1 FROM @.pgqrs_sleepers z WHERE z.queue_id=s.queue_id AND z.until>statement_timestamp()))"
 
 /* The messages of deleted leases go back to the tail of the line, or to the dead letters when their attempts are
@@ -8429,125 +8115,127 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
  * selects PGQRSI_PA_RELEASED. */
 #define PGQRSI_PA_RELEASED PGQRSI_PA_WAKE("runs WHERE NOT spent")
 #define PGQRSI_PA_LEASE_COLUMNS "l.queue_id,l.lease,l.worker_id,l.keyed,l.lo,l.n,l.attempt,l.prio"
-#define PGQRSI_PA_GONE(leases, lock)                                                                                  \
-    "gone AS (DELETE FROM @.pgqrs_leases l USING (SELECT lease FROM @.pgqrs_leases WHERE " leases                     \
+#define PGQRSI_PA_GONE(leases, lock)                                                                                   \
+    "gone AS (DELETE FROM @.pgqrs_leases l USING (SELECT lease FROM @.pgqrs_leases WHERE " leases                      \
     " ORDER BY lease " lock ") k WHERE l.lease=k.lease RETURNING " PGQRSI_PA_LEASE_COLUMNS ")"
-#define PGQRSI_PA_RELEASE(reason, now)                                                                                \
-    "runs AS (SELECT g.queue_id,g.lease,g.worker_id,g.keyed,r.lo,r.n,r.attempt,r.prio,r.o,"                           \
-    "r.attempt>=q.max_attempts AS spent FROM gone g JOIN @.pgqrs_queues q ON q.id=g.queue_id,"                        \
-    "unnest(g.lo,g.n,g.attempt,g.prio) WITH ORDINALITY AS r(lo,n,attempt,prio,o)),"                                   \
-    "ids AS MATERIALIZED (SELECT r.*,x.id FROM runs r,generate_series(r.lo,r.lo+r.n-1) AS x(id)),"                    \
-    "back AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                            \
-    " SELECT queue_id,prio,lo,n,attempt,keyed FROM runs WHERE NOT spent ORDER BY lease,o),"                           \
-    "failed AS (INSERT INTO @.pgqrs_failures(message_id,queue_id,attempt,at,reason)"                                  \
-    " SELECT id,queue_id,attempt," now "," reason " FROM ids WHERE NOT spent ON CONFLICT (message_id)"                \
-    " DO UPDATE SET attempt=excluded.attempt,at=excluded.at,reason=excluded.reason),"                                 \
-    "fatal AS (INSERT INTO @.pgqrs_dead(queue_id,id,attempt,at,reason,worker_id)"                                     \
-    " SELECT queue_id,id,attempt," now "," reason ",worker_id FROM ids WHERE spent),"                                 \
-    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE i.spent AND f.message_id=i.id),"                     \
-    "unkey AS (DELETE FROM @.pgqrs_dedup y USING ids i WHERE i.spent AND i.keyed AND y.queue_id=i.queue_id"           \
+#define PGQRSI_PA_RELEASE(reason, now)                                                                                 \
+    "runs AS (SELECT g.queue_id,g.lease,g.worker_id,g.keyed,r.lo,r.n,r.attempt,r.prio,r.o,"                            \
+    "r.attempt>=q.max_attempts AS spent FROM gone g JOIN @.pgqrs_queues q ON q.id=g.queue_id,"                         \
+    "unnest(g.lo,g.n,g.attempt,g.prio) WITH ORDINALITY AS r(lo,n,attempt,prio,o)),"                                    \
+    "ids AS MATERIALIZED (SELECT r.*,x.id FROM runs r,generate_series(r.lo,r.lo+r.n-1) AS x(id)),"                     \
+    "back AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                             \
+    " SELECT queue_id,prio,lo,n,attempt,keyed FROM runs WHERE NOT spent ORDER BY lease,o),"                            \
+    "failed AS (INSERT INTO @.pgqrs_failures(message_id,queue_id,attempt,at,reason)"                                   \
+    " SELECT id,queue_id,attempt," now "," reason " FROM ids WHERE NOT spent ON CONFLICT (message_id)"                 \
+    " DO UPDATE SET attempt=excluded.attempt,at=excluded.at,reason=excluded.reason),"                                  \
+    "fatal AS (INSERT INTO @.pgqrs_dead(queue_id,id,attempt,at,reason,worker_id)"                                      \
+    " SELECT queue_id,id,attempt," now "," reason ",worker_id FROM ids WHERE spent),"                                  \
+    "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE i.spent AND f.message_id=i.id),"                      \
+    "unkey AS (DELETE FROM @.pgqrs_dedup y USING ids i WHERE i.spent AND i.keyed AND y.queue_id=i.queue_id"            \
     " AND y.message_id=i.id)"
 
-#define PGQRSI_PA_QUEUE_COLUMNS                                                                                       \
+#define PGQRSI_PA_QUEUE_COLUMNS                                                                                        \
     "id,name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,retention_ms,dead_retention_ms,paused,created_at"
 
-#define PGQRSI_PA_HAS_OLD                                                                                             \
-    "($2 IS NULL OR (SELECT true FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"        \
+#define PGQRSI_PA_HAS_OLD                                                                                              \
+    "($2 IS NULL OR (SELECT true FROM @.pgqrs_messages m WHERE m.queue_id=$1 AND m.id>=t.lo AND m.id<t.lo+t.n"         \
     " AND m.enqueued_at<$2 LIMIT 1))"
 
-#define PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                 \
-    /* most queues are there already: then nothing is written */                                                      \
-    X(QUEUE_CREATE, "WITH made AS (INSERT INTO @.pgqrs_queues(name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,"  \
-                    "retention_ms,dead_retention_ms,paused,created_at)"                                               \
-                    " SELECT $1,$2,$3,$4,$5,$6,$7,$8," PGQRSI_PA_NOW("9")                                             \
-                    " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)"                                   \
-                    " ON CONFLICT (name) DO NOTHING RETURNING id) SELECT count(*) FROM made")                         \
-    X(QUEUE_CHANGE, "UPDATE @.pgqrs_queues SET lease_ms=coalesce(nullif($2,0),lease_ms),"                             \
-                    "max_attempts=coalesce(nullif($3,0),max_attempts),backoff_ms=coalesce(nullif($4,0),backoff_ms),"  \
-                    "backoff_max_ms=coalesce(nullif($5,0),backoff_max_ms),"                                           \
-                    "retention_ms=CASE $6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE $6 END,"                       \
-                    "dead_retention_ms=CASE $7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE $7 END,"             \
-                    "paused=CASE $8 WHEN 1 THEN true WHEN 2 THEN false ELSE paused END WHERE name=$1"                 \
-                    " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))                          \
-    X(QUEUE_GET, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE name=$1")                              \
-    X(QUEUE_PAGE, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE id>$1 ORDER BY id LIMIT $2")          \
-    X(GATE, "SELECT CASE WHEN $1 THEN pg_advisory_xact_lock(1886417010,'@.pgqrs_meta'::regclass::oid::int)"           \
-            " ELSE pg_advisory_xact_lock_shared(1886417010,'@.pgqrs_meta'::regclass::oid::int) END::text")            \
-    X(QUEUE_LOCK, "SELECT id FROM @.pgqrs_queues WHERE name=$1 FOR UPDATE")                                           \
-    X(QUEUE_ID, "SELECT id FROM @.pgqrs_queues WHERE name=$1")                                                        \
-    X(PATIENCE, "SELECT current_setting('lock_timeout'),set_config('lock_timeout',coalesce($1,'3s'),true)")           \
-    X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_leases,@.pgqrs_messages IN EXCLUSIVE MODE")                                  \
-    X(QUEUE_USE, "SELECT (SELECT count(*) FROM @.pgqrs_messages WHERE queue_id=$1),"                                  \
-                 "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5)")                             \
-    X(DROP_DELAYED, "DELETE FROM @.pgqrs_delayed WHERE queue_id=$1")                                                  \
-    X(DROP_READY, "DELETE FROM @.pgqrs_ready WHERE queue_id=$1")                                                      \
-    X(DROP_LEASES, "DELETE FROM @.pgqrs_leases WHERE queue_id=$1")                                                    \
-    X(DROP_DEAD, "DELETE FROM @.pgqrs_dead WHERE queue_id=$1")                                                        \
-    X(DROP_DONE, "DELETE FROM @.pgqrs_done WHERE queue_id=$1")                                                        \
-    X(DROP_FAILURES, "DELETE FROM @.pgqrs_failures WHERE queue_id=$1")                                                \
-    X(DROP_DEDUP, "DELETE FROM @.pgqrs_dedup WHERE queue_id=$1")                                                      \
-    X(DROP_MESSAGES, "DELETE FROM @.pgqrs_messages WHERE queue_id=$1")                                                \
-    X(QUEUE_DROP, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE queue_id=$1),"                                        \
-                  "s AS (DELETE FROM @.pgqrs_sleepers WHERE queue_id=$1)"                                             \
-                  " DELETE FROM @.pgqrs_queues WHERE id=$1")                                                          \
-    X(PURGE_START, "SELECT id,CASE WHEN $3>0 THEN " PGQRSI_PA_NOW("2") "-$3*interval '1 millisecond' END"             \
-                   " FROM @.pgqrs_queues WHERE name=$1 FOR KEY SHARE")                                                \
-    X(PURGE_DELAYED, "WITH gone AS (DELETE FROM @.pgqrs_delayed t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD         \
-                     " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_DELAYED_REST ","    \
-                     PGQRSI_PA_FORGET)                                                                                \
-    X(PURGE_READY, "WITH gone AS (DELETE FROM @.pgqrs_ready t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD             \
-                   " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_READY_REST ","        \
-                   PGQRSI_PA_FORGET)                                                                                  \
-    X(PURGE_HAVE, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)")                                    \
-    X(PURGE_LOCK, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"                  \
-                  " ORDER BY lease FOR UPDATE) l")                                                                    \
-    X(PURGE_LOCK_FREE, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"             \
-                       " FOR UPDATE SKIP LOCKED) l")                                                                  \
-    X(PURGE_LEASED, "WITH each AS MATERIALIZED (SELECT l.queue_id,l.lease,r.o,r.attempt,r.prio,m.id,m.old"            \
-                    " FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio) WITH ORDINALITY AS"                     \
-                    " r(lo,n,attempt,prio,o)," PGQRSI_PA_MESSAGES_OF("r") " WHERE l.lease=ANY($3)),"                  \
-                    PGQRSI_PA_OLD_IDS "," PGQRSI_PA_LEASE_REST("$3") "," PGQRSI_PA_FORGET)                            \
-    X(PURGE_DEAD, "WITH ids AS (DELETE FROM @.pgqrs_dead WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                 \
-                  " RETURNING queue_id,id)," PGQRSI_PA_FORGET)                                                        \
-    X(PURGE_DONE, "WITH gone AS (DELETE FROM @.pgqrs_done WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                \
-                  " RETURNING queue_id,lo,n),ids AS MATERIALIZED (SELECT g.queue_id,x.id FROM gone g,"                \
+#define PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                  \
+    /* most queues are there already: then nothing is written */                                                       \
+    X(QUEUE_CREATE, "WITH made AS (INSERT INTO @.pgqrs_queues(name,lease_ms,max_attempts,backoff_ms,backoff_max_ms,"   \
+                    "retention_ms,dead_retention_ms,paused,created_at)"                                                \
+                    " SELECT $1,$2,$3,$4,$5,$6,$7,$8," PGQRSI_PA_NOW(                                                  \
+                        "9") " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)"                           \
+                             " ON CONFLICT (name) DO NOTHING RETURNING id) SELECT count(*) FROM made")                 \
+    X(QUEUE_CHANGE, "UPDATE @.pgqrs_queues SET lease_ms=coalesce(nullif($2,0),lease_ms),"                              \
+                    "max_attempts=coalesce(nullif($3,0),max_attempts),backoff_ms=coalesce(nullif($4,0),backoff_ms),"   \
+                    "backoff_max_ms=coalesce(nullif($5,0),backoff_max_ms),"                                            \
+                    "retention_ms=CASE $6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE $6 END,"                        \
+                    "dead_retention_ms=CASE $7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE $7 END,"              \
+                    "paused=CASE $8 WHEN 1 THEN true WHEN 2 THEN false ELSE paused END WHERE name=$1"                  \
+                    " RETURNING id," PGQRSI_PA_WAKE("(SELECT id AS queue_id WHERE $8=2) r"))                           \
+    X(QUEUE_GET, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE name=$1")                               \
+    X(QUEUE_PAGE, "SELECT " PGQRSI_PA_QUEUE_COLUMNS " FROM @.pgqrs_queues WHERE id>$1 ORDER BY id LIMIT $2")           \
+    X(GATE, "SELECT CASE WHEN $1 THEN pg_advisory_xact_lock(1886417010,'@.pgqrs_meta'::regclass::oid::int)"            \
+            " ELSE pg_advisory_xact_lock_shared(1886417010,'@.pgqrs_meta'::regclass::oid::int) END::text")             \
+    X(QUEUE_LOCK, "SELECT id FROM @.pgqrs_queues WHERE name=$1 FOR UPDATE")                                            \
+    X(QUEUE_ID, "SELECT id FROM @.pgqrs_queues WHERE name=$1")                                                         \
+    X(PATIENCE, "SELECT current_setting('lock_timeout'),set_config('lock_timeout',coalesce($1,'3s'),true)")            \
+    X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_leases,@.pgqrs_messages IN EXCLUSIVE MODE")                                   \
+    X(QUEUE_USE, "SELECT (SELECT count(*) FROM @.pgqrs_messages WHERE queue_id=$1),"                                   \
+                 "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5)")                              \
+    X(DROP_DELAYED, "DELETE FROM @.pgqrs_delayed WHERE queue_id=$1")                                                   \
+    X(DROP_READY, "DELETE FROM @.pgqrs_ready WHERE queue_id=$1")                                                       \
+    X(DROP_LEASES, "DELETE FROM @.pgqrs_leases WHERE queue_id=$1")                                                     \
+    X(DROP_DEAD, "DELETE FROM @.pgqrs_dead WHERE queue_id=$1")                                                         \
+    X(DROP_DONE, "DELETE FROM @.pgqrs_done WHERE queue_id=$1")                                                         \
+    X(DROP_FAILURES, "DELETE FROM @.pgqrs_failures WHERE queue_id=$1")                                                 \
+    X(DROP_DEDUP, "DELETE FROM @.pgqrs_dedup WHERE queue_id=$1")                                                       \
+    X(DROP_MESSAGES, "DELETE FROM @.pgqrs_messages WHERE queue_id=$1")                                                 \
+    X(QUEUE_DROP, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE queue_id=$1),"                                         \
+                  "s AS (DELETE FROM @.pgqrs_sleepers WHERE queue_id=$1)"                                              \
+                  " DELETE FROM @.pgqrs_queues WHERE id=$1")                                                           \
+    X(PURGE_START,                                                                                                     \
+      "SELECT id,CASE WHEN $3>0 THEN " PGQRSI_PA_NOW("2") "-$3*interval '1 millisecond' END"                           \
+                                                          " FROM @.pgqrs_queues WHERE name=$1 FOR KEY SHARE")          \
+    X(PURGE_DELAYED,                                                                                                   \
+      "WITH gone AS (DELETE FROM @.pgqrs_delayed t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD                         \
+      " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_DELAYED_REST "," PGQRSI_PA_FORGET)  \
+    X(PURGE_READY,                                                                                                     \
+      "WITH gone AS (DELETE FROM @.pgqrs_ready t WHERE t.queue_id=$1 AND " PGQRSI_PA_HAS_OLD                           \
+      " RETURNING t.*)," PGQRSI_PA_EACH_BY_AGE "," PGQRSI_PA_OLD_IDS "," PGQRSI_PA_READY_REST "," PGQRSI_PA_FORGET)    \
+    X(PURGE_HAVE, "SELECT EXISTS(SELECT 1 FROM @.pgqrs_leases WHERE queue_id=$1)")                                     \
+    X(PURGE_LOCK, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"                   \
+                  " ORDER BY lease FOR UPDATE) l")                                                                     \
+    X(PURGE_LOCK_FREE, "SELECT array_agg(lease) FROM (SELECT lease FROM @.pgqrs_leases WHERE queue_id=$1"              \
+                       " FOR UPDATE SKIP LOCKED) l")                                                                   \
+    X(PURGE_LEASED,                                                                                                    \
+      "WITH each AS MATERIALIZED (SELECT l.queue_id,l.lease,r.o,r.attempt,r.prio,m.id,m.old"                           \
+      " FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio) WITH ORDINALITY AS"                                    \
+      " r(lo,n,attempt,prio,o)," PGQRSI_PA_MESSAGES_OF("r") " WHERE l.lease=ANY($3))," PGQRSI_PA_OLD_IDS               \
+                                                            "," PGQRSI_PA_LEASE_REST("$3") "," PGQRSI_PA_FORGET)       \
+    X(PURGE_DEAD, "WITH ids AS (DELETE FROM @.pgqrs_dead WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                  \
+                  " RETURNING queue_id,id)," PGQRSI_PA_FORGET)                                                         \
+    X(PURGE_DONE, "WITH gone AS (DELETE FROM @.pgqrs_done WHERE queue_id=$1 AND ($2 IS NULL OR at<$2)"                 \
+                  " RETURNING queue_id,lo,n),ids AS MATERIALIZED (SELECT g.queue_id,x.id FROM gone g,"                 \
                   "unnest(g.lo,g.n) AS r(lo,n),generate_series(r.lo,r.lo+r.n-1) AS x(id))," PGQRSI_PA_FORGET)
 
 /* What people see of a message: p says where it is, as (queue_id, id, k, a, l, w, t, z, x): k 1 ready, 2 delayed, 3
  * leased, 4 archived, 5 dead, 0 ready because its lease ran out; attempt, lease, worker, the time that belongs to k,
  * size of the lease, reason. A failed try explains the present state only of an unfinished message; an expiry
  * matters only until the first try. */
-#define PGQRSI_PA_SHOW                                                                                                \
-    "SELECT p.id,CASE p.k WHEN 0 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (0,3) THEN p.t END,p.w,"     \
-    "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k>2 OR p.a=0 THEN m.expires_at END,"                      \
-    "CASE WHEN p.k>3 THEN p.t END,p.z,n.name,m.dedup_key,m.producer,"                                                 \
+#define PGQRSI_PA_SHOW                                                                                                 \
+    "SELECT p.id,CASE p.k WHEN 0 THEN 1 ELSE p.k END,m.priority,p.a,p.l,CASE WHEN p.k IN (0,3) THEN p.t END,p.w,"      \
+    "m.enqueued_at,CASE p.k WHEN 2 THEN p.t END,CASE WHEN p.k>2 OR p.a=0 THEN m.expires_at END,"                       \
+    "CASE WHEN p.k>3 THEN p.t END,p.z,n.name,m.dedup_key,m.producer,"                                                  \
     "CASE WHEN p.k>3 THEN p.x ELSE f.reason END,m.payload,w.name FROM ("
-#define PGQRSI_PA_SHOWN                                                                                               \
-    ") p(queue_id,id,k,a,l,w,t,z,x) JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"                   \
-    " JOIN @.pgqrs_queues n ON n.id=p.queue_id LEFT JOIN @.pgqrs_failures f ON f.message_id=p.id"                     \
+#define PGQRSI_PA_SHOWN                                                                                                \
+    ") p(queue_id,id,k,a,l,w,t,z,x) JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"                    \
+    " JOIN @.pgqrs_queues n ON n.id=p.queue_id LEFT JOIN @.pgqrs_failures f ON f.message_id=p.id"                      \
     " LEFT JOIN @.pgqrs_workers w ON w.id=p.w"
 #define PGQRSI_PA_AT_READY "q.id,x.id,1,r.attempt,0,q.n,q.u,0,q.x"
 #define PGQRSI_PA_AT_DELAYED "q.id,x.id,2,r.attempt,0,q.n,r.due_at,0,q.x"
-#define PGQRSI_PA_AT_LEASED                                                                                           \
-    "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 0 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"      \
+#define PGQRSI_PA_AT_LEASED                                                                                            \
+    "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 0 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"       \
     "CASE WHEN l.until>q.t THEN l.worker_id END,l.until,CASE WHEN l.until>q.t THEN l.total ELSE 0 END,q.x"
-#define PGQRSI_PA_AT_DONE                                                                                             \
-    "q.id,x.id,4,r.attempt,0,d.worker_id,d.at,0,CASE d.outcome WHEN 1 THEN 'expired' END"
+#define PGQRSI_PA_AT_DONE "q.id,x.id,4,r.attempt,0,d.worker_id,d.at,0,CASE d.outcome WHEN 1 THEN 'expired' END"
 #define PGQRSI_PA_AT_DEAD "q.id,x.id,5,x.attempt,0,x.worker_id,x.at,0,x.reason"
 #define PGQRSI_PA_RUN_IDS ",generate_series(r.lo,r.lo+r.n-1) x(id)"
 #define PGQRSI_PA_NULLS "NULL::bigint AS n,NULL::timestamptz AS u,NULL::text AS x"
 
 /* The filter: $1 queue, $2 state, $3 worker, $4 enqueued from, $5 before; in lists $6 the cursor and $7 the limit;
  * then now. */
-#define PGQRSI_PA_QUEUES(now)                                                                                         \
-    "WITH q AS (SELECT id," PGQRSI_PA_NOW(now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                                \
-    "coalesce($4,'-infinity') AS a,coalesce($5,'infinity') AS b," PGQRSI_PA_NULLS                                     \
-    " FROM @.pgqrs_queues WHERE name=$1 OR $1 IS NULL)"
+#define PGQRSI_PA_QUEUES(now)                                                                                          \
+    "WITH q AS (SELECT id," PGQRSI_PA_NOW(                                                                             \
+        now) " AS t,$4 IS NULL AND $5 IS NULL AS f,"                                                                   \
+             "coalesce($4,'-infinity') AS a,coalesce($5,'infinity') AS b," PGQRSI_PA_NULLS                             \
+             " FROM @.pgqrs_queues WHERE name=$1 OR $1 IS NULL)"
 #define PGQRSI_PA_RANGE "m.enqueued_at>=q.a AND m.enqueued_at<q.b"
-#define PGQRSI_PA_IN_RANGE                                                                                            \
+#define PGQRSI_PA_IN_RANGE                                                                                             \
     " AND (q.f OR (SELECT true FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=x.id AND " PGQRSI_PA_RANGE "))"
-#define PGQRSI_PA_LIST_ARM(direction, columns, from, order, when)                                                     \
-    "SELECT s.* FROM q,LATERAL(SELECT " columns " FROM " from PGQRSI_PA_IN_RANGE " ORDER BY " order "x.id " direction \
+#define PGQRSI_PA_LIST_ARM(direction, columns, from, order, when)                                                      \
+    "SELECT s.* FROM q,LATERAL(SELECT " columns " FROM " from PGQRSI_PA_IN_RANGE " ORDER BY " order "x.id " direction  \
     " LIMIT $7) s WHERE " when
 
 /* A page in the exact order of ids. Each place gives its first $7 messages beyond the cursor; the places are merged.
@@ -8555,379 +8243,649 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
  * no row is wider than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at.
  * `lo`, `lease`, `row` and `id` say what lies beyond the cursor in this direction, `edge` and `within` what the
  * bound is. */
-#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                   \
-    PGQRSI_PA_QUEUES("8") PGQRSI_PA_SHOW "SELECT * FROM ("                                                            \
-    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY,                                                                 \
-                       "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id,       \
-                       "r.lo " direction ",", "$2 IN (0,1) AND $3=0")                                                 \
-    " UNION ALL "                                                                                                     \
-    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY,                                                                 \
-                       "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r"         \
-                       PGQRSI_PA_RUN_IDS " WHERE x.id" id, "", "$2 IN (0,1) AND $3=0")                                \
-    " UNION ALL "                                                                                                     \
-    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                               \
-                       "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND r.due_at>q.t" \
-                       " AND x.id" id, "r.lo " direction ",", "$2 IN (0,2) AND $3=0")                                 \
-    " UNION ALL "                                                                                                     \
-    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_LEASED,                                                                \
-                       "@.pgqrs_leases l,unnest(l.lo,l.n,l.attempt) r(lo,n,attempt)" PGQRSI_PA_RUN_IDS                \
-                       " WHERE l.queue_id=q.id AND l." lease " AND CASE WHEN l.until>q.t THEN $2<>1"                  \
-                       " AND ($3=0 OR l.worker_id=$3) ELSE $2<>3 AND $3=0 END AND x.id" id, "", "$2 IN (0,1,3)")      \
-    " UNION ALL SELECT s.* FROM q,LATERAL(SELECT " edge " AS e FROM (SELECT d.lo_min,d.hi_max"                        \
-    " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row " AND ($3=0 OR d.worker_id=$3) AND (q.f OR (SELECT true"    \
-    " FROM unnest(d.lo,d.n) u(lo,n),LATERAL(SELECT FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id>=u.lo"      \
-    " AND m.id<u.lo+u.n AND m.id" id " AND " PGQRSI_PA_RANGE " LIMIT 1) m LIMIT 1)) ORDER BY d.lo_min " direction     \
-    " LIMIT $7) z) e,"                                                                                                \
-    "LATERAL(SELECT " PGQRSI_PA_AT_DONE " FROM @.pgqrs_done d,unnest(d.lo,d.n,d.attempt) r(lo,n,attempt)"             \
-    PGQRSI_PA_RUN_IDS " WHERE d.queue_id=q.id AND " row " AND d.lo_min" within " AND ($3=0 OR d.worker_id=$3)"        \
-    " AND x.id" id PGQRSI_PA_IN_RANGE " ORDER BY x.id " direction " LIMIT $7) s WHERE $2 IN (0,4)"                    \
-    " UNION ALL "                                                                                                     \
-    PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DEAD,                                                                  \
-                       "@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id" id " AND ($3=0 OR x.worker_id=$3)", "",        \
-                       "$2 IN (0,5)")                                                                                 \
-    ") a ORDER BY 2 " direction " LIMIT $7" PGQRSI_PA_SHOWN " ORDER BY p.id " direction
+#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                                                                                                                                                              \
+    PGQRSI_PA_QUEUES("8")                                                                                                                                                                                                                                        \
+    PGQRSI_PA_SHOW "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
+        direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                                           \
+        "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                                 \
+        " WHERE x.id" id,                                                                                                                                                                                                                                        \
+        "",                                                                                                                                                                                                                                                      \
+        "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                                \
+                                                                 "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                                           \
+                                                                 " WHERE r.queue_id=q.id AND r.lo" lo                                                                                                                                                            \
+                                                                 " AND r.due_at>q.t"                                                                                                                                                                             \
+                                                                 " AND x.id" id,                                                                                                                                                                                 \
+                                                                 "r.lo " direction ",",                                                                                                                                                                          \
+                                                                 "$2 IN (0,2) AND $3=0") " UNION "                                                                                                                                                               \
+                                                                                         "ALL " PGQRSI_PA_LIST_ARM(direction,                                                                                                                                    \
+                                                                                                                   PGQRSI_PA_AT_LEASED,                                                                                                                          \
+                                                                                                                   "@"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "p"                                                                                                                                           \
+                                                                                                                   "g"                                                                                                                                           \
+                                                                                                                   "q"                                                                                                                                           \
+                                                                                                                   "r"                                                                                                                                           \
+                                                                                                                   "s"                                                                                                                                           \
+                                                                                                                   "_"                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "a"                                                                                                                                           \
+                                                                                                                   "s"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "s"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "u"                                                                                                                                           \
+                                                                                                                   "n"                                                                                                                                           \
+                                                                                                                   "n"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "s"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "("                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "o"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "n"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "a"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "m"                                                                                                                                           \
+                                                                                                                   "p"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   ")"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "r"                                                                                                                                           \
+                                                                                                                   "("                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "o"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "n"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "a"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "m"                                                                                                                                           \
+                                                                                                                   "p"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   ")" PGQRSI_PA_RUN_IDS                                                                                                                         \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "W"                                                                                                                                           \
+                                                                                                                   "H"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   "R"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "q"                                                                                                                                           \
+                                                                                                                   "u"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "u"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "_"                                                                                                                                           \
+                                                                                                                   "i"                                                                                                                                           \
+                                                                                                                   "d"                                                                                                                                           \
+                                                                                                                   "="                                                                                                                                           \
+                                                                                                                   "q"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "i"                                                                                                                                           \
+                                                                                                                   "d"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "." lease                                                                                                                                     \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "C"                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "S"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "W"                                                                                                                                           \
+                                                                                                                   "H"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "u"                                                                                                                                           \
+                                                                                                                   "n"                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   "i"                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   ">"                                                                                                                                           \
+                                                                                                                   "q"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "t"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "T"                                                                                                                                           \
+                                                                                                                   "H"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "2"                                                                                                                                           \
+                                                                                                                   "<"                                                                                                                                           \
+                                                                                                                   ">"                                                                                                                                           \
+                                                                                                                   "1"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "("                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "3"                                                                                                                                           \
+                                                                                                                   "="                                                                                                                                           \
+                                                                                                                   "0"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "O"                                                                                                                                           \
+                                                                                                                   "R"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "l"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "w"                                                                                                                                           \
+                                                                                                                   "o"                                                                                                                                           \
+                                                                                                                   "r"                                                                                                                                           \
+                                                                                                                   "k"                                                                                                                                           \
+                                                                                                                   "e"                                                                                                                                           \
+                                                                                                                   "r"                                                                                                                                           \
+                                                                                                                   "_"                                                                                                                                           \
+                                                                                                                   "i"                                                                                                                                           \
+                                                                                                                   "d"                                                                                                                                           \
+                                                                                                                   "="                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "3"                                                                                                                                           \
+                                                                                                                   ")"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   "L"                                                                                                                                           \
+                                                                                                                   "S"                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "2"                                                                                                                                           \
+                                                                                                                   "<"                                                                                                                                           \
+                                                                                                                   ">"                                                                                                                                           \
+                                                                                                                   "3"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "3"                                                                                                                                           \
+                                                                                                                   "="                                                                                                                                           \
+                                                                                                                   "0"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "E"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "A"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   "D"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "x"                                                                                                                                           \
+                                                                                                                   "."                                                                                                                                           \
+                                                                                                                   "i"                                                                                                                                           \
+                                                                                                                   "d" id,                                                                                                                                       \
+                                                                                                                   "",                                                                                                                                           \
+                                                                                                                   "$"                                                                                                                                           \
+                                                                                                                   "2"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "I"                                                                                                                                           \
+                                                                                                                   "N"                                                                                                                                           \
+                                                                                                                   " "                                                                                                                                           \
+                                                                                                                   "("                                                                                                                                           \
+                                                                                                                   "0"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "1"                                                                                                                                           \
+                                                                                                                   ","                                                                                                                                           \
+                                                                                                                   "3"                                                                                                                                           \
+                                                                                                                   ")") " UNION ALL SELECT s.* FROM q,LATERAL(SELECT " edge                                                                                      \
+                                                                                                                        " AS e FROM (SELECT d.lo_min,d.hi_max"                                                                                                   \
+                                                                                                                        " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row                                                                                    \
+                                                                                                                        " AND ($3=0 OR d.worker_id=$3) AND (q.f OR (SELECT true"                                                                                 \
+                                                                                                                        " FROM unnest(d.lo,d.n) u(lo,n),LATERAL(SELECT FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id>=u.lo"                             \
+                                                                                                                        " AND m.id<u.lo+u.n AND m.id" id                                                                                                         \
+                                                                                                                        " AND " PGQRSI_PA_RANGE                                                                                                                  \
+                                                                                                                        " LIMIT 1) m LIMIT 1)) ORDER BY d.lo_min " direction                                                                                     \
+                                                                                                                        " LIMIT $7) z) e,"                                                                                                                       \
+                                                                                                                        "LATERAL(SELECT " PGQRSI_PA_AT_DONE                                                                                                      \
+                                                                                                                        " FROM @.pgqrs_done d,unnest(d.lo,d.n,d.attempt) r(lo,n,attempt)" PGQRSI_PA_RUN_IDS                                                      \
+                                                                                                                        " WHERE d.queue_id=q.id AND " row                                                                                                        \
+                                                                                                                        " AND d.lo_min" within                                                                                                                   \
+                                                                                                                        " AND ($3=0 OR d.worker_id=$3)"                                                                                                          \
+                                                                                                                        " AND x.id" id                                                                                                                           \
+                                                                                                                            PGQRSI_PA_IN_RANGE                                                                                                                   \
+                                                                                                                        " ORDER BY x.id " direction                                                                                                              \
+                                                                                                                        " LIMIT $7) s WHERE $2 IN (0,4)"                                                                                                         \
+                                                                                                                        " UNION ALL " PGQRSI_PA_LIST_ARM(                                                                                                        \
+                                                                                                                            direction,                                                                                                                           \
+                                                                                                                            PGQRSI_PA_AT_DEAD,                                                                                                                   \
+                                                                                                                            "@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id" id                                                                                   \
+                                                                                                                            " AND ($3=0 OR x.worker_id=$3)",                                                                                                     \
+                                                                                                                            "",                                                                                                                                  \
+                                                                                                                            "$2 IN (0,5)") ") a ORDER BY 2 " direction                                                                                           \
+                                                                                                                                           " LIMIT $7" PGQRSI_PA_SHOWN                                                                                           \
+                                                                                                                                           " ORDER BY p.id " direction
 
 /* Where message $1 is; $2 is the time. */
-#define PGQRSI_PA_GET                                                                                                 \
-    "WITH q AS MATERIALIZED (SELECT m.queue_id AS id,m.id AS k," PGQRSI_PA_NOW("2") " AS t," PGQRSI_PA_NULLS          \
-    " FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id=$1)"                \
-    PGQRSI_PA_SHOW "SELECT " PGQRSI_PA_AT_READY " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_ready r"                 \
-    " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                              \
-    " UNION ALL SELECT q.id,x.id,CASE WHEN r.due_at>q.t THEN 2 ELSE 1 END,r.attempt,0,q.n,r.due_at,0,q.x"             \
-    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_delayed r"                                                           \
-    " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                              \
-    " UNION ALL SELECT " PGQRSI_PA_AT_LEASED                                                                          \
-    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_leases l,unnest(l.lo,l.n,l.attempt) AS r(lo,n,attempt)"              \
-    " WHERE l.queue_id=q.id AND l.lo_min<=$1 AND l.hi_max>=$1 AND $1>=r.lo AND $1<r.lo+r.n"                           \
-    " UNION ALL SELECT " PGQRSI_PA_AT_DONE                                                                            \
-    " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_done d,unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)"                \
-    " WHERE d.queue_id=q.id AND d.lo_min<=$1 AND d.lo_min>$1-1024 AND d.hi_max>=$1 AND $1>=r.lo AND $1<r.lo+r.n"      \
-    " UNION ALL SELECT " PGQRSI_PA_AT_DEAD " FROM q,@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id=$1"                 \
-    PGQRSI_PA_SHOWN
+#define PGQRSI_PA_GET                                                                                                  \
+    "WITH q AS MATERIALIZED (SELECT m.queue_id AS id,m.id AS k," PGQRSI_PA_NOW(                                        \
+        "2") " AS t," PGQRSI_PA_NULLS " FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM "            \
+                                      "@.pgqrs_queues)) AND m.id=$1)" PGQRSI_PA_SHOW "SELECT " PGQRSI_PA_AT_READY      \
+             " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_ready r"                                                     \
+             " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                      \
+             " UNION ALL SELECT q.id,x.id,CASE WHEN r.due_at>q.t THEN 2 ELSE 1 END,r.attempt,0,q.n,r.due_at,0,q.x"     \
+             " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_delayed r"                                                   \
+             " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                      \
+             " UNION ALL SELECT " PGQRSI_PA_AT_LEASED                                                                  \
+             " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_leases l,unnest(l.lo,l.n,l.attempt) AS r(lo,n,attempt)"      \
+             " WHERE l.queue_id=q.id AND l.lo_min<=$1 AND l.hi_max>=$1 AND $1>=r.lo AND $1<r.lo+r.n"                   \
+             " UNION ALL SELECT " PGQRSI_PA_AT_DONE                                                                    \
+             " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_done d,unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)"        \
+             " WHERE d.queue_id=q.id AND d.lo_min<=$1 AND d.lo_min>$1-1024 AND d.hi_max>=$1 AND $1>=r.lo AND "         \
+             "$1<r.lo+r.n"                                                                                             \
+             " UNION ALL SELECT " PGQRSI_PA_AT_DEAD                                                                    \
+             " FROM q,@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id=$1" PGQRSI_PA_SHOWN
 
 /* How many match, without looking at single messages: no range of times is asked for. */
-#define PGQRSI_PA_SUM(what, from, when)                                                                               \
-    "CASE WHEN " when " THEN (SELECT coalesce(sum(" what "),0) FROM @." from " AND queue_id IN (SELECT id FROM q))"   \
+#define PGQRSI_PA_SUM(what, from, when)                                                                                \
+    "CASE WHEN " when " THEN (SELECT coalesce(sum(" what "),0) FROM @." from " AND queue_id IN (SELECT id FROM q))"    \
     " ELSE 0 END"
-#define PGQRSI_PA_COUNT                                                                                               \
-    PGQRSI_PA_QUEUES("6") "SELECT ("                                                                                  \
-    PGQRSI_PA_SUM("n", "pgqrs_ready WHERE true", "$2 IN (0,1) AND $3=0") "+"                                          \
-    PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+"                 \
-    PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at>" PGQRSI_PA_NOW("6"), "$2 IN (0,2) AND $3=0") "+"                  \
-    PGQRSI_PA_SUM("total", "pgqrs_leases WHERE until<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+"               \
-    PGQRSI_PA_SUM("total", "pgqrs_leases WHERE until>" PGQRSI_PA_NOW("6") " AND ($3=0 OR worker_id=$3)",              \
-                  "$2 IN (0,3)") "+"                                                                                  \
-    PGQRSI_PA_SUM("total", "pgqrs_done WHERE ($3=0 OR worker_id=$3)", "$2 IN (0,4)") "+"                              \
-    PGQRSI_PA_SUM("1", "pgqrs_dead WHERE ($3=0 OR worker_id=$3)", "$2 IN (0,5)")                                      \
-    ")::bigint"
+#define PGQRSI_PA_COUNT                                                                                                                                                                                  \
+    PGQRSI_PA_QUEUES("6")                                                                                                                                                                                \
+    "SELECT (" PGQRSI_PA_SUM("n", "pgqrs_ready WHERE true", "$2 IN (0,1) AND $3=0") "+" PGQRSI_PA_SUM("n", "pgqrs_delayed WHERE due_at<=" PGQRSI_PA_NOW("6"), "$2 IN (0,1) AND $3=0") "+" PGQRSI_PA_SUM( \
+        "n", "pgqrs_delayed WHERE due_at>" PGQRSI_PA_NOW("6"),                                                                                                                                           \
+        "$2 IN (0,2) AND $3=0") "+" PGQRSI_PA_SUM("total", "pgqrs_leases WHERE until<=" PGQRSI_PA_NOW("6"),                                                                                              \
+                                                  "$2 IN (0,1) AND $3=0") "+" PGQRSI_PA_SUM("total",                                                                                                     \
+                                                                                            "pgqrs_leases WHERE "                                                                                        \
+                                                                                            "until>" PGQRSI_PA_NOW(                                                                                      \
+                                                                                                "6") " AND ($3=0 OR "                                                                                    \
+                                                                                                     "worker_id=$3)",                                                                                    \
+                                                                                            "$2 IN (0,3)") "+" PGQRSI_PA_SUM("total",                                                                    \
+                                                                                                                             "pgqrs_done WHERE ($3=0 OR worker_id=$3)",                                  \
+                                                                                                                             "$2 IN (0,4)") "+" PGQRSI_PA_SUM("1",                                       \
+                                                                                                                                                              "pgqrs_dead WHERE ($3=0 OR worker_id=$3)", \
+                                                                                                                                                              "$2 IN (0,5)") ")::bigint"
 
 /* The same message by message. */
-#define PGQRSI_PA_EACH(from, where, when)                                                                             \
-    "SELECT t.queue_id,x.id FROM q JOIN @." from " CROSS JOIN LATERAL generate_series(r.lo,r.lo+r.n-1) AS x(id)"      \
+#define PGQRSI_PA_EACH(from, where, when)                                                                              \
+    "SELECT t.queue_id,x.id FROM q JOIN @." from " CROSS JOIN LATERAL generate_series(r.lo,r.lo+r.n-1) AS x(id)"       \
     " WHERE " where " AND " when
 #define PGQRSI_PA_UNNESTED "t ON t.queue_id=q.id CROSS JOIN LATERAL unnest(t.lo,t.n) AS r(lo,n)"
 #define PGQRSI_PA_PLAIN "t ON t.queue_id=q.id CROSS JOIN LATERAL (SELECT t.lo,t.n) r"
-#define PGQRSI_PA_COUNT_RANGE                                                                                         \
-    PGQRSI_PA_QUEUES("6") "SELECT count(*) FROM ("                                                                    \
-    "SELECT m.queue_id,m.id FROM q JOIN @.pgqrs_messages m ON m.queue_id=q.id WHERE $2=0 AND $3=0 UNION ALL "         \
-    PGQRSI_PA_EACH("pgqrs_ready " PGQRSI_PA_PLAIN, "true", "$2=1 AND $3=0") " UNION ALL "                             \
-    PGQRSI_PA_EACH("pgqrs_delayed " PGQRSI_PA_PLAIN, "($2=1)=(t.due_at<=" PGQRSI_PA_NOW("6") ")",                     \
-                   "$2 IN (1,2) AND $3=0") " UNION ALL "                                                              \
-    PGQRSI_PA_EACH("pgqrs_leases " PGQRSI_PA_UNNESTED, "t.until<=" PGQRSI_PA_NOW("6"), "$2=1 AND $3=0") " UNION ALL " \
-    PGQRSI_PA_EACH("pgqrs_leases " PGQRSI_PA_UNNESTED, "t.until>" PGQRSI_PA_NOW("6") " AND ($3=0 OR t.worker_id=$3)", \
-                   "($2=3 OR $2=0 AND $3>0)") " UNION ALL "                                                           \
-    PGQRSI_PA_EACH("pgqrs_done " PGQRSI_PA_UNNESTED, "($3=0 OR t.worker_id=$3)", "($2=4 OR $2=0 AND $3>0)")           \
-    " UNION ALL SELECT t.queue_id,t.id FROM q JOIN @.pgqrs_dead t ON t.queue_id=q.id"                                 \
-    " WHERE ($3=0 OR t.worker_id=$3) AND ($2=5 OR $2=0 AND $3>0)"                                                     \
-    ") p JOIN q ON q.id=p.queue_id JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"  \
-    " WHERE " PGQRSI_PA_RANGE
+#define PGQRSI_PA_COUNT_RANGE                                                                                                                                                                                                                                              \
+    PGQRSI_PA_QUEUES("6")                                                                                                                                                                                                                                                  \
+    "SELECT count(*) FROM ("                                                                                                                                                                                                                                               \
+    "SELECT m.queue_id,m.id FROM q JOIN @.pgqrs_messages m ON m.queue_id=q.id WHERE $2=0 AND $3=0 UNION "                                                                                                                                                                  \
+    "ALL " PGQRSI_PA_EACH("pgqrs_ready " PGQRSI_PA_PLAIN, "true", "$2=1 AND $3=0") " UNION ALL " PGQRSI_PA_EACH(                                                                                                                                                           \
+        "pgqrs_delayed " PGQRSI_PA_PLAIN, "($2=1)=(t.due_at<=" PGQRSI_PA_NOW("6") ")",                                                                                                                                                                                     \
+        "$2 IN (1,2) AND $3=0") " UNION ALL " PGQRSI_PA_EACH("pgqrs_leases " PGQRSI_PA_UNNESTED,                                                                                                                                                                           \
+                                                             "t.until<=" PGQRSI_PA_NOW("6"),                                                                                                                                                                               \
+                                                             "$2=1 AND $3=0") " UNION ALL " PGQRSI_PA_EACH("pgqrs_"                                                                                                                                                        \
+                                                                                                           "leases"                                                                                                                                                        \
+                                                                                                           " " PGQRSI_PA_UNNESTED,                                                                                                                                         \
+                                                                                                           "t."                                                                                                                                                            \
+                                                                                                           "until"                                                                                                                                                         \
+                                                                                                           ">" PGQRSI_PA_NOW(                                                                                                                                              \
+                                                                                                               "6") " AND ($3=0 OR t.worker_id=$3)",                                                                                                                       \
+                                                                                                           "($2=3 OR "                                                                                                                                                     \
+                                                                                                           "$2=0 AND "                                                                                                                                                     \
+                                                                                                           "$3>0)") " UNION ALL " PGQRSI_PA_EACH("pgqrs_done " PGQRSI_PA_UNNESTED,                                                                                         \
+                                                                                                                                                 "($3=0 OR t.worker_id=$3)",                                                                                               \
+                                                                                                                                                 "($2=4 OR $2=0 AND $3>0)") " UNION ALL SELECT t.queue_id,t.id FROM q JOIN @.pgqrs_dead t ON t.queue_id=q.id"              \
+                                                                                                                                                                            " WHERE ($3=0 OR t.worker_id=$3) AND ($2=5 OR $2=0 AND $3>0)"                                  \
+                                                                                                                                                                            ") p JOIN q ON q.id=p.queue_id JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id" \
+                                                                                                                                                                            " WHERE " PGQRSI_PA_RANGE
 
 /* Finds and locks whatever has one of the messages $1: 1 ready, 2 delayed, 3 leased, 4 lease run out, 5 archived, 6
  * dead; 0: it moved while the lock was awaited, ask again. A queue of NULL: there is no such message. */
-#define PGQRSI_PA_LOCK                                                                                                \
-    "WITH " PGQRSI_PA_FIND ",line AS MATERIALIZED (SELECT k.*,r.attempt AS ready,t.attempt AS delayed FROM k"         \
-    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE) r ON true"      \
-    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_delayed t WHERE r.attempt IS NULL AND " PGQRSI_PA_IN_RUN       \
-    " FOR UPDATE) t ON true),held AS MATERIALIZED (SELECT l.* FROM @.pgqrs_leases l WHERE l.lease IN"                 \
-    " (SELECT l.lease FROM line k JOIN @.pgqrs_leases l ON " PGQRSI_PA_IN_LEASE                                       \
-    " WHERE k.ready IS NULL AND k.delayed IS NULL) ORDER BY l.lease FOR UPDATE)"                                      \
-    " SELECT k.id,k.queue_id,CASE WHEN k.ready IS NOT NULL THEN 1 WHEN k.delayed IS NOT NULL THEN 2"                  \
-    " WHEN l.until>" PGQRSI_PA_NOW("2") " THEN 3 WHEN l.lease IS NOT NULL THEN 4"                                     \
-    " WHEN d.outcome IS NOT NULL THEN 5 WHEN x.at IS NOT NULL THEN 6 ELSE 0 END,l.lease,"                             \
-    "coalesce(k.ready,k.delayed),row_number() OVER (PARTITION BY k.id ORDER BY k.o) FROM line k"                      \
-    " LEFT JOIN LATERAL (SELECT l.lease,l.until FROM held l"                                                          \
-    " WHERE k.ready IS NULL AND k.delayed IS NULL AND " PGQRSI_PA_IN_LEASE " LIMIT 1) l ON true"                      \
-    " LEFT JOIN LATERAL (SELECT d.outcome FROM @.pgqrs_done d WHERE k.ready IS NULL AND k.delayed IS NULL"            \
-    " AND l.lease IS NULL AND " PGQRSI_PA_IN_DONE " FOR UPDATE) d ON true"                                            \
-    " LEFT JOIN LATERAL (SELECT x.at FROM @.pgqrs_dead x WHERE x.queue_id=k.queue_id AND x.id=k.id FOR UPDATE) x"     \
-    " ON true ORDER BY k.o"
+#define PGQRSI_PA_LOCK                                                                                                 \
+    "WITH " PGQRSI_PA_FIND ",line AS MATERIALIZED (SELECT k.*,r.attempt AS ready,t.attempt AS delayed FROM k"          \
+    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE) r ON true"       \
+    " LEFT JOIN LATERAL (SELECT t.attempt FROM @.pgqrs_delayed t WHERE r.attempt IS NULL AND " PGQRSI_PA_IN_RUN        \
+    " FOR UPDATE) t ON true),held AS MATERIALIZED (SELECT l.* FROM @.pgqrs_leases l WHERE l.lease IN"                  \
+    " (SELECT l.lease FROM line k JOIN @.pgqrs_leases l ON " PGQRSI_PA_IN_LEASE                                        \
+    " WHERE k.ready IS NULL AND k.delayed IS NULL) ORDER BY l.lease FOR UPDATE)"                                       \
+    " SELECT k.id,k.queue_id,CASE WHEN k.ready IS NOT NULL THEN 1 WHEN k.delayed IS NOT NULL THEN 2"                   \
+    " WHEN l.until>" PGQRSI_PA_NOW(                                                                                    \
+        "2") " THEN 3 WHEN l.lease IS NOT NULL THEN 4"                                                                 \
+             " WHEN d.outcome IS NOT NULL THEN 5 WHEN x.at IS NOT NULL THEN 6 ELSE 0 END,l.lease,"                     \
+             "coalesce(k.ready,k.delayed),row_number() OVER (PARTITION BY k.id ORDER BY k.o) FROM line k"              \
+             " LEFT JOIN LATERAL (SELECT l.lease,l.until FROM held l"                                                  \
+             " WHERE k.ready IS NULL AND k.delayed IS NULL AND " PGQRSI_PA_IN_LEASE " LIMIT 1) l ON true"              \
+             " LEFT JOIN LATERAL (SELECT d.outcome FROM @.pgqrs_done d WHERE k.ready IS NULL AND k.delayed IS NULL"    \
+             " AND l.lease IS NULL AND " PGQRSI_PA_IN_DONE " FOR UPDATE) d ON true"                                    \
+             " LEFT JOIN LATERAL (SELECT x.at FROM @.pgqrs_dead x WHERE x.queue_id=k.queue_id AND x.id=k.id FOR "      \
+             "UPDATE) x"                                                                                               \
+             " ON true ORDER BY k.o"
 
 /* Takes the ids out of rows of done; what is left of a row comes back as a row. */
-#define PGQRSI_PA_TAKE_DONE                                                                                           \
-    "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_done", "d", PGQRSI_PA_IN_DONE) ","                              \
-    "each AS MATERIALIZED (SELECT g.lo_min,r.o,r.attempt,x.id,x.id IN (SELECT id FROM k) AS old FROM gone g,"         \
-    "unnest(g.lo,g.n,g.attempt) WITH ORDINALITY AS r(lo,n,attempt,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)),"     \
-    "runs AS (SELECT lo_min,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt FROM (SELECT e.*,"          \
-    "id-row_number() OVER (PARTITION BY lo_min,o ORDER BY id) AS island FROM each e WHERE NOT old) e"                 \
-    " GROUP BY lo_min,o,island,attempt),"                                                                             \
-    "rest AS (SELECT lo_min AS was,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"                         \
-    "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt ORDER BY o,lo) AS attempt"   \
-    " FROM runs GROUP BY lo_min)"                                                                                     \
-    " INSERT INTO @.pgqrs_done(queue_id,lease,worker_id,at,claimed_at,outcome,total,lo_min,hi_max,lo,n,attempt)"      \
-    " SELECT g.queue_id,g.lease,g.worker_id,g.at,g.claimed_at,g.outcome,r.total,r.lo_min,r.hi_max,r.lo,r.n,r.attempt" \
-    " FROM rest r JOIN gone g ON g.lo_min=r.was"
+#define PGQRSI_PA_TAKE_DONE                                                                                            \
+    "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE(                                                                        \
+        "pgqrs_done", "d",                                                                                             \
+        PGQRSI_PA_IN_DONE) ","                                                                                         \
+                           "each AS MATERIALIZED (SELECT g.lo_min,r.o,r.attempt,x.id,x.id IN (SELECT id FROM k) AS "   \
+                           "old FROM gone g,"                                                                          \
+                           "unnest(g.lo,g.n,g.attempt) WITH ORDINALITY AS "                                            \
+                           "r(lo,n,attempt,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)),"                             \
+                           "runs AS (SELECT lo_min,o,min(id) AS lo,max(id) AS hi,count(*)::smallint AS n,attempt "     \
+                           "FROM (SELECT e.*,"                                                                         \
+                           "id-row_number() OVER (PARTITION BY lo_min,o ORDER BY id) AS island FROM each e WHERE NOT " \
+                           "old) e"                                                                                    \
+                           " GROUP BY lo_min,o,island,attempt),"                                                       \
+                           "rest AS (SELECT lo_min AS was,sum(n)::int AS total,min(lo) AS lo_min,max(hi) AS hi_max,"   \
+                           "array_agg(lo ORDER BY o,lo) AS lo,array_agg(n ORDER BY o,lo) AS n,array_agg(attempt "      \
+                           "ORDER BY o,lo) AS attempt"                                                                 \
+                           " FROM runs GROUP BY lo_min)"                                                               \
+                           " INSERT INTO "                                                                             \
+                           "@.pgqrs_done(queue_id,lease,worker_id,at,claimed_at,outcome,total,lo_min,hi_max,lo,n,"     \
+                           "attempt)"                                                                                  \
+                           " SELECT "                                                                                  \
+                           "g.queue_id,g.lease,g.worker_id,g.at,g.claimed_at,g.outcome,r.total,r.lo_min,r.hi_max,r."   \
+                           "lo,r.n,r.attempt"                                                                          \
+                           " FROM rest r JOIN gone g ON g.lo_min=r.was"
 
-#define PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                               \
-    X(LIST_UP, PGQRSI_PA_LIST("ASC", ">$6-50", "hi_max>$6", "d.lo_min>$6-1024 AND d.hi_max>$6", "max(z.hi_max)",      \
-                              "<=e.e", ">$6"))                                                                        \
-    X(LIST_DOWN, PGQRSI_PA_LIST("DESC", "<$6", "lo_min<$6", "d.lo_min<$6", "min(z.lo_min)", ">e.e-1024", "<$6"))      \
-    X(GET, PGQRSI_PA_GET)                                                                                             \
-    X(COUNT, PGQRSI_PA_COUNT)                                                                                         \
-    X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                             \
-    X(LOCK, PGQRSI_PA_LOCK)                                                                                           \
-    X(TAKE_READY, "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_ready", "t", PGQRSI_PA_IN_RUN) ","                \
-                  PGQRSI_PA_EACH_IN_K "," PGQRSI_PA_READY_REST " SELECT 1 WHERE false")                               \
-    X(TAKE_DELAYED, "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_delayed", "t", PGQRSI_PA_IN_RUN) ","            \
-                    PGQRSI_PA_EACH_IN_K "," PGQRSI_PA_DELAYED_REST " SELECT 1 WHERE false")                           \
-    X(TAKE_LEASED, "WITH each AS MATERIALIZED (SELECT l.lease,r.o,r.attempt,r.prio,x.id,"                             \
-                   "x.id IN (SELECT unnest($1)) AS old FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio)"       \
-                   " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"             \
-                   " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                     \
-    X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                 \
-    X(TAKE_DEAD, "WITH " PGQRSI_PA_GIVEN                                                                              \
-                 " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")                     \
-    X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                  \
-    X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                   \
-    X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"        \
-                   "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"  \
-                   " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                           \
-                   " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"         \
-                   " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"               \
-                   " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")    \
-    /* ids that follow each other are one run of the line again */                                                    \
-    X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"             \
-              "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"  \
-              " AND m.expires_at IS NOT NULL),"                                                                       \
-              "f AS (DELETE FROM @.pgqrs_failures f USING k WHERE f.message_id=k.id),"                                \
-              "s AS (SELECT k.*,m.priority,m.dedup_key IS NOT NULL AS keyed,"                                         \
-              "row_number() OVER (PARTITION BY k.queue_id,m.priority,k.id-k.o ORDER BY k.o)-1 AS step"                \
-              " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                              \
-              "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                     \
-              " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                   \
-              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                   \
+#define PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                \
+    X(LIST_UP, PGQRSI_PA_LIST("ASC", ">$6-50", "hi_max>$6", "d.lo_min>$6-1024 AND d.hi_max>$6", "max(z.hi_max)",       \
+                              "<=e.e", ">$6"))                                                                         \
+    X(LIST_DOWN, PGQRSI_PA_LIST("DESC", "<$6", "lo_min<$6", "d.lo_min<$6", "min(z.lo_min)", ">e.e-1024", "<$6"))       \
+    X(GET, PGQRSI_PA_GET)                                                                                              \
+    X(COUNT, PGQRSI_PA_COUNT)                                                                                          \
+    X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                              \
+    X(LOCK, PGQRSI_PA_LOCK)                                                                                            \
+    X(TAKE_READY,                                                                                                      \
+      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_ready", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K         \
+                                                                                       "," PGQRSI_PA_READY_REST        \
+                                                                                       " SELECT 1 WHERE false")        \
+    X(TAKE_DELAYED,                                                                                                    \
+      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_delayed", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K       \
+                                                                                         "," PGQRSI_PA_DELAYED_REST    \
+                                                                                         " SELECT 1 WHERE false")      \
+    X(TAKE_LEASED, "WITH each AS MATERIALIZED (SELECT l.lease,r.o,r.attempt,r.prio,x.id,"                              \
+                   "x.id IN (SELECT unnest($1)) AS old FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio)"        \
+                   " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"              \
+                   " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                      \
+    X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                  \
+    X(TAKE_DEAD,                                                                                                       \
+      "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")         \
+    X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                   \
+    X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                    \
+    X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"         \
+                   "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"   \
+                   " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                            \
+                   " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"          \
+                   " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                \
+                   " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")     \
+    /* ids that follow each other are one run of the line again */                                                     \
+    X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"              \
+              "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"   \
+              " AND m.expires_at IS NOT NULL),"                                                                        \
+              "f AS (DELETE FROM @.pgqrs_failures f USING k WHERE f.message_id=k.id),"                                 \
+              "s AS (SELECT k.*,m.priority,m.dedup_key IS NOT NULL AS keyed,"                                          \
+              "row_number() OVER (PARTITION BY k.queue_id,m.priority,k.id-k.o ORDER BY k.o)-1 AS step"                 \
+              " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                               \
+              "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                      \
+              " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                    \
+              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                    \
               " SELECT " PGQRSI_PA_WAKE("r"))
 
 /* Workers a filter means: $1 id, $2 queue, $3 state, $4 stale_ms, $5 now. */
-#define PGQRSI_PA_WORKER_FILTER                                                                                       \
-    "($1=0 OR w.id=$1) AND ($2 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$2))"                  \
-    " AND ($3=0 OR w.state=$3)"                                                                                       \
+#define PGQRSI_PA_WORKER_FILTER                                                                                        \
+    "($1=0 OR w.id=$1) AND ($2 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$2))"                   \
+    " AND ($3=0 OR w.state=$3)"                                                                                        \
     " AND ($4=0 OR w.state<>5 AND w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 millisecond')"
 
 /* Workers of queue $1 whose last heartbeat is older than $2 at $3. */
-#define PGQRSI_PA_LATE                                                                                                \
-    "state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3") "-$2*interval '1 microsecond'"                                    \
-    " AND ($1 IS NULL OR queue_id=(SELECT id FROM q))"
+#define PGQRSI_PA_LATE                                                                                                 \
+    "state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3") "-$2*interval '1 microsecond'"                                     \
+                                                    " AND ($1 IS NULL OR queue_id=(SELECT id FROM q))"
 
-#define PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                \
-    /* leases before workers, as everywhere: counting them is what makes the server lock them first */                \
-    X(REGISTER, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$2 FOR KEY SHARE),"                 \
-                "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id="                                \
-                "(SELECT id FROM @.pgqrs_workers WHERE name=$1) ORDER BY lease FOR UPDATE),"                          \
-                "w AS (INSERT INTO @.pgqrs_workers AS w(name,epoch,queue_id,state,reclaimed,started_at,heartbeat_at)" \
-                " SELECT $1,$3,(SELECT id FROM q),1,false," PGQRSI_PA_NOW("5") "," PGQRSI_PA_NOW("5")                 \
-                " WHERE ($2 IS NULL OR EXISTS(SELECT 1 FROM q)) AND (SELECT count(*) FROM h)>=0"                      \
-                " ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch,queue_id=excluded.queue_id,state=1,"          \
-                "reclaimed=false,started_at=excluded.started_at,heartbeat_at=excluded.heartbeat_at,stopped_at=NULL"   \
-                " WHERE w.state=5 OR w.heartbeat_at<" PGQRSI_PA_NOW("5") "-$4*interval '1 microsecond'"               \
-                " RETURNING w.id),"                                                                                   \
-                PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") ","                                   \
-                PGQRSI_PA_RELEASE("'worker taken over'", PGQRSI_PA_NOW("5"))                                          \
-                " SELECT (SELECT id FROM w),(SELECT count(*) FROM q)," PGQRSI_PA_RELEASED)                            \
-    X(REGISTERED, "SELECT " PGQRSI_PA_NOW("2") ",heartbeat_at FROM @.pgqrs_workers WHERE name=$1 AND state<>5")       \
-    X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)"\
-                     " FOR UPDATE),h AS MATERIALIZED (SELECT CASE WHEN $6 THEN (SELECT coalesce(sum(total),0)"        \
-                     " FROM @.pgqrs_leases WHERE worker_id=$1 AND until>" PGQRSI_PA_NOW("7") ") ELSE 0 END AS held)," \
-                     "u AS (UPDATE @.pgqrs_workers t SET state=CASE WHEN $4=0 THEN t.state ELSE $4 END,"              \
-                     "heartbeat_at=CASE WHEN $5 THEN " PGQRSI_PA_NOW("7") " ELSE t.heartbeat_at END,"                 \
-                     "stopped_at=CASE WHEN $4=0 THEN t.stopped_at WHEN $4=5 THEN " PGQRSI_PA_NOW("7") " END"          \
-                     " FROM w,h WHERE t.id=w.id AND (1<<w.state::int)&$3<>0 AND h.held=0 RETURNING t.state)"          \
-                     " SELECT w.state,(SELECT state FROM u),(SELECT held FROM h) FROM w")                             \
-    X(WORKER_LIST, "WITH held AS MATERIALIZED (SELECT worker_id,sum(total)::bigint AS n FROM @.pgqrs_leases"          \
-                   " WHERE worker_id IS NOT NULL AND until>" PGQRSI_PA_NOW("5") " AND ($1=0 OR worker_id=$1)"         \
-                   " GROUP BY worker_id) SELECT w.id,w.epoch,w.name,q.name,w.state,w.reclaimed,w.started_at,"         \
-                   "w.heartbeat_at,w.stopped_at,coalesce(held.n,0) FROM (SELECT * FROM @.pgqrs_workers w WHERE "      \
-                   PGQRSI_PA_WORKER_FILTER " AND w.id>$6 ORDER BY w.id LIMIT $7) w"                                   \
-                   " LEFT JOIN @.pgqrs_queues q ON q.id=w.queue_id LEFT JOIN held ON held.worker_id=w.id"             \
-                   " ORDER BY w.id")                                                                                  \
-    X(WORKER_COUNT, "SELECT count(*) FROM @.pgqrs_workers w WHERE " PGQRSI_PA_WORKER_FILTER)                          \
-    X(WORKER_RELEASE, "WITH w AS MATERIALIZED (SELECT id FROM @.pgqrs_workers WHERE id=$1),"                          \
-                      PGQRSI_PA_GONE("worker_id IN (SELECT id FROM w)", "FOR UPDATE") ","                             \
-                      PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                                                     \
-                      " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)              \
-    X(WORKER_DELETE, "WITH h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id=$1 ORDER BY lease"     \
-                     " FOR UPDATE),w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1"               \
-                     " AND (SELECT count(*) FROM h)>=0 FOR UPDATE),"                                                  \
-                     "d AS (DELETE FROM @.pgqrs_workers t USING w WHERE t.id=w.id AND (w.state=5 OR $2)"              \
-                     " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d,h WHERE l.lease=h.lease"         \
-                     " RETURNING " PGQRSI_PA_LEASE_COLUMNS "),"                                                       \
-                     PGQRSI_PA_RELEASE("'its worker was deleted'", PGQRSI_PA_NOW("3"))                                \
-                     " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)                 \
-    X(RECLAIM, "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$1),"                                \
-               "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id IN (SELECT id"                    \
-               " FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE ") ORDER BY lease FOR UPDATE),"                          \
-               "w AS (UPDATE @.pgqrs_workers t SET state=5,reclaimed=true,stopped_at=" PGQRSI_PA_NOW("3")             \
-               " FROM (SELECT id FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE " AND (SELECT count(*) FROM h)>=0"       \
-               " ORDER BY id FOR UPDATE) c WHERE t.id=c.id RETURNING t.id)"                                           \
-               " SELECT (SELECT count(*) FROM q),(SELECT count(*) FROM w),(SELECT array_agg(id) FROM w)")             \
-    X(RELEASE_WORKERS, "WITH " PGQRSI_PA_GONE("worker_id=ANY($1)", "FOR UPDATE SKIP LOCKED") ","                      \
-                       PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3"))                                                    \
-                       " SELECT (SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)                                      \
-    X(WORKER_PURGE, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE state=5 AND ($1=0 OR stopped_at<"                   \
-                    PGQRSI_PA_NOW("2") "-$1*interval '1 microsecond') RETURNING 1) SELECT count(*) FROM w")
+#define PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                 \
+    /* leases before workers, as everywhere: counting them is what makes the server lock them first */                 \
+    X(REGISTER,                                                                                                        \
+      "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$2 FOR KEY SHARE),"                            \
+      "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id="                                           \
+      "(SELECT id FROM @.pgqrs_workers WHERE name=$1) ORDER BY lease FOR UPDATE),"                                     \
+      "w AS (INSERT INTO @.pgqrs_workers AS w(name,epoch,queue_id,state,reclaimed,started_at,heartbeat_at)"            \
+      " SELECT $1,$3,(SELECT id FROM q),1,false," PGQRSI_PA_NOW("5") "," PGQRSI_PA_NOW(                                \
+          "5") " WHERE ($2 IS NULL OR EXISTS(SELECT 1 FROM q)) AND (SELECT count(*) FROM h)>=0"                        \
+               " ON CONFLICT (name) DO UPDATE SET epoch=excluded.epoch,queue_id=excluded.queue_id,state=1,"            \
+               "reclaimed=false,started_at=excluded.started_at,heartbeat_at=excluded.heartbeat_at,stopped_at=NULL"     \
+               " WHERE w.state=5 OR w.heartbeat_at<" PGQRSI_PA_NOW(                                                    \
+                   "5") "-$4*interval '1 microsecond'"                                                                 \
+                        " RETURNING w.id)," PGQRSI_PA_GONE(                                                            \
+                            "worker_id IN (SELECT id FROM w)",                                                         \
+                            "FOR UPDATE") "," PGQRSI_PA_RELEASE("'worker taken over'",                                 \
+                                                                PGQRSI_PA_NOW(                                         \
+                                                                    "5")) " SELECT (SELECT id FROM w),(SELECT "        \
+                                                                          "count(*) FROM q)," PGQRSI_PA_RELEASED)      \
+    X(REGISTERED, "SELECT " PGQRSI_PA_NOW("2") ",heartbeat_at FROM @.pgqrs_workers WHERE name=$1 AND state<>5")        \
+    X(WORKER_CHANGE, "WITH w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1 AND ($2=0 OR epoch=$2)" \
+                     " FOR UPDATE),h AS MATERIALIZED (SELECT CASE WHEN $6 THEN (SELECT coalesce(sum(total),0)"         \
+                     " FROM @.pgqrs_leases WHERE worker_id=$1 AND until>" PGQRSI_PA_NOW(                               \
+                         "7") ") ELSE 0 END AS held),"                                                                 \
+                              "u AS (UPDATE @.pgqrs_workers t SET state=CASE WHEN $4=0 THEN t.state ELSE $4 END,"      \
+                              "heartbeat_at=CASE WHEN $5 THEN " PGQRSI_PA_NOW(                                         \
+                                  "7") " ELSE t.heartbeat_at END,"                                                     \
+                                       "stopped_at=CASE WHEN $4=0 THEN t.stopped_at WHEN $4=5 THEN " PGQRSI_PA_NOW(    \
+                                           "7") " END"                                                                 \
+                                                " FROM w,h WHERE t.id=w.id AND (1<<w.state::int)&$3<>0 AND h.held=0 "  \
+                                                "RETURNING t.state)"                                                   \
+                                                " SELECT w.state,(SELECT state FROM u),(SELECT held FROM h) FROM w")   \
+    X(WORKER_LIST, "WITH held AS MATERIALIZED (SELECT worker_id,sum(total)::bigint AS n FROM @.pgqrs_leases"           \
+                   " WHERE worker_id IS NOT NULL AND until>" PGQRSI_PA_NOW(                                            \
+                       "5") " AND ($1=0 OR worker_id=$1)"                                                              \
+                            " GROUP BY worker_id) SELECT w.id,w.epoch,w.name,q.name,w.state,w.reclaimed,w.started_at," \
+                            "w.heartbeat_at,w.stopped_at,coalesce(held.n,0) FROM (SELECT * FROM @.pgqrs_workers w "    \
+                            "WHERE " PGQRSI_PA_WORKER_FILTER " AND w.id>$6 ORDER BY w.id LIMIT $7) w"                  \
+                            " LEFT JOIN @.pgqrs_queues q ON q.id=w.queue_id LEFT JOIN held ON held.worker_id=w.id"     \
+                            " ORDER BY w.id")                                                                          \
+    X(WORKER_COUNT, "SELECT count(*) FROM @.pgqrs_workers w WHERE " PGQRSI_PA_WORKER_FILTER)                           \
+    X(WORKER_RELEASE,                                                                                                  \
+      "WITH w AS MATERIALIZED (SELECT id FROM @.pgqrs_workers WHERE id=$1)," PGQRSI_PA_GONE(                           \
+          "worker_id IN (SELECT id FROM w)",                                                                           \
+          "FOR UPDATE") "," PGQRSI_PA_RELEASE("$2", PGQRSI_PA_NOW("3")) " SELECT (SELECT count(*) FROM w),(SELECT "    \
+                                                                        "count(*) FROM ids)," PGQRSI_PA_RELEASED)      \
+    X(WORKER_DELETE,                                                                                                   \
+      "WITH h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id=$1 ORDER BY lease"                     \
+      " FOR UPDATE),w AS MATERIALIZED (SELECT id,state FROM @.pgqrs_workers WHERE id=$1"                               \
+      " AND (SELECT count(*) FROM h)>=0 FOR UPDATE),"                                                                  \
+      "d AS (DELETE FROM @.pgqrs_workers t USING w WHERE t.id=w.id AND (w.state=5 OR $2)"                              \
+      " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d,h WHERE l.lease=h.lease"                         \
+      " RETURNING " PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE(                                                    \
+          "'its worker was deleted'",                                                                                  \
+          PGQRSI_PA_NOW("3")) " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)         \
+    X(RECLAIM,                                                                                                         \
+      "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$1),"                                          \
+      "h AS MATERIALIZED (SELECT lease FROM @.pgqrs_leases WHERE worker_id IN (SELECT id"                              \
+      " FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE ") ORDER BY lease FOR UPDATE),"                                    \
+      "w AS (UPDATE @.pgqrs_workers t SET state=5,reclaimed=true,stopped_at=" PGQRSI_PA_NOW(                           \
+          "3") " FROM (SELECT id FROM @.pgqrs_workers WHERE " PGQRSI_PA_LATE " AND (SELECT count(*) FROM h)>=0"        \
+               " ORDER BY id FOR UPDATE) c WHERE t.id=c.id RETURNING t.id)"                                            \
+               " SELECT (SELECT count(*) FROM q),(SELECT count(*) FROM w),(SELECT array_agg(id) FROM w)")              \
+    X(RELEASE_WORKERS, "WITH " PGQRSI_PA_GONE("worker_id=ANY($1)", "FOR UPDATE SKIP LOCKED") "," PGQRSI_PA_RELEASE(    \
+                           "$2", PGQRSI_PA_NOW("3")) " SELECT (SELECT count(*) FROM ids)," PGQRSI_PA_RELEASED)         \
+    X(WORKER_PURGE, "WITH w AS (DELETE FROM @.pgqrs_workers WHERE state=5 AND ($1=0 OR stopped_at<" PGQRSI_PA_NOW(     \
+                        "2") "-$1*interval '1 microsecond') RETURNING 1) SELECT count(*) FROM w")
 
 /* --- statements: numbers */
 
 /* The oldest message of a place is taken to be the one with the smallest id in it: ids are given out in the order of
  * enqueue, apart from a few that connections keep in stock. */
-#define PGQRSI_PA_METRICS                                                                                             \
-    "SELECT q.name,q.paused,r.n+d.due+l.lost,d.n-d.due,l.held,a.n,x.n,q.lease_expiries," PGQRSI_PA_NOW("2") ","       \
-    "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id"                                        \
-    " AND m.id=ANY(ARRAY[r.lo,d.due_lo,l.lost_lo])),"                                                                 \
-    "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id=ANY(ARRAY[r.lo,d.lo,l.lo])),"  \
-    "(SELECT m.enqueued_at FROM @.pgqrs_messages m WHERE m.queue_id=q.id ORDER BY m.id DESC LIMIT 1),"                \
-    "(SELECT count(*) FROM @.pgqrs_workers w WHERE w.queue_id=q.id AND w.state<>5) FROM @.pgqrs_queues q"             \
-    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo"                                   \
-    " FROM @.pgqrs_ready t WHERE t.queue_id=q.id) r"                                                                  \
-    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo,"                                  \
-    "coalesce(sum(t.n) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW("2") "),0)::bigint AS due,"                            \
-    "min(t.lo) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW("2") ") AS due_lo"                                             \
-    " FROM @.pgqrs_delayed t WHERE t.queue_id=q.id) d"                                                                \
-    " CROSS JOIN LATERAL (SELECT min(t.lo_min) AS lo,"                                                                \
-    "coalesce(sum(t.total) FILTER (WHERE t.until>" PGQRSI_PA_NOW("2") "),0)::bigint AS held,"                         \
-    "coalesce(sum(t.total) FILTER (WHERE t.until<=" PGQRSI_PA_NOW("2") "),0)::bigint AS lost,"                        \
-    "min(t.lo_min) FILTER (WHERE t.until<=" PGQRSI_PA_NOW("2") ") AS lost_lo"                                         \
-    " FROM @.pgqrs_leases t WHERE t.queue_id=q.id) l"                                                                 \
-    " CROSS JOIN LATERAL (SELECT coalesce(sum(t.total),0)::bigint AS n FROM @.pgqrs_done t WHERE t.queue_id=q.id) a"  \
-    " CROSS JOIN LATERAL (SELECT count(*) AS n FROM @.pgqrs_dead t WHERE t.queue_id=q.id) x"                          \
-    " WHERE $1 IS NULL OR q.name=$1 ORDER BY q.id"
+#define PGQRSI_PA_METRICS                                                                                              \
+    "SELECT q.name,q.paused,r.n+d.due+l.lost,d.n-d.due,l.held,a.n,x.n,q.lease_expiries," PGQRSI_PA_NOW(                \
+        "2") ","                                                                                                       \
+             "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id"                                \
+             " AND m.id=ANY(ARRAY[r.lo,d.due_lo,l.lost_lo])),"                                                         \
+             "(SELECT min(m.enqueued_at) FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND "                           \
+             "m.id=ANY(ARRAY[r.lo,d.lo,l.lo])),"                                                                       \
+             "(SELECT m.enqueued_at FROM @.pgqrs_messages m WHERE m.queue_id=q.id ORDER BY m.id DESC LIMIT 1),"        \
+             "(SELECT count(*) FROM @.pgqrs_workers w WHERE w.queue_id=q.id AND w.state<>5) FROM @.pgqrs_queues q"     \
+             " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo"                           \
+             " FROM @.pgqrs_ready t WHERE t.queue_id=q.id) r"                                                          \
+             " CROSS JOIN LATERAL (SELECT coalesce(sum(t.n),0)::bigint AS n,min(t.lo) AS lo,"                          \
+             "coalesce(sum(t.n) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW(                                               \
+                 "2") "),0)::bigint AS due,"                                                                           \
+                      "min(t.lo) FILTER (WHERE t.due_at<=" PGQRSI_PA_NOW(                                              \
+                          "2") ") AS due_lo"                                                                           \
+                               " FROM @.pgqrs_delayed t WHERE t.queue_id=q.id) d"                                      \
+                               " CROSS JOIN LATERAL (SELECT min(t.lo_min) AS lo,"                                      \
+                               "coalesce(sum(t.total) FILTER (WHERE t.until>" PGQRSI_PA_NOW(                           \
+                                   "2") "),0)::bigint AS held,"                                                        \
+                                        "coalesce(sum(t.total) FILTER (WHERE t.until<=" PGQRSI_PA_NOW(                 \
+                                            "2") "),0)::bigint AS lost,"                                               \
+                                                 "min(t.lo_min) FILTER (WHERE t.until<=" PGQRSI_PA_NOW(                \
+                                                     "2") ") AS lost_lo"                                               \
+                                                          " FROM @.pgqrs_leases t WHERE t.queue_id=q.id) l"            \
+                                                          " CROSS JOIN LATERAL (SELECT "                               \
+                                                          "coalesce(sum(t.total),0)::bigint AS n FROM @.pgqrs_done t " \
+                                                          "WHERE t.queue_id=q.id) a"                                   \
+                                                          " CROSS JOIN LATERAL (SELECT count(*) AS n FROM "            \
+                                                          "@.pgqrs_dead t WHERE t.queue_id=q.id) x"                    \
+                                                          " WHERE $1 IS NULL OR q.name=$1 ORDER BY q.id"
 
-#define PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                \
-    X(METRICS, PGQRSI_PA_METRICS)                                                                                     \
-    X(WORKER_STATS, "SELECT $1 IS NULL OR EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)," PGQRSI_PA_NOW("3") "," \
-                    "count(*),count(*) FILTER (WHERE state=1),count(*) FILTER (WHERE state=2),"                       \
-                    "count(*) FILTER (WHERE state=3),count(*) FILTER (WHERE state=4),count(*) FILTER (WHERE state=5),"\
-                    "count(*) FILTER (WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW("3")                            \
-                    "-$2*interval '1 microsecond'),coalesce(sum(h.n),0)::bigint,"                                     \
-                    "min(started_at) FILTER (WHERE state<>5),max(heartbeat_at) FROM @.pgqrs_workers w LEFT JOIN"      \
-                    " (SELECT worker_id,sum(total) AS n FROM @.pgqrs_leases WHERE worker_id IS NOT NULL"              \
-                    " AND until>" PGQRSI_PA_NOW("3") " GROUP BY worker_id) h ON h.worker_id=w.id"                     \
-                    " WHERE $1 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$1)")
+#define PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                 \
+    X(METRICS, PGQRSI_PA_METRICS)                                                                                      \
+    X(WORKER_STATS,                                                                                                    \
+      "SELECT $1 IS NULL OR EXISTS(SELECT 1 FROM @.pgqrs_queues WHERE name=$1)," PGQRSI_PA_NOW(                        \
+          "3") ","                                                                                                     \
+               "count(*),count(*) FILTER (WHERE state=1),count(*) FILTER (WHERE state=2),"                             \
+               "count(*) FILTER (WHERE state=3),count(*) FILTER (WHERE state=4),count(*) FILTER (WHERE state=5),"      \
+               "count(*) FILTER (WHERE state<>5 AND heartbeat_at<" PGQRSI_PA_NOW(                                      \
+                   "3") "-$2*interval '1 microsecond'),coalesce(sum(h.n),0)::bigint,"                                  \
+                        "min(started_at) FILTER (WHERE state<>5),max(heartbeat_at) FROM @.pgqrs_workers w LEFT JOIN"   \
+                        " (SELECT worker_id,sum(total) AS n FROM @.pgqrs_leases WHERE worker_id IS NOT NULL"           \
+                        " AND until>" PGQRSI_PA_NOW(                                                                   \
+                            "3") " GROUP BY worker_id) h ON h.worker_id=w.id"                                          \
+                                 " WHERE $1 IS NULL OR w.queue_id=(SELECT id FROM @.pgqrs_queues WHERE name=$1)")
 
 /* --- statements: verify. Each gives a text that says what is wrong, or nothing. */
 
 /* name:type of every column, types as the catalogue calls them. */
-#define PGQRSI_PA_TABLES                                                                                              \
-    "('pgqrs_meta','key:text value:int8'),"                                                                           \
-    "('pgqrs_queues','id:int8 name:text lease_ms:int8 max_attempts:int4 backoff_ms:int8 backoff_max_ms:int8"          \
-    " retention_ms:int8 dead_retention_ms:int8 paused:bool created_at:timestamptz lease_expiries:int8'),"             \
-    "('pgqrs_messages','queue_id:int8 id:int8 priority:int2 enqueued_at:timestamptz expires_at:timestamptz"           \
-    " dedup_key:text producer:text payload:text'),"                                                                   \
-    "('pgqrs_ready','ord:int8 queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz"             \
-    " keyed:bool'),"                                                                                                  \
-    "('pgqrs_delayed','due_at:timestamptz queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz" \
-    " keyed:bool'),"                                                                                                  \
-    "('pgqrs_leases','lease:int8 queue_id:int8 until:timestamptz claimed_at:timestamptz worker_id:int8 total:int4"    \
-    " lo_min:int8 hi_max:int8 keyed:bool lo:_int8 n:_int2 attempt:_int2 prio:_int4'),"                                \
-    "('pgqrs_done','queue_id:int8 lease:int8 worker_id:int8 at:timestamptz claimed_at:timestamptz outcome:int2"       \
-    " total:int4 lo_min:int8 hi_max:int8 lo:_int8 n:_int2 attempt:_int2'),"                                           \
-    "('pgqrs_dead','queue_id:int8 id:int8 attempt:int2 at:timestamptz reason:text worker_id:int8'),"                  \
-    "('pgqrs_failures','message_id:int8 queue_id:int8 attempt:int2 at:timestamptz reason:text'),"                     \
-    "('pgqrs_dedup','queue_id:int8 key:text message_id:int8'),"                                                       \
-    "('pgqrs_workers','id:int8 name:text epoch:int8 queue_id:int8 state:int2 reclaimed:bool started_at:timestamptz"   \
-    " heartbeat_at:timestamptz stopped_at:timestamptz'),"                                                             \
+#define PGQRSI_PA_TABLES                                                                                               \
+    "('pgqrs_meta','key:text value:int8'),"                                                                            \
+    "('pgqrs_queues','id:int8 name:text lease_ms:int8 max_attempts:int4 backoff_ms:int8 backoff_max_ms:int8"           \
+    " retention_ms:int8 dead_retention_ms:int8 paused:bool created_at:timestamptz lease_expiries:int8'),"              \
+    "('pgqrs_messages','queue_id:int8 id:int8 priority:int2 enqueued_at:timestamptz expires_at:timestamptz"            \
+    " dedup_key:text producer:text payload:text'),"                                                                    \
+    "('pgqrs_ready','ord:int8 queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz"              \
+    " keyed:bool'),"                                                                                                   \
+    "('pgqrs_delayed','due_at:timestamptz queue_id:int8 prio:int4 lo:int8 n:int2 attempt:int2 expires_at:timestamptz"  \
+    " keyed:bool'),"                                                                                                   \
+    "('pgqrs_leases','lease:int8 queue_id:int8 until:timestamptz claimed_at:timestamptz worker_id:int8 total:int4"     \
+    " lo_min:int8 hi_max:int8 keyed:bool lo:_int8 n:_int2 attempt:_int2 prio:_int4'),"                                 \
+    "('pgqrs_done','queue_id:int8 lease:int8 worker_id:int8 at:timestamptz claimed_at:timestamptz outcome:int2"        \
+    " total:int4 lo_min:int8 hi_max:int8 lo:_int8 n:_int2 attempt:_int2'),"                                            \
+    "('pgqrs_dead','queue_id:int8 id:int8 attempt:int2 at:timestamptz reason:text worker_id:int8'),"                   \
+    "('pgqrs_failures','message_id:int8 queue_id:int8 attempt:int2 at:timestamptz reason:text'),"                      \
+    "('pgqrs_dedup','queue_id:int8 key:text message_id:int8'),"                                                        \
+    "('pgqrs_workers','id:int8 name:text epoch:int8 queue_id:int8 state:int2 reclaimed:bool started_at:timestamptz"    \
+    " heartbeat_at:timestamptz stopped_at:timestamptz'),"                                                              \
     "('pgqrs_sleepers','queue_id:int8 token:int8 until:timestamptz')"
-#define PGQRSI_PA_RELATIONS                                                                                           \
-    "('pgqrs_message_id','sequence'),('pgqrs_lease_id','sequence'),('pgqrs_ready_ord','sequence'),"                   \
+#define PGQRSI_PA_RELATIONS                                                                                            \
+    "('pgqrs_message_id','sequence'),('pgqrs_lease_id','sequence'),('pgqrs_ready_ord','sequence'),"                    \
     "('pgqrs_message_view','view')"
 /* table, whether unique, leading columns */
-#define PGQRSI_PA_INDEXES                                                                                             \
-    "('pgqrs_meta',true,'key'),('pgqrs_queues',true,'id'),('pgqrs_queues',true,'name'),"                              \
-    "('pgqrs_messages',true,'queue_id,id'),('pgqrs_ready',false,'queue_id,prio,ord'),"                                \
-    "('pgqrs_ready',false,'queue_id,lo'),('pgqrs_ready',false,'queue_id,expires_at'),"                                \
-    "('pgqrs_delayed',false,'queue_id,due_at,lo'),('pgqrs_delayed',false,'queue_id,lo'),"                             \
-    "('pgqrs_leases',true,'lease'),('pgqrs_leases',false,'queue_id,until'),('pgqrs_done',false,'queue_id,lo_min'),"   \
-    "('pgqrs_dead',true,'queue_id,id'),('pgqrs_failures',true,'message_id'),('pgqrs_dedup',true,'queue_id,key'),"     \
-    "('pgqrs_dedup',true,'queue_id,message_id'),('pgqrs_workers',true,'id'),('pgqrs_workers',true,'name'),"           \
+#define PGQRSI_PA_INDEXES                                                                                              \
+    "('pgqrs_meta',true,'key'),('pgqrs_queues',true,'id'),('pgqrs_queues',true,'name'),"                               \
+    "('pgqrs_messages',true,'queue_id,id'),('pgqrs_ready',false,'queue_id,prio,ord'),"                                 \
+    "('pgqrs_ready',false,'queue_id,lo'),('pgqrs_ready',false,'queue_id,expires_at'),"                                 \
+    "('pgqrs_delayed',false,'queue_id,due_at,lo'),('pgqrs_delayed',false,'queue_id,lo'),"                              \
+    "('pgqrs_leases',true,'lease'),('pgqrs_leases',false,'queue_id,until'),('pgqrs_done',false,'queue_id,lo_min'),"    \
+    "('pgqrs_dead',true,'queue_id,id'),('pgqrs_failures',true,'message_id'),('pgqrs_dedup',true,'queue_id,key'),"      \
+    "('pgqrs_dedup',true,'queue_id,message_id'),('pgqrs_workers',true,'id'),('pgqrs_workers',true,'name'),"            \
     "('pgqrs_sleepers',true,'queue_id,token')"
 
 /* Every place of every message, as places(queue_id, id, keyed, open, place). */
-#define PGQRSI_PA_PLACES                                                                                              \
-    "WITH places AS (SELECT queue_id,x.id,keyed,true AS open,'ready' AS place FROM @.pgqrs_ready,"                    \
-    "generate_series(lo,lo+n-1) AS x(id)"                                                                             \
-    " UNION ALL SELECT queue_id,x.id,keyed,true,'delayed' FROM @.pgqrs_delayed,generate_series(lo,lo+n-1) AS x(id)"   \
-    " UNION ALL SELECT l.queue_id,x.id,l.keyed,true,'leased' FROM @.pgqrs_leases l,unnest(l.lo,l.n) AS r(lo,n),"      \
-    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
-    " UNION ALL SELECT d.queue_id,x.id,false,false,'archived' FROM @.pgqrs_done d,unnest(d.lo,d.n) AS r(lo,n),"       \
-    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                       \
+#define PGQRSI_PA_PLACES                                                                                               \
+    "WITH places AS (SELECT queue_id,x.id,keyed,true AS open,'ready' AS place FROM @.pgqrs_ready,"                     \
+    "generate_series(lo,lo+n-1) AS x(id)"                                                                              \
+    " UNION ALL SELECT queue_id,x.id,keyed,true,'delayed' FROM @.pgqrs_delayed,generate_series(lo,lo+n-1) AS x(id)"    \
+    " UNION ALL SELECT l.queue_id,x.id,l.keyed,true,'leased' FROM @.pgqrs_leases l,unnest(l.lo,l.n) AS r(lo,n),"       \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                        \
+    " UNION ALL SELECT d.queue_id,x.id,false,false,'archived' FROM @.pgqrs_done d,unnest(d.lo,d.n) AS r(lo,n),"        \
+    "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                        \
     " UNION ALL SELECT queue_id,id,false,false,'dead' FROM @.pgqrs_dead)"
 
-#define PGQRSI_PA_VERIFY_STATEMENTS(X)                                                                                \
-    X(VERIFY_TABLES, "SELECT CASE WHEN to_regclass('@.'||t.name) IS NULL THEN format('table %s is missing',t.name)"   \
-                     " ELSE format('column %s of table %s is missing or of another type',split_part(c.name,':',1),"   \
-                     "t.name) END FROM (VALUES " PGQRSI_PA_TABLES ") AS t(name,columns),"                             \
-                     "unnest(string_to_array(t.columns,' ')) AS c(name) WHERE NOT EXISTS(SELECT 1 FROM pg_attribute a"\
-                     " JOIN pg_type y ON y.oid=a.atttypid WHERE a.attrelid=to_regclass('@.'||t.name)"                 \
-                     " AND NOT a.attisdropped AND a.attname||':'||y.typname=c.name) LIMIT 1")                         \
-    X(VERIFY_RELATIONS, "SELECT format('%s %s is missing',kind,name) FROM (VALUES " PGQRSI_PA_RELATIONS               \
-                        ") AS t(name,kind) WHERE to_regclass('@.'||name) IS NULL LIMIT 1")                            \
-    X(VERIFY_INDEXES, "SELECT format('the index of table %s on (%s) is missing or not valid',t.name,t.columns)"       \
-                      " FROM (VALUES " PGQRSI_PA_INDEXES ") AS t(name,one,columns) WHERE NOT EXISTS("                 \
-                      "SELECT 1 FROM pg_index i WHERE i.indrelid=to_regclass('@.'||t.name) AND i.indisvalid"          \
-                      " AND i.indisunique>=t.one AND strpos((SELECT string_agg(a.attname,',' ORDER BY k.o)||','"      \
-                      " FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(n,o) JOIN pg_attribute a"                  \
-                      " ON a.attrelid=i.indrelid AND a.attnum=k.n),t.columns||',')=1) LIMIT 1")                       \
-    X(VERIFY_PLACES, PGQRSI_PA_PLACES "SELECT CASE WHEN m.id IS NULL THEN format('message %s is %s but has no row in" \
-                     " pgqrs_messages',p.id,p.places) WHEN p.id IS NULL THEN format('message %s is in no state at"    \
-                     " all',m.id) ELSE format('message %s is in two states at once: %s',p.id,p.places) END"           \
-                     " FROM (SELECT queue_id,id,count(*) AS n,string_agg(place,' and ') AS places FROM places"        \
-                     " GROUP BY queue_id,id) p FULL JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"   \
-                     " WHERE m.id IS NULL OR p.id IS NULL OR p.n>1 LIMIT 1")                                          \
-    X(VERIFY_KEYS, PGQRSI_PA_PLACES "SELECT CASE WHEN p.id IS NULL THEN format('the deduplication row of message %s"  \
-                   " has outlived it',y.message_id) WHEN y.key IS NULL THEN format('unfinished message %s does not"   \
-                   " hold its deduplication key',p.id) ELSE format('the deduplication row of message %s has another"  \
-                   " key, or its run is not marked as keyed',p.id) END FROM (SELECT p.*,m.dedup_key FROM places p"    \
-                   " JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id WHERE p.open"                     \
-                   " AND m.dedup_key IS NOT NULL) p FULL JOIN @.pgqrs_dedup y ON y.queue_id=p.queue_id"               \
-                   " AND y.message_id=p.id WHERE p.id IS NULL OR y.key IS NULL OR y.key<>p.dedup_key OR NOT p.keyed"  \
-                   " LIMIT 1")                                                                                        \
-    X(VERIFY_LEASES, "SELECT format('lease %s does not agree with its own sums',l.lease) FROM @.pgqrs_leases l,"      \
-                     "LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"                       \
-                     "bool_or(num_nulls(r.lo,r.n,r.attempt,r.prio)>0) AS ragged"                                      \
-                     " FROM unnest(l.lo,l.n,l.attempt,l.prio) AS r(lo,n,attempt,prio)) s"                             \
-                     " WHERE s.total IS DISTINCT FROM l.total OR s.lo<>l.lo_min OR s.hi<>l.hi_max OR s.ragged"        \
-                     " LIMIT 1")                                                                                      \
-    X(VERIFY_DONE, "SELECT format('the archive row of message %s does not agree with its own sums',d.lo_min)"         \
-                   " FROM @.pgqrs_done d,LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"    \
-                   "bool_or(num_nulls(r.lo,r.n,r.attempt)>0) AS ragged"                                               \
-                   " FROM unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)) s WHERE s.total IS DISTINCT FROM d.total"    \
-                   " OR s.lo<>d.lo_min OR s.hi<>d.hi_max OR d.hi_max-d.lo_min>=1024 OR s.ragged LIMIT 1")             \
-    X(VERIFY_OWNERS, "SELECT format('message %s belongs to a queue that does not exist',m.id) FROM @.pgqrs_messages m"\
-                     " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=m.queue_id)"                        \
-                     " UNION ALL SELECT format('worker %s belongs to a queue that does not exist',w.id)"              \
-                     " FROM @.pgqrs_workers w WHERE w.queue_id IS NOT NULL"                                           \
-                     " AND NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=w.queue_id)"                          \
-                     " UNION ALL SELECT format('worker %s is in no known state',w.id) FROM @.pgqrs_workers w"         \
-                     " WHERE w.state NOT BETWEEN 1 AND 5 OR (w.state=5)<>(w.stopped_at IS NOT NULL)"                  \
-                     " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',"         \
-                     "f.message_id)"                                                                                  \
-                     " FROM @.pgqrs_failures f WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_messages m"                     \
+#define PGQRSI_PA_VERIFY_STATEMENTS(X)                                                                                 \
+    X(VERIFY_TABLES, "SELECT CASE WHEN to_regclass('@.'||t.name) IS NULL THEN format('table %s is missing',t.name)"    \
+                     " ELSE format('column %s of table %s is missing or of another type',split_part(c.name,':',1),"    \
+                     "t.name) END FROM (VALUES " PGQRSI_PA_TABLES ") AS t(name,columns),"                              \
+                     "unnest(string_to_array(t.columns,' ')) AS c(name) WHERE NOT EXISTS(SELECT 1 FROM pg_attribute a" \
+                     " JOIN pg_type y ON y.oid=a.atttypid WHERE a.attrelid=to_regclass('@.'||t.name)"                  \
+                     " AND NOT a.attisdropped AND a.attname||':'||y.typname=c.name) LIMIT 1")                          \
+    X(VERIFY_RELATIONS, "SELECT format('%s %s is missing',kind,name) FROM (VALUES " PGQRSI_PA_RELATIONS                \
+                        ") AS t(name,kind) WHERE to_regclass('@.'||name) IS NULL LIMIT 1")                             \
+    X(VERIFY_INDEXES, "SELECT format('the index of table %s on (%s) is missing or not valid',t.name,t.columns)"        \
+                      " FROM (VALUES " PGQRSI_PA_INDEXES ") AS t(name,one,columns) WHERE NOT EXISTS("                  \
+                      "SELECT 1 FROM pg_index i WHERE i.indrelid=to_regclass('@.'||t.name) AND i.indisvalid"           \
+                      " AND i.indisunique>=t.one AND strpos((SELECT string_agg(a.attname,',' ORDER BY k.o)||','"       \
+                      " FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k(n,o) JOIN pg_attribute a"                   \
+                      " ON a.attrelid=i.indrelid AND a.attnum=k.n),t.columns||',')=1) LIMIT 1")                        \
+    X(VERIFY_PLACES,                                                                                                   \
+      PGQRSI_PA_PLACES "SELECT CASE WHEN m.id IS NULL THEN format('message %s is %s but has no row in"                 \
+                       " pgqrs_messages',p.id,p.places) WHEN p.id IS NULL THEN format('message %s is in no state at"   \
+                       " all',m.id) ELSE format('message %s is in two states at once: %s',p.id,p.places) END"          \
+                       " FROM (SELECT queue_id,id,count(*) AS n,string_agg(place,' and ') AS places FROM places"       \
+                       " GROUP BY queue_id,id) p FULL JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"  \
+                       " WHERE m.id IS NULL OR p.id IS NULL OR p.n>1 LIMIT 1")                                         \
+    X(VERIFY_KEYS, PGQRSI_PA_PLACES                                                                                    \
+      "SELECT CASE WHEN p.id IS NULL THEN format('the deduplication row of message %s"                                 \
+      " has outlived it',y.message_id) WHEN y.key IS NULL THEN format('unfinished message %s does not"                 \
+      " hold its deduplication key',p.id) ELSE format('the deduplication row of message %s has another"                \
+      " key, or its run is not marked as keyed',p.id) END FROM (SELECT p.*,m.dedup_key FROM places p"                  \
+      " JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id WHERE p.open"                                   \
+      " AND m.dedup_key IS NOT NULL) p FULL JOIN @.pgqrs_dedup y ON y.queue_id=p.queue_id"                             \
+      " AND y.message_id=p.id WHERE p.id IS NULL OR y.key IS NULL OR y.key<>p.dedup_key OR NOT p.keyed"                \
+      " LIMIT 1")                                                                                                      \
+    X(VERIFY_LEASES, "SELECT format('lease %s does not agree with its own sums',l.lease) FROM @.pgqrs_leases l,"       \
+                     "LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"                        \
+                     "bool_or(num_nulls(r.lo,r.n,r.attempt,r.prio)>0) AS ragged"                                       \
+                     " FROM unnest(l.lo,l.n,l.attempt,l.prio) AS r(lo,n,attempt,prio)) s"                              \
+                     " WHERE s.total IS DISTINCT FROM l.total OR s.lo<>l.lo_min OR s.hi<>l.hi_max OR s.ragged"         \
+                     " LIMIT 1")                                                                                       \
+    X(VERIFY_DONE, "SELECT format('the archive row of message %s does not agree with its own sums',d.lo_min)"          \
+                   " FROM @.pgqrs_done d,LATERAL (SELECT sum(r.n) AS total,min(r.lo) AS lo,max(r.lo+r.n-1) AS hi,"     \
+                   "bool_or(num_nulls(r.lo,r.n,r.attempt)>0) AS ragged"                                                \
+                   " FROM unnest(d.lo,d.n,d.attempt) AS r(lo,n,attempt)) s WHERE s.total IS DISTINCT FROM d.total"     \
+                   " OR s.lo<>d.lo_min OR s.hi<>d.hi_max OR d.hi_max-d.lo_min>=1024 OR s.ragged LIMIT 1")              \
+    X(VERIFY_OWNERS, "SELECT format('message %s belongs to a queue that does not exist',m.id) FROM @.pgqrs_messages m" \
+                     " WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=m.queue_id)"                         \
+                     " UNION ALL SELECT format('worker %s belongs to a queue that does not exist',w.id)"               \
+                     " FROM @.pgqrs_workers w WHERE w.queue_id IS NOT NULL"                                            \
+                     " AND NOT EXISTS(SELECT 1 FROM @.pgqrs_queues q WHERE q.id=w.queue_id)"                           \
+                     " UNION ALL SELECT format('worker %s is in no known state',w.id) FROM @.pgqrs_workers w"          \
+                     " WHERE w.state NOT BETWEEN 1 AND 5 OR (w.state=5)<>(w.stopped_at IS NOT NULL)"                   \
+                     " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',"          \
+                     "f.message_id)"                                                                                   \
+                     " FROM @.pgqrs_failures f WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_messages m"                      \
                      " WHERE m.queue_id=f.queue_id AND m.id=f.message_id) LIMIT 1")
 
-#define PGQRSI_PA_STATEMENTS(X)                                                                                       \
-    PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                     \
-    PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                   \
-    PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                    \
-    PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                    \
+#define PGQRSI_PA_STATEMENTS(X)                                                                                        \
+    PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                      \
+    PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                    \
+    PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                     \
+    PGQRSI_PA_NUMBER_STATEMENTS(X)                                                                                     \
     PGQRSI_PA_VERIFY_STATEMENTS(X)
 
 enum {
@@ -8964,11 +8922,9 @@ static size_t pgqrsi_pg_text_bytes(const PGresult *r)
 {
     size_t bytes = 0;
     for (int column = 0; column < PQnfields(r); column++) {
-        if (PQftype(r, column) != PGQRSI_PG_TEXT)
-            continue;
+        if (PQftype(r, column) != PGQRSI_PG_TEXT) continue;
         for (int row = 0; row < PQntuples(r); row++)
-            if (!PQgetisnull(r, row, column))
-                bytes += (size_t)PQgetlength(r, row, column) + 16;
+            if (!PQgetisnull(r, row, column)) bytes += (size_t)PQgetlength(r, row, column) + 16;
     }
     return bytes;
 }
@@ -8978,11 +8934,9 @@ static void *pgqrsi_pg_object(pgqrsi_pg *pg, const PGresult *r, size_t head, siz
 {
     size_t count = (size_t)PQntuples(r);
     void *object = pgqrs_backend_result_new(pg->store, head, count * item + 64 + pgqrsi_pg_text_bytes(r));
-    if (!object)
-        return NULL;
+    if (!object) return NULL;
     *items = pgqrs_backend_result_alloc(object, (count ? count : 1) * item);
-    if (*items)
-        return object;
+    if (*items) return object;
     pgqrs_free(object);
     return NULL;
 }
@@ -9015,8 +8969,7 @@ static void pgqrsi_pg_echo(pgqrsi_pg_call *call, const PGresult *r, int row, int
  * decide. */
 static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
 {
-    if (result != PGQRS_ERR_CONFLICT || !pg->own || *tries >= pg->settings->retry_limit)
-        return false;
+    if (result != PGQRS_ERR_CONFLICT || !pg->own || *tries >= pg->settings->retry_limit) return false;
     pgqrsi_pg_back_off(pg, (*tries)++);
     return true;
 }
@@ -9034,8 +8987,7 @@ static pgqrs_result pgqrsi_pg_gate(pgqrsi_pg *pg, bool alone)
 /* --- queues ------------------------------------------------------------------------------------------------------- */
 
 static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const char *queue,
-                                           const pgqrs_queue_desc *settings,
-                                           bool *created)
+                                           const pgqrs_queue_desc *settings, bool *created)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9053,8 +9005,7 @@ static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const cha
     pgqrsi_pg_time(&call, now_us);
     /* only who asks for a new queue cares whether it was this call that made it */
     pgqrs_result result = settings->must_be_new ? pgqrsi_pg_write(&call, &r) : pgqrsi_pg_read(&call, &r);
-    if (!result)
-        *created = pgqrsi_pg_get_int64(r, 0, 0) != 0;
+    if (!result) *created = pgqrsi_pg_get_int64(r, 0, 0) != 0;
     PQclear(r);
     return result;
 }
@@ -9074,8 +9025,7 @@ static pgqrs_result pgqrsi_pg_queue_change(void *self, const char *queue, const 
     pgqrsi_pg_int64(&call, change->settings.dead_retention_ms);
     pgqrsi_pg_int32(&call, (int32_t)change->paused);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && PQntuples(r) == 0)
-        result = pgqrsi_pg_no_queue(pg, queue);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_queue(pg, queue);
     PQclear(r);
     return result;
 }
@@ -9098,8 +9048,7 @@ static pgqrs_queues *pgqrsi_pg_read_queues(pgqrsi_pg *pg, const PGresult *r)
 {
     void *items = NULL;
     pgqrs_queues *list = (pgqrs_queues *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_queue), &items);
-    if (!list)
-        return NULL;
+    if (!list) return NULL;
     list->items = (const pgqrs_queue *)items;
     list->count = (size_t)PQntuples(r);
     for (int row = 0; row < PQntuples(r); row++)
@@ -9125,8 +9074,7 @@ static pgqrs_result pgqrsi_pg_queue_list(void *self, const char *queue_or_null, 
         pgqrsi_pg_int64(&call, (int64_t)limit);
     }
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && (*out = pgqrsi_pg_read_queues(pg, r)) == NULL)
-        result = pgqrsi_pg_no_memory(pg);
+    if (!result && (*out = pgqrsi_pg_read_queues(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
     PQclear(r);
     return result;
 }
@@ -9156,8 +9104,7 @@ static pgqrs_result pgqrsi_pg_patience(pgqrsi_pg *pg, const char *time, char bef
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PATIENCE);
     pgqrsi_pg_text(&call, time);
     pgqrs_result result = pgqrsi_pg_write(&call, &r);
-    if (!result && before)
-        snprintf(before, 32, "%.*s", PQgetlength(r, 0, 0), PQgetvalue(r, 0, 0));
+    if (!result && before) snprintf(before, 32, "%.*s", PQgetlength(r, 0, 0), PQgetvalue(r, 0, 0));
     PQclear(r);
     return result;
 }
@@ -9170,8 +9117,7 @@ static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
     pgqrsi_pg_call call;
     char before[32];
     pgqrs_result result = pgqrsi_pg_patience(pg, NULL, before);
-    if (result)
-        return result;
+    if (result) return result;
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_BARRIER);
     result = pgqrsi_pg_write_only(&call);
     if (result == PGQRS_ERR_BUSY)
@@ -9193,8 +9139,7 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
     int64_t messages = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
     int64_t workers = result ? 0 : pgqrsi_pg_get_int64(r, 0, 1);
     PQclear(r);
-    if (result || (messages == 0 && workers == 0))
-        return result;
+    if (result || (messages == 0 && workers == 0)) return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
                               "queue \"%s\" still has %lld messages and %lld live workers: purge and stop them, or "
                               "use force",
@@ -9203,9 +9148,9 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
 
 static pgqrs_result pgqrsi_pg_queue_sweep(pgqrsi_pg *pg, int64_t queue_id)
 {
-    static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED,  PGQRSI_PA_SQL_DROP_READY, PGQRSI_PA_SQL_DROP_LEASES,
-                                 PGQRSI_PA_SQL_DROP_DEAD,     PGQRSI_PA_SQL_DROP_DONE,  PGQRSI_PA_SQL_DROP_FAILURES,
-                                 PGQRSI_PA_SQL_DROP_DEDUP,    PGQRSI_PA_SQL_DROP_MESSAGES};
+    static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED, PGQRSI_PA_SQL_DROP_READY,   PGQRSI_PA_SQL_DROP_LEASES,
+                                 PGQRSI_PA_SQL_DROP_DEAD,    PGQRSI_PA_SQL_DROP_DONE,    PGQRSI_PA_SQL_DROP_FAILURES,
+                                 PGQRSI_PA_SQL_DROP_DEDUP,   PGQRSI_PA_SQL_DROP_MESSAGES};
     int64_t ignored;
     pgqrs_result result = PGQRS_OK;
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !result; i++)
@@ -9219,16 +9164,11 @@ static pgqrs_result pgqrsi_pg_queue_drop(pgqrsi_pg *pg, const char *queue, bool 
     int64_t queue_id = 0;
     int64_t ignored;
     pgqrs_result result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_ID, queue, &queue_id);
-    if (!result && !force)
-        result = pgqrsi_pg_queue_unused(pg, queue, queue_id);
-    if (!result)
-        result = pgqrsi_pg_gate(pg, true);
-    if (!result)
-        result = pgqrsi_pg_queue_barrier(pg, queue);
-    if (!result)
-        result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_LOCK, queue, &queue_id);
-    if (!result)
-        result = force ? pgqrsi_pg_queue_sweep(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
+    if (!result && !force) result = pgqrsi_pg_queue_unused(pg, queue, queue_id);
+    if (!result) result = pgqrsi_pg_gate(pg, true);
+    if (!result) result = pgqrsi_pg_queue_barrier(pg, queue);
+    if (!result) result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_LOCK, queue, &queue_id);
+    if (!result) result = force ? pgqrsi_pg_queue_sweep(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
     return result ? result : pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_DROP, queue_id, &ignored);
 }
 
@@ -9240,8 +9180,7 @@ static pgqrs_result pgqrsi_pg_queue_delete(void *self, int64_t now_us, const cha
     (void)now_us;
     do {
         result = pgqrsi_pg_begin(pg);
-        if (!result)
-            result = pgqrsi_pg_finish(pg, pgqrsi_pg_queue_drop(pg, queue, force));
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_queue_drop(pg, queue, force));
     } while (pgqrsi_pg_again(pg, result, &tries));
     return result;
 }
@@ -9264,8 +9203,7 @@ static pgqrs_result pgqrsi_pg_purge_place(pgqrsi_pg *pg, int statement, int64_t 
 /* busy: there were leases, so that messages may have come back from one while it was waited for. Only the first
  * round waits: new leases are not greater than those held already, so waiting for them could be waiting in a circle. */
 static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int64_t before_us, bool wait,
-                                           int64_t *removed,
-                                           bool *busy)
+                                           int64_t *removed, bool *busy)
 {
     pgqrsi_pg_call call;
     PGresult *locked = NULL;
@@ -9273,8 +9211,7 @@ static pgqrs_result pgqrsi_pg_purge_leased(pgqrsi_pg *pg, int64_t queue_id, int6
     int64_t there = 0;
     *busy = false;
     pgqrs_result result = pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_PURGE_HAVE, queue_id, &there);
-    if (result || !there)
-        return result;
+    if (result || !there) return result;
     *busy = true;
     pgqrsi_pg_start(&call, pg, wait ? PGQRSI_PA_SQL_PURGE_LOCK : PGQRSI_PA_SQL_PURGE_LOCK_FREE);
     pgqrsi_pg_int64(&call, queue_id);
@@ -9297,17 +9234,14 @@ static pgqrs_result pgqrsi_pg_purge_unfinished(pgqrsi_pg *pg, int64_t queue_id, 
     pgqrs_result result = PGQRS_OK;
     for (int round = 0; round < 3 && busy && !result; round++) {
         result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_DELAYED, queue_id, before_us, removed);
-        if (!result)
-            result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_READY, queue_id, before_us, removed);
-        if (!result)
-            result = pgqrsi_pg_purge_leased(pg, queue_id, before_us, round == 0, removed, &busy);
+        if (!result) result = pgqrsi_pg_purge_place(pg, PGQRSI_PA_SQL_PURGE_READY, queue_id, before_us, removed);
+        if (!result) result = pgqrsi_pg_purge_leased(pg, queue_id, before_us, round == 0, removed, &busy);
     }
     return result;
 }
 
 static pgqrs_result pgqrsi_pg_purge_start(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t older_than_ms,
-                                          int64_t *queue_id,
-                                          int64_t *before_us)
+                                          int64_t *queue_id, int64_t *before_us)
 {
     pgqrsi_pg_call call;
     PGresult *r = NULL;
@@ -9316,13 +9250,11 @@ static pgqrs_result pgqrsi_pg_purge_start(pgqrsi_pg *pg, int64_t now_us, const c
     pgqrsi_pg_time(&call, now_us);
     pgqrsi_pg_int64(&call, older_than_ms);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && PQntuples(r) == 0)
-        result = pgqrsi_pg_no_queue(pg, queue);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_queue(pg, queue);
     if (!result) {
         *queue_id = pgqrsi_pg_get_int64(r, 0, 0);
         *before_us = pgqrsi_pg_get_int64(r, 0, 1);
-        if (older_than_ms && *before_us == 0)
-            *before_us = 1;
+        if (older_than_ms && *before_us == 0) *before_us = 1;
     }
     PQclear(r);
     return result;
@@ -9335,8 +9267,7 @@ static pgqrs_result pgqrsi_pg_purge_all(pgqrsi_pg *pg, int64_t now_us, const cha
     int64_t before_us = 0;
     bool all = desc->what == PGQRS_PURGE_ALL;
     pgqrs_result result = pgqrsi_pg_gate(pg, true);
-    if (!result)
-        result = pgqrsi_pg_purge_start(pg, now_us, queue, desc->older_than_ms, &queue_id, &before_us);
+    if (!result) result = pgqrsi_pg_purge_start(pg, now_us, queue, desc->older_than_ms, &queue_id, &before_us);
     if (!result && (all || desc->what == PGQRS_PURGE_UNFINISHED))
         result = pgqrsi_pg_purge_unfinished(pg, queue_id, before_us, removed);
     if (!result && (all || desc->what == PGQRS_PURGE_DEAD))
@@ -9355,11 +9286,9 @@ static pgqrs_result pgqrsi_pg_queue_purge(void *self, int64_t now_us, const char
     do {
         *removed = 0;
         result = pgqrsi_pg_begin(pg);
-        if (!result)
-            result = pgqrsi_pg_finish(pg, pgqrsi_pg_purge_all(pg, now_us, queue, desc, removed));
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_purge_all(pg, now_us, queue, desc, removed));
     } while (pgqrsi_pg_again(pg, result, &tries));
-    if (result)
-        *removed = 0;
+    if (result) *removed = 0;
     return result;
 }
 
@@ -9385,7 +9314,8 @@ static bool pgqrsi_pg_read_message(const PGresult *r, int row, void *result, pgq
            pgqrsi_pg_copy(result, r, row, 13, &message->dedup_key) &&
            pgqrsi_pg_copy(result, r, row, 14, &message->producer) &&
            pgqrsi_pg_copy(result, r, row, 15, &message->reason) &&
-           pgqrsi_pg_copy(result, r, row, 16, &message->payload) && pgqrsi_pg_copy(result, r, row, 17, &message->worker);
+           pgqrsi_pg_copy(result, r, row, 16, &message->payload) &&
+           pgqrsi_pg_copy(result, r, row, 17, &message->worker);
 }
 
 static pgqrs_result pgqrsi_pg_message_get(void *self, int64_t now_us, int64_t id, pgqrs_message **out)
@@ -9416,8 +9346,7 @@ static pgqrs_messages *pgqrsi_pg_read_messages(pgqrsi_pg *pg, const PGresult *r)
 {
     void *items = NULL;
     pgqrs_messages *list = (pgqrs_messages *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_message), &items);
-    if (!list)
-        return NULL;
+    if (!list) return NULL;
     list->items = (const pgqrs_message *)items;
     list->count = (size_t)PQntuples(r);
     for (int row = 0; row < PQntuples(r); row++)
@@ -9451,8 +9380,7 @@ static pgqrs_result pgqrsi_pg_message_list(void *self, int64_t now_us, const pgq
     pgqrsi_pg_int64(&call, (int64_t)filter->limit);
     pgqrsi_pg_time(&call, now_us);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && (*out = pgqrsi_pg_read_messages(pg, r)) == NULL)
-        result = pgqrsi_pg_no_memory(pg);
+    if (!result && (*out = pgqrsi_pg_read_messages(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
     PQclear(r);
     return result;
 }
@@ -9532,8 +9460,7 @@ static bool pgqrsi_pg_batch_repeated(const pgqrsi_pg_batch *batch, size_t row)
 static void pgqrsi_pg_batch_free(pgqrsi_pg_batch *batch)
 {
     PQclear(batch->locked);
-    if (batch->numbers)
-        pgqrs_backend_free(batch->pg->store, batch->numbers, 3 * batch->count * sizeof *batch->numbers);
+    if (batch->numbers) pgqrs_backend_free(batch->pg->store, batch->numbers, 3 * batch->count * sizeof *batch->numbers);
     batch->locked = NULL;
     batch->numbers = NULL;
 }
@@ -9541,8 +9468,7 @@ static void pgqrsi_pg_batch_free(pgqrsi_pg_batch *batch)
 static bool pgqrsi_pg_batch_settled(const pgqrsi_pg_batch *batch)
 {
     for (size_t row = 0; row < batch->count; row++)
-        if (!pgqrsi_pg_batch_missing(batch, row) && pgqrsi_pg_batch_place(batch, row) == 0)
-            return false;
+        if (!pgqrsi_pg_batch_missing(batch, row) && pgqrsi_pg_batch_place(batch, row) == 0) return false;
     return true;
 }
 
@@ -9563,20 +9489,16 @@ static pgqrs_result pgqrsi_pg_batch_lock(pgqrsi_pg_batch *batch, pgqrsi_pg *pg, 
 {
     memset(batch, 0, sizeof *batch);
     batch->pg = pg;
-    if (count > INT32_MAX / (3 * sizeof *batch->numbers))
-        return pgqrsi_pg_no_memory(pg);
+    if (count > INT32_MAX / (3 * sizeof *batch->numbers)) return pgqrsi_pg_no_memory(pg);
     batch->numbers = (int64_t *)pgqrs_backend_alloc(pg->store, 3 * count * sizeof *batch->numbers);
-    if (!batch->numbers)
-        return pgqrsi_pg_no_memory(pg);
+    if (!batch->numbers) return pgqrsi_pg_no_memory(pg);
     batch->count = count;
     pgqrs_result result = pgqrsi_pg_gate(pg, false);
     for (int round = 0; round < 50 && !result; round++) {
         result = pgqrsi_pg_batch_ask(batch, now_us, ids);
-        if (result || pgqrsi_pg_batch_settled(batch))
-            return result;
+        if (result || pgqrsi_pg_batch_settled(batch)) return result;
     }
-    if (result)
-        return result;
+    if (result) return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
                               "the messages kept moving while they were to be locked: try again; if it stays so, "
                               "pgqrs_verify "
@@ -9622,16 +9544,11 @@ static pgqrs_result pgqrsi_pg_batch_take_leased(const pgqrsi_pg_batch *batch)
 static pgqrs_result pgqrsi_pg_batch_take(const pgqrsi_pg_batch *batch)
 {
     pgqrs_result result = PGQRS_OK;
-    if (batch->at[PGQRSI_PG_AT_READY])
-        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_READY);
-    if (!result && batch->at[PGQRSI_PG_AT_DELAYED])
-        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DELAYED);
-    if (!result && batch->lease_count)
-        result = pgqrsi_pg_batch_take_leased(batch);
-    if (!result && batch->at[PGQRSI_PG_AT_DONE])
-        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DONE);
-    if (!result && batch->at[PGQRSI_PG_AT_DEAD])
-        result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DEAD);
+    if (batch->at[PGQRSI_PG_AT_READY]) result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_READY);
+    if (!result && batch->at[PGQRSI_PG_AT_DELAYED]) result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DELAYED);
+    if (!result && batch->lease_count) result = pgqrsi_pg_batch_take_leased(batch);
+    if (!result && batch->at[PGQRSI_PG_AT_DONE]) result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DONE);
+    if (!result && batch->at[PGQRSI_PG_AT_DEAD]) result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_TAKE_DEAD);
     return result;
 }
 
@@ -9651,10 +9568,8 @@ static pgqrs_result pgqrsi_pg_delete_ids(pgqrsi_pg *pg, int64_t now_us, const in
         else
             pgqrsi_pg_batch_add(&batch, i);
     }
-    if (!result && batch.used)
-        result = pgqrsi_pg_batch_take(&batch);
-    if (!result && batch.used)
-        result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_FORGET);
+    if (!result && batch.used) result = pgqrsi_pg_batch_take(&batch);
+    if (!result && batch.used) result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_FORGET);
     pgqrsi_pg_batch_free(&batch);
     return result;
 }
@@ -9667,8 +9582,7 @@ static pgqrs_result pgqrsi_pg_message_delete(void *self, int64_t now_us, const i
     pgqrs_result result;
     do {
         result = pgqrsi_pg_begin(pg);
-        if (!result)
-            result = pgqrsi_pg_finish(pg, pgqrsi_pg_delete_ids(pg, now_us, ids, count, force, results));
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_delete_ids(pg, now_us, ids, count, force, results));
     } while (pgqrsi_pg_again(pg, result, &tries));
     return result;
 }
@@ -9677,7 +9591,8 @@ static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_
                                             size_t payload_size)
 {
     static const char *const places[PGQRSI_PG_PLACES] = {
-        "moving", "ready and was tried before", "delayed and was tried before", "leased", "waiting for another try", "archived",
+        "moving", "ready and was tried before", "delayed and was tried before",
+        "leased", "waiting for another try",    "archived",
         "dead"};
     pgqrsi_pg *pg = batch->pg;
     pgqrsi_pg_call call;
@@ -9688,8 +9603,7 @@ static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_
     if (place > PGQRSI_PG_AT_DELAYED || pgqrsi_pg_get_int64(batch->locked, 0, 4) > 0)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_STATE, 0, NULL,
                                   "message %lld is %s: only one that nobody has started can get another payload",
-                                  (long long)id,
-                                  places[place]);
+                                  (long long)id, places[place]);
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_UPDATE);
     pgqrsi_pg_int64(&call, pgqrsi_pg_get_int64(batch->locked, 0, 1));
     pgqrsi_pg_int64(&call, id);
@@ -9705,12 +9619,10 @@ static pgqrs_result pgqrsi_pg_message_update(void *self, int64_t now_us, int64_t
     pgqrs_result result;
     do {
         result = pgqrsi_pg_begin(pg);
-        if (result)
-            break;
+        if (result) break;
         pgqrsi_pg_batch batch;
         result = pgqrsi_pg_batch_lock(&batch, pg, now_us, &id, 1);
-        if (!result)
-            result = pgqrsi_pg_update_locked(&batch, id, payload, payload_size);
+        if (!result) result = pgqrsi_pg_update_locked(&batch, id, payload, payload_size);
         pgqrsi_pg_batch_free(&batch);
         result = pgqrsi_pg_finish(pg, result);
     } while (pgqrsi_pg_again(pg, result, &tries));
@@ -9728,15 +9640,13 @@ static pgqrs_result pgqrsi_pg_replay_keys(pgqrsi_pg_batch *batch, pgqrs_result *
     for (size_t row = 0; row < batch->count && refused > 0; row++) {
         int64_t id = pgqrsi_pg_get_int64(batch->locked, (int)row, 0);
         for (int i = 0; i < PQntuples(held) && results[row] == PGQRS_OK; i++)
-            if (pgqrsi_pg_get_int64(held, i, 0) == id)
-                results[row] = PGQRS_ERR_DUPLICATE;
+            if (pgqrsi_pg_get_int64(held, i, 0) == id) results[row] = PGQRS_ERR_DUPLICATE;
     }
     if (refused > 0) {
         batch->used = 0;
         memset(batch->at, 0, sizeof batch->at);
         for (size_t row = 0; row < batch->count; row++)
-            if (results[row] == PGQRS_OK)
-                pgqrsi_pg_batch_add(batch, row);
+            if (results[row] == PGQRS_OK) pgqrsi_pg_batch_add(batch, row);
     }
     PQclear(held);
     return result;
@@ -9756,12 +9666,9 @@ static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const in
         else
             pgqrsi_pg_batch_add(&batch, i);
     }
-    if (!result && batch.used)
-        result = pgqrsi_pg_replay_keys(&batch, results);
-    if (!result && batch.used)
-        result = pgqrsi_pg_batch_take(&batch);
-    if (!result && batch.used)
-        result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_REPLAY);
+    if (!result && batch.used) result = pgqrsi_pg_replay_keys(&batch, results);
+    if (!result && batch.used) result = pgqrsi_pg_batch_take(&batch);
+    if (!result && batch.used) result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_REPLAY);
     pgqrsi_pg_batch_free(&batch);
     return result;
 }
@@ -9774,8 +9681,7 @@ static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const i
     pgqrs_result result;
     do {
         result = pgqrsi_pg_begin(pg);
-        if (!result)
-            result = pgqrsi_pg_finish(pg, pgqrsi_pg_replay_ids(pg, now_us, ids, count, results));
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_replay_ids(pg, now_us, ids, count, results));
     } while (pgqrsi_pg_again(pg, result, &tries));
     return result;
 }
@@ -9800,12 +9706,12 @@ static pgqrs_result pgqrsi_pg_register_refused(pgqrsi_pg *pg, int64_t now_us, co
     if (!result && PQntuples(r) > 0) {
         int64_t age_us = pgqrsi_pg_get_int64(r, 0, 0) - pgqrsi_pg_get_int64(r, 0, 1);
         if (age_us <= stale_us)
-            result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                        "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, or it "
-                                        "crashed: then the name is free after %lld ms without a beat (stale_ms), or at once by "
-                                        "pgqrs_worker_reclaim",
-                                        name, (long long)(age_us / PGQRSI_US_PER_MS),
-                                        (long long)(stale_us / PGQRSI_US_PER_MS));
+            result = pgqrs_backend_fail(
+                pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
+                "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, or it "
+                "crashed: then the name is free after %lld ms without a beat (stale_ms), or at once by "
+                "pgqrs_worker_reclaim",
+                name, (long long)(age_us / PGQRSI_US_PER_MS), (long long)(stale_us / PGQRSI_US_PER_MS));
     }
     PQclear(r);
     return result;
@@ -9825,8 +9731,7 @@ static pgqrs_result pgqrsi_pg_register_try(pgqrsi_pg *pg, int64_t now_us, const 
     pgqrs_result result = pgqrsi_pg_write(&call, &r);
     if (!result) {
         worker->id = pgqrsi_pg_get_int64(r, 0, 0);
-        if (queue_or_null && pgqrsi_pg_get_int64(r, 0, 1) == 0)
-            result = pgqrsi_pg_no_queue(pg, queue_or_null);
+        if (queue_or_null && pgqrsi_pg_get_int64(r, 0, 1) == 0) result = pgqrsi_pg_no_queue(pg, queue_or_null);
     }
     PQclear(r);
     return result;
@@ -9843,15 +9748,13 @@ static pgqrs_result pgqrsi_pg_worker_register(void *self, int64_t now_us, const 
     /* between the try and the question why it failed, the name may have become free */
     for (int round = 0; round < 10 && !worker.id && !result; round++) {
         result = pgqrsi_pg_register_try(pg, now_us, name, queue_or_null, stale_us, &worker);
-        if (!result && !worker.id)
-            result = pgqrsi_pg_register_refused(pg, now_us, name, stale_us);
+        if (!result && !worker.id) result = pgqrsi_pg_register_refused(pg, now_us, name, stale_us);
     }
     if (!result && !worker.id)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
                                   "worker \"%s\" kept being registered by others: give each process a name of its own",
                                   name);
-    if (!result)
-        *out = worker;
+    if (!result) *out = worker;
     return result;
 }
 
@@ -9911,8 +9814,7 @@ static pgqrs_workers *pgqrsi_pg_read_workers(pgqrsi_pg *pg, const PGresult *r)
 {
     void *items = NULL;
     pgqrs_workers *list = (pgqrs_workers *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_worker_info), &items);
-    if (!list)
-        return NULL;
+    if (!list) return NULL;
     list->items = (const pgqrs_worker_info *)items;
     list->count = (size_t)PQntuples(r);
     for (int row = 0; row < PQntuples(r); row++)
@@ -9924,8 +9826,7 @@ static pgqrs_workers *pgqrsi_pg_read_workers(pgqrsi_pg *pg, const PGresult *r)
 }
 
 static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id_or_0,
-                                          const pgqrs_worker_filter *filter,
-                                          pgqrs_workers **out)
+                                          const pgqrs_worker_filter *filter, pgqrs_workers **out)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
@@ -9936,8 +9837,7 @@ static pgqrs_result pgqrsi_pg_worker_list(void *self, int64_t now_us, int64_t id
     pgqrsi_pg_int64(&call, filter->after_id);
     pgqrsi_pg_int64(&call, (int64_t)filter->limit);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && (*out = pgqrsi_pg_read_workers(pg, r)) == NULL)
-        result = pgqrsi_pg_no_memory(pg);
+    if (!result && (*out = pgqrsi_pg_read_workers(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
     PQclear(r);
     return result;
 }
@@ -9968,10 +9868,8 @@ static pgqrs_result pgqrsi_pg_worker_release(void *self, int64_t now_us, int64_t
     pgqrsi_pg_text(&call, reason);
     pgqrsi_pg_time(&call, now_us);
     pgqrs_result result = pgqrsi_pg_write(&call, &r);
-    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
-        result = pgqrsi_pg_no_worker(pg, worker_id);
-    if (!result)
-        *released = pgqrsi_pg_get_int64(r, 0, 1);
+    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0) result = pgqrsi_pg_no_worker(pg, worker_id);
+    if (!result) *released = pgqrsi_pg_get_int64(r, 0, 1);
     PQclear(r);
     return result;
 }
@@ -9989,9 +9887,9 @@ static pgqrs_result pgqrsi_pg_worker_delete(void *self, int64_t now_us, int64_t 
     if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
         result = pgqrsi_pg_no_worker(pg, worker_id);
     else if (!result && pgqrsi_pg_get_int64(r, 0, 1) == 0)
-        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                    "worker %lld is not stopped: shut it down first, or use force",
-                                    (long long)worker_id);
+        result =
+            pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
+                               "worker %lld is not stopped: shut it down first, or use force", (long long)worker_id);
     PQclear(r);
     return result;
 }
@@ -10008,10 +9906,8 @@ static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char 
     pgqrsi_pg_int64(&call, older_than_us);
     pgqrsi_pg_time(&call, now_us);
     pgqrs_result result = pgqrsi_pg_write(&call, &r);
-    if (!result && queue_or_null && pgqrsi_pg_get_int64(r, 0, 0) == 0)
-        result = pgqrsi_pg_no_queue(pg, queue_or_null);
-    if (!result)
-        *workers = pgqrsi_pg_get_int64(r, 0, 1);
+    if (!result && queue_or_null && pgqrsi_pg_get_int64(r, 0, 0) == 0) result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    if (!result) *workers = pgqrsi_pg_get_int64(r, 0, 1);
     if (!result && *workers) {
         pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RELEASE_WORKERS);
         pgqrsi_pg_echo(&call, r, 0, 2);
@@ -10024,8 +9920,8 @@ static pgqrs_result pgqrsi_pg_reclaim(pgqrsi_pg *pg, int64_t now_us, const char 
 }
 
 static pgqrs_result pgqrsi_pg_worker_reclaim(void *self, int64_t now_us, const char *queue_or_null,
-                                             int64_t older_than_us,
-                                             const char *reason, int64_t *workers, int64_t *messages)
+                                             int64_t older_than_us, const char *reason, int64_t *workers,
+                                             int64_t *messages)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     int tries = 0;
@@ -10037,8 +9933,7 @@ static pgqrs_result pgqrsi_pg_worker_reclaim(void *self, int64_t now_us, const c
             result = pgqrsi_pg_finish(
                 pg, pgqrsi_pg_reclaim(pg, now_us, queue_or_null, older_than_us, reason, workers, messages));
     } while (pgqrsi_pg_again(pg, result, &tries));
-    if (result)
-        *workers = *messages = 0;
+    if (result) *workers = *messages = 0;
     return result;
 }
 
@@ -10082,8 +9977,7 @@ static pgqrs_metrics *pgqrsi_pg_read_metrics(pgqrsi_pg *pg, const PGresult *r)
 {
     void *items = NULL;
     pgqrs_metrics *list = (pgqrs_metrics *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_queue_metrics), &items);
-    if (!list)
-        return NULL;
+    if (!list) return NULL;
     list->items = (const pgqrs_queue_metrics *)items;
     list->count = (size_t)PQntuples(r);
     for (int row = 0; row < PQntuples(r); row++)
@@ -10124,8 +10018,7 @@ static pgqrs_result pgqrsi_pg_worker_stats(void *self, int64_t now_us, const cha
     pgqrsi_pg_int64(&call, stale_us);
     pgqrsi_pg_time(&call, now_us);
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
-    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0)
-        result = pgqrsi_pg_no_queue(pg, queue_or_null);
+    if (!result && pgqrsi_pg_get_int64(r, 0, 0) == 0) result = pgqrsi_pg_no_queue(pg, queue_or_null);
     if (!result) {
         int64_t at_us = pgqrsi_pg_get_int64(r, 0, 1);
         out->total = pgqrsi_pg_get_int64(r, 0, 2);
@@ -10155,8 +10048,7 @@ static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
         int64_t size;
         const char *text = pgqrsi_pg_get_text(r, 0, 0, &size);
         result = pgqrs_backend_fail(pg->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "schema %s: %.*s", pg->schema,
-                                    (int)size,
-                                    text ? text : "");
+                                    (int)size, text ? text : "");
     }
     PQclear(r);
     return result;
@@ -10164,9 +10056,10 @@ static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
 
 static pgqrs_result pgqrsi_pg_verify(void *self)
 {
-    static const int steps[] = {
-        PGQRSI_PA_SQL_VERIFY_TABLES, PGQRSI_PA_SQL_VERIFY_RELATIONS, PGQRSI_PA_SQL_VERIFY_INDEXES, PGQRSI_PA_SQL_VERIFY_OWNERS,
-        PGQRSI_PA_SQL_VERIFY_PLACES, PGQRSI_PA_SQL_VERIFY_LEASES,    PGQRSI_PA_SQL_VERIFY_DONE,    PGQRSI_PA_SQL_VERIFY_KEYS};
+    static const int steps[] = {PGQRSI_PA_SQL_VERIFY_TABLES,  PGQRSI_PA_SQL_VERIFY_RELATIONS,
+                                PGQRSI_PA_SQL_VERIFY_INDEXES, PGQRSI_PA_SQL_VERIFY_OWNERS,
+                                PGQRSI_PA_SQL_VERIFY_PLACES,  PGQRSI_PA_SQL_VERIFY_LEASES,
+                                PGQRSI_PA_SQL_VERIFY_DONE,    PGQRSI_PA_SQL_VERIFY_KEYS};
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrs_result result = PGQRS_OK;
     pg->checked = false; /* the first statement then looks at the version */
@@ -10285,7 +10178,8 @@ PGQRS_API void pgqrs_log_stderr(pgqrs_log_level level, const char *text, void *u
 {
     static const char *const names[] = {"", "error", "warn", "info", "debug"};
     (void)user;
-    fprintf(stderr, "pgqrs %s: %s\n", level >= PGQRS_LOG_ERROR && level <= PGQRS_LOG_DEBUG ? names[level] : "log", text);
+    fprintf(stderr, "pgqrs %s: %s\n", level >= PGQRS_LOG_ERROR && level <= PGQRS_LOG_DEBUG ? names[level] : "log",
+            text);
 }
 
 /* --- backends */
@@ -10295,13 +10189,10 @@ static const pgqrs_backend *pgqrsi_backends[PGQRSI_BACKENDS_MAX];
 
 PGQRS_API pgqrs_result pgqrs_backend_register(const pgqrs_backend *backend)
 {
-    if (!backend)
-        return PGQRS_ERR_INVALID_ARGUMENT;
-    if (backend->version != PGQRS_BACKEND_VERSION)
-        return PGQRS_ERR_UNSUPPORTED;
+    if (!backend) return PGQRS_ERR_INVALID_ARGUMENT;
+    if (backend->version != PGQRS_BACKEND_VERSION) return PGQRS_ERR_UNSUPPORTED;
     for (int i = 0; i < PGQRSI_BACKENDS_MAX; i++) {
-        if (pgqrsi_backends[i] == backend)
-            return PGQRS_OK;
+        if (pgqrsi_backends[i] == backend) return PGQRS_OK;
         if (!pgqrsi_backends[i]) {
             pgqrsi_backends[i] = backend;
             return PGQRS_OK;
@@ -10314,8 +10205,7 @@ static const pgqrs_backend *pgqrsi_backend_for(const char *scheme, size_t length
 {
     for (int i = 0; i < PGQRSI_BACKENDS_MAX && pgqrsi_backends[i]; i++)
         for (const char *const *known = pgqrsi_backends[i]->schemes; *known; known++)
-            if (strlen(*known) == length && strncmp(*known, scheme, length) == 0)
-                return pgqrsi_backends[i];
+            if (strlen(*known) == length && strncmp(*known, scheme, length) == 0) return pgqrsi_backends[i];
     return NULL;
 }
 
@@ -10328,13 +10218,16 @@ static const struct {
 static pgqrs_result pgqrsi_backend_missing(const char *scheme, size_t length, pgqrs_error *err)
 {
     for (size_t i = 0; i < sizeof pgqrsi_known_schemes / sizeof pgqrsi_known_schemes[0]; i++)
-        if (strlen(pgqrsi_known_schemes[i].scheme) == length && strncmp(pgqrsi_known_schemes[i].scheme, scheme, length) == 0)
-            return pgqrsi_error_set(err, PGQRS_ERR_NOT_BUILT,
-                                    "%.*s:// is not part of this program: include \"%s\" where PGQRS_IMPLEMENTATION is defined",
-                                    (int)length, scheme, pgqrsi_known_schemes[i].header);
-    return pgqrsi_error_set(err, PGQRS_ERR_BAD_DSN,
-                            "no backend serves the scheme \"%.*s\"; known are sqlite://, turso://, postgresql://, postgres://",
-                            (int)(length < 40 ? length : 40), scheme);
+        if (strlen(pgqrsi_known_schemes[i].scheme) == length &&
+            strncmp(pgqrsi_known_schemes[i].scheme, scheme, length) == 0)
+            return pgqrsi_error_set(
+                err, PGQRS_ERR_NOT_BUILT,
+                "%.*s:// is not part of this program: include \"%s\" where PGQRS_IMPLEMENTATION is defined",
+                (int)length, scheme, pgqrsi_known_schemes[i].header);
+    return pgqrsi_error_set(
+        err, PGQRS_ERR_BAD_DSN,
+        "no backend serves the scheme \"%.*s\"; known are sqlite://, turso://, postgresql://, postgres://",
+        (int)(length < 40 ? length : 40), scheme);
 }
 
 PGQRS_API void *pgqrs_backend_alloc(pgqrs_store *store, size_t size)
@@ -10367,8 +10260,7 @@ PGQRS_API pgqrs_result pgqrs_backend_fail(pgqrs_store *store, pgqrs_result code,
 PGQRS_API void pgqrs_backend_log(pgqrs_store *store, pgqrs_log_level level, const char *format, ...)
 {
     va_list arguments;
-    if (!pgqrsi_log_wanted(store, level))
-        return;
+    if (!pgqrsi_log_wanted(store, level)) return;
     va_start(arguments, format);
     pgqrsi_log_format(store, level, format, arguments);
     va_end(arguments);
@@ -10422,12 +10314,10 @@ PGQRS_API char *pgqrs_backend_result_text(void *result, const char *text, int64_
 static bool pgqrsi_copy_keys(void *owned, const char *const **keys, size_t count)
 {
     const char **copy = (const char **)pgqrsi_result_alloc(owned, (count + 1) * sizeof *copy);
-    if (!copy)
-        return false;
+    if (!copy) return false;
     for (size_t i = 0; i < count; i++) {
         copy[i] = pgqrsi_result_text(owned, (*keys)[i], -1);
-        if (!copy[i])
-            return false;
+        if (!copy[i]) return false;
     }
     *keys = copy;
     return true;
@@ -10436,14 +10326,12 @@ static bool pgqrsi_copy_keys(void *owned, const char *const **keys, size_t count
 static void pgqrsi_settings_resolve(pgqrs_store_desc *settings)
 {
     settings->allocator = pgqrsi_mem_resolve(&settings->allocator);
-    if (!settings->schema)
-        settings->schema = "public";
+    if (!settings->schema) settings->schema = "public";
     if (!settings->json.parse) {
         settings->json.parse = pgqrsi_json_parse;
         settings->json.user = NULL;
     }
-    if (!settings->logger.level)
-        settings->logger.level = PGQRS_LOG_INFO;
+    if (!settings->logger.level) settings->logger.level = PGQRS_LOG_INFO;
     settings->connect_timeout_ms = PGQRSI_DEFAULT(settings->connect_timeout_ms, 30000);
     settings->retry_limit = settings->retry_limit < 0 ? -1 : PGQRSI_DEFAULT(settings->retry_limit, 5);
     settings->default_lease_ms = PGQRSI_DEFAULT(settings->default_lease_ms, 30000);
@@ -10451,8 +10339,7 @@ static void pgqrsi_settings_resolve(pgqrs_store_desc *settings)
     settings->default_batch = PGQRSI_DEFAULT(settings->default_batch, 16);
     settings->heartbeat_ms = PGQRSI_DEFAULT(settings->heartbeat_ms, 5000);
     settings->poll_ms = PGQRSI_DEFAULT(settings->poll_ms, 250);
-    if (settings->sqlite_wal == PGQRS_AUTO)
-        settings->sqlite_wal = PGQRS_ON;
+    if (settings->sqlite_wal == PGQRS_AUTO) settings->sqlite_wal = PGQRS_ON;
     pgqrsi_validation_resolve(&settings->validation);
 }
 
@@ -10461,12 +10348,12 @@ static bool pgqrsi_store_own(pgqrs_store *store)
 {
     pgqrs_store_desc *settings = &store->settings;
     store->owned = pgqrsi_result_new(&settings->allocator, PGQRSI_POLICY_SLOTS * sizeof(pgqrsi_policy), 256);
-    if (!store->owned)
-        return false;
+    if (!store->owned) return false;
     store->policies = (pgqrsi_policy *)store->owned;
     settings->schema = pgqrsi_result_text(store->owned, settings->schema, -1);
     return settings->schema &&
-           pgqrsi_copy_keys(store->owned, &settings->validation.forbidden_keys, settings->validation.forbidden_key_count) &&
+           pgqrsi_copy_keys(store->owned, &settings->validation.forbidden_keys,
+                            settings->validation.forbidden_key_count) &&
            pgqrsi_copy_keys(store->owned, &settings->validation.required_keys, settings->validation.required_key_count);
 }
 
@@ -10482,10 +10369,8 @@ static pgqrs_store *pgqrsi_store_new(const pgqrs_store_desc *desc, pgqrs_error *
 {
     pgqrs_store_desc settings;
     memset(&settings, 0, sizeof settings);
-    if (desc)
-        settings = *desc;
-    if (pgqrsi_settings_check(&settings, err))
-        return NULL;
+    if (desc) settings = *desc;
+    if (pgqrsi_settings_check(&settings, err)) return NULL;
     pgqrsi_settings_resolve(&settings);
     pgqrs_store *store = (pgqrs_store *)pgqrsi_mem_alloc(&settings.allocator, sizeof *store);
     if (!store) {
@@ -10497,7 +10382,8 @@ static pgqrs_store *pgqrsi_store_new(const pgqrs_store_desc *desc, pgqrs_error *
     pgqrsi_error_clear(&store->error);
     pgqrsi_bucket_init(&store->bucket, &store->settings.validation, pgqrsi_monotonic_us());
     if (!pgqrsi_pipe_open(store->wake))
-        pgqrsi_error_set(err, PGQRS_ERR_CONNECTION, "no file descriptor is left for the store: raise the limit (ulimit -n)");
+        pgqrsi_error_set(err, PGQRS_ERR_CONNECTION,
+                         "no file descriptor is left for the store: raise the limit (ulimit -n)");
     else if (!pgqrsi_store_own(store))
         pgqrsi_error_set(err, PGQRS_ERR_NO_MEMORY, "out of memory: the allocator returned NULL");
     else
@@ -10506,12 +10392,11 @@ static pgqrs_store *pgqrsi_store_new(const pgqrs_store_desc *desc, pgqrs_error *
     return NULL;
 }
 
-static pgqrs_store *pgqrsi_store_open(const pgqrs_backend *backend, pgqrs_backend_open *request, const pgqrs_store_desc *desc,
-                                      pgqrs_error *err)
+static pgqrs_store *pgqrsi_store_open(const pgqrs_backend *backend, pgqrs_backend_open *request,
+                                      const pgqrs_store_desc *desc, pgqrs_error *err)
 {
     pgqrs_store *store = pgqrsi_store_new(desc, err);
-    if (!store)
-        return NULL;
+    if (!store) return NULL;
     store->backend = backend;
     store->scheme = backend->name;
     if (request->dsn && strncmp(request->dsn, "turso:", 6) == 0) /* one backend, two engines: say which */
@@ -10534,8 +10419,7 @@ PGQRS_API pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store_desc *desc,
 {
     pgqrs_backend_open request;
     memset(&request, 0, sizeof request);
-    if (err)
-        pgqrsi_error_clear(err);
+    if (err) pgqrsi_error_clear(err);
     if (!dsn) {
         pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "dsn is NULL");
         return NULL;
@@ -10561,8 +10445,7 @@ static pgqrs_store *pgqrsi_open_foreign(const char *scheme, const void *handle, 
                                         const pgqrs_store_desc *desc, pgqrs_error *err)
 {
     const pgqrs_backend *backend = pgqrsi_backend_for(scheme, strlen(scheme));
-    if (err)
-        pgqrsi_error_clear(err);
+    if (err) pgqrsi_error_clear(err);
     if (!handle)
         pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "the connection is NULL");
     else if (!backend)
@@ -10590,16 +10473,20 @@ PGQRS_API pgqrs_store *pgqrs_open_sqlite3(struct sqlite3 *database, const pgqrs_
 
 PGQRS_API void pgqrs_close(pgqrs_store *store)
 {
-    if (!store)
-        return;
+    if (!store) return;
     store->backend->close(store->self);
     pgqrsi_store_free(store);
 }
 
 PGQRS_API const pgqrs_error *pgqrs_last_error(const pgqrs_store *store)
 {
-    static const pgqrs_error no_store = {
-        PGQRS_ERR_INVALID_ARGUMENT, PGQRS_KIND_MISUSE, 0, "", -1, 0, "the store is NULL: pgqrs_open failed, see its error"};
+    static const pgqrs_error no_store = {PGQRS_ERR_INVALID_ARGUMENT,
+                                         PGQRS_KIND_MISUSE,
+                                         0,
+                                         "",
+                                         -1,
+                                         0,
+                                         "the store is NULL: pgqrs_open failed, see its error"};
     return store ? &store->error : &no_store;
 }
 
@@ -10615,14 +10502,12 @@ PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store)
 
 PGQRS_API void pgqrs_free(void *result)
 {
-    if (result)
-        pgqrsi_result_free(result);
+    if (result) pgqrsi_result_free(result);
 }
 
 PGQRS_API void pgqrs_stop(pgqrs_store *store)
 {
-    if (!store)
-        return;
+    if (!store) return;
     PGQRSI_FLAG_SET(store->stop, 1);
     pgqrsi_pipe_signal(store->wake);
 }
@@ -10646,8 +10531,7 @@ PGQRS_API pgqrs_result pgqrs_install(pgqrs_store *store)
 
 PGQRS_API pgqrs_result pgqrs_uninstall(pgqrs_store *store)
 {
-    if (store)
-        pgqrsi_policy_forget(store);
+    if (store) pgqrsi_policy_forget(store);
     PGQRSI_CALL(store, store->backend->uninstall(store->self));
 }
 
@@ -10658,7 +10542,8 @@ PGQRS_API pgqrs_result pgqrs_verify(pgqrs_store *store)
 
 PGQRS_API pgqrs_result pgqrs_schema_version(pgqrs_store *store, int32_t *version)
 {
-    PGQRSI_CALL(store, version ? store->backend->schema_version(store->self, version) : pgqrsi_null_argument(store, "version"));
+    PGQRSI_CALL(store, version ? store->backend->schema_version(store->self, version)
+                               : pgqrsi_null_argument(store, "version"));
 }
 
 /* --- queues */
@@ -10670,7 +10555,8 @@ PGQRS_API pgqrs_result pgqrs_queue_create(pgqrs_store *store, const char *queue,
 
 PGQRS_API pgqrs_result pgqrs_queue_update(pgqrs_store *store, const char *queue, const pgqrs_queue_desc *desc)
 {
-    PGQRSI_CALL(store, desc ? pgqrsi_queue_change(store, queue, desc, PGQRS_AUTO) : pgqrsi_null_argument(store, "desc"));
+    PGQRSI_CALL(store,
+                desc ? pgqrsi_queue_change(store, queue, desc, PGQRS_AUTO) : pgqrsi_null_argument(store, "desc"));
 }
 
 PGQRS_API pgqrs_result pgqrs_queue_get(pgqrs_store *store, const char *queue, pgqrs_queue **out)
@@ -10703,45 +10589,43 @@ PGQRS_API pgqrs_result pgqrs_queue_delete(pgqrs_store *store, const char *queue,
     PGQRSI_CALL(store, pgqrsi_queue_delete(store, queue, force));
 }
 
-PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *desc, int64_t *removed)
+PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *desc,
+                                         int64_t *removed)
 {
     PGQRSI_CALL(store, pgqrsi_queue_purge(store, queue, desc, removed));
 }
 
 /* --- messages */
 
-PGQRS_API pgqrs_result pgqrs_enqueue(pgqrs_store *store, const char *queue, const char *payload, const pgqrs_enqueue_desc *desc,
-                                     pgqrs_receipt *receipt)
+PGQRS_API pgqrs_result pgqrs_enqueue(pgqrs_store *store, const char *queue, const char *payload,
+                                     const pgqrs_enqueue_desc *desc, pgqrs_receipt *receipt)
 {
     pgqrs_enqueue_item item;
     memset(&item, 0, sizeof item);
     item.payload = payload;
-    if (desc)
-        item.desc = *desc;
+    if (desc) item.desc = *desc;
     PGQRSI_CALL(store, pgqrsi_enqueue(store, queue, &item, 1, receipt, true));
 }
 
-PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue, const pgqrs_enqueue_item *items, size_t count,
-                                          pgqrs_receipt *receipts)
+PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue, const pgqrs_enqueue_item *items,
+                                          size_t count, pgqrs_receipt *receipts)
 {
     PGQRSI_CALL(store, pgqrsi_enqueue(store, queue, items, count, receipts, false));
 }
 
 /* A list of one becomes a message: the copy in the same arena is what pgqrs_free gets. */
-static pgqrs_result pgqrsi_dequeue_one(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_message **out)
+static pgqrs_result pgqrsi_dequeue_one(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
+                                       pgqrs_message **out)
 {
     pgqrs_dequeue_desc one;
     pgqrs_messages *messages = NULL;
     memset(&one, 0, sizeof one);
-    if (desc)
-        one = *desc;
+    if (desc) one = *desc;
     one.limit = 1;
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = pgqrsi_dequeue(store, queue, &one, &messages);
-    if (result || !messages)
-        return result;
+    if (result || !messages) return result;
     *out = (pgqrs_message *)pgqrsi_result_alias(messages, sizeof **out);
     if (*out) {
         **out = messages->items[0];
@@ -10751,12 +10635,14 @@ static pgqrs_result pgqrsi_dequeue_one(pgqrs_store *store, const char *queue, co
     return pgqrsi_no_memory(store);
 }
 
-PGQRS_API pgqrs_result pgqrs_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_message **out)
+PGQRS_API pgqrs_result pgqrs_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
+                                     pgqrs_message **out)
 {
     PGQRSI_CALL(store, pgqrsi_dequeue_one(store, queue, desc, out));
 }
 
-static pgqrs_result pgqrsi_dequeue_many(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_messages **out)
+static pgqrs_result pgqrsi_dequeue_many(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
+                                        pgqrs_messages **out)
 {
     pgqrs_result result = pgqrsi_dequeue(store, queue, desc, out);
     return result || *out ? result : pgqrsi_empty_messages(store, out);
@@ -10773,23 +10659,19 @@ PGQRS_API pgqrs_settlement pgqrs_settlement_for(const pgqrs_message *message, pg
     return pgqrsi_settlement_for(message, verdict);
 }
 
-static pgqrs_result pgqrsi_settle_and_claim(pgqrs_store *store, pgqrs_settlement *items, size_t count, const char *queue,
-                                            const pgqrs_dequeue_desc *desc, pgqrs_messages **next)
+static pgqrs_result pgqrsi_settle_and_claim(pgqrs_store *store, pgqrs_settlement *items, size_t count,
+                                            const char *queue, const pgqrs_dequeue_desc *desc, pgqrs_messages **next)
 {
     pgqrs_backend_claim claim;
-    if (next)
-        *next = NULL;
-    if (!queue && !next)
-        return desc ? pgqrsi_null_argument(store, "queue") : pgqrsi_settle(store, items, count, NULL);
-    if (!next)
-        return pgqrsi_null_argument(store, "next");
+    if (next) *next = NULL;
+    if (!queue && !next) return desc ? pgqrsi_null_argument(store, "queue") : pgqrsi_settle(store, items, count, NULL);
+    if (!next) return pgqrsi_null_argument(store, "next");
     pgqrs_result result = pgqrsi_claim_check(store, queue, desc, &claim);
     if (!result && desc && desc->wait_ms)
-        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "wait_ms must be 0 in pgqrs_settle: use pgqrs_dequeue_many to wait");
-    if (!result)
-        result = pgqrsi_settle(store, items, count, &claim);
-    if (!result)
-        result = pgqrsi_refusal(store, &claim);
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                           "wait_ms must be 0 in pgqrs_settle: use pgqrs_dequeue_many to wait");
+    if (!result) result = pgqrsi_settle(store, items, count, &claim);
+    if (!result) result = pgqrsi_refusal(store, &claim);
     *next = claim.messages;
     return result || *next ? result : pgqrsi_empty_messages(store, next);
 }
@@ -10825,18 +10707,20 @@ PGQRS_API pgqrs_result pgqrs_release(pgqrs_store *store, const pgqrs_message *me
     PGQRSI_CALL(store, pgqrsi_settle_one(store, message, pgqrsi_release_pattern(desc)));
 }
 
-static pgqrs_result pgqrsi_settle_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, pgqrs_settlement pattern,
-                                       pgqrs_result *results)
+static pgqrs_result pgqrsi_settle_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                       pgqrs_settlement pattern, pgqrs_result *results)
 {
     return pgqrsi_settle_same(store, messages, count, &pattern, results);
 }
 
-PGQRS_API pgqrs_result pgqrs_archive_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, pgqrs_result *results)
+PGQRS_API pgqrs_result pgqrs_archive_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                          pgqrs_result *results)
 {
     PGQRSI_CALL(store, pgqrsi_settle_many(store, messages, count, pgqrsi_pattern(PGQRS_ARCHIVE, NULL), results));
 }
 
-PGQRS_API pgqrs_result pgqrs_delete_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, pgqrs_result *results)
+PGQRS_API pgqrs_result pgqrs_delete_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                         pgqrs_result *results)
 {
     PGQRSI_CALL(store, pgqrsi_settle_many(store, messages, count, pgqrsi_pattern(PGQRS_DELETE, NULL), results));
 }
@@ -10852,8 +10736,7 @@ static const pgqrs_worker_ref pgqrsi_nobody = {0, 0};
 static pgqrs_result pgqrsi_extend_one(pgqrs_store *store, const pgqrs_message *message, int64_t lease_ms)
 {
     pgqrs_result outcome = PGQRS_OK;
-    if (!message)
-        return pgqrsi_null_argument(store, "message");
+    if (!message) return pgqrsi_null_argument(store, "message");
     pgqrs_result result = pgqrsi_extend(store, message, 1, lease_ms, pgqrsi_nobody, &outcome);
     return result || outcome == PGQRS_OK ? result : pgqrsi_lease_lost(store, message->id);
 }
@@ -10863,8 +10746,8 @@ PGQRS_API pgqrs_result pgqrs_extend(pgqrs_store *store, const pgqrs_message *mes
     PGQRSI_CALL(store, pgqrsi_extend_one(store, message, lease_ms));
 }
 
-PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message *messages, size_t count, int64_t lease_ms,
-                                         pgqrs_result *results)
+PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message *messages, size_t count,
+                                         int64_t lease_ms, pgqrs_result *results)
 {
     PGQRSI_CALL(store, pgqrsi_extend(store, messages, count, lease_ms, pgqrsi_nobody, results));
 }
@@ -10873,8 +10756,7 @@ PGQRS_API pgqrs_result pgqrs_extend_many(pgqrs_store *store, const pgqrs_message
 
 static pgqrs_result pgqrsi_message_get(pgqrs_store *store, int64_t id, pgqrs_message **out)
 {
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     return store->backend->message_get(store->self, pgqrsi_now(store), id, out);
 }
@@ -10894,7 +10776,8 @@ PGQRS_API pgqrs_result pgqrs_message_count(pgqrs_store *store, const pgqrs_messa
     PGQRSI_CALL(store, pgqrsi_message_count(store, filter, count));
 }
 
-PGQRS_API pgqrs_result pgqrs_message_delete(pgqrs_store *store, const int64_t *ids, size_t count, bool force, pgqrs_result *results)
+PGQRS_API pgqrs_result pgqrs_message_delete(pgqrs_store *store, const int64_t *ids, size_t count, bool force,
+                                            pgqrs_result *results)
 {
     PGQRSI_CALL(store, pgqrsi_by_ids_run(store, pgqrsi_message_delete_run, ids, count, force, results));
 }
@@ -10909,12 +10792,14 @@ PGQRS_API pgqrs_result pgqrs_message_replay(pgqrs_store *store, int64_t id)
     PGQRSI_CALL(store, pgqrsi_message_replay(store, id));
 }
 
-PGQRS_API pgqrs_result pgqrs_message_replay_many(pgqrs_store *store, const int64_t *ids, size_t count, pgqrs_result *results)
+PGQRS_API pgqrs_result pgqrs_message_replay_many(pgqrs_store *store, const int64_t *ids, size_t count,
+                                                 pgqrs_result *results)
 {
     PGQRSI_CALL(store, pgqrsi_by_ids_run(store, pgqrsi_message_replay_run, ids, count, false, results));
 }
 
-PGQRS_API pgqrs_result pgqrs_dead_list(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit, pgqrs_messages **out)
+PGQRS_API pgqrs_result pgqrs_dead_list(pgqrs_store *store, const char *queue, int64_t after_id, size_t limit,
+                                       pgqrs_messages **out)
 {
     PGQRSI_CALL(store, pgqrsi_dead_page(store, queue, after_id, limit, false, out));
 }
@@ -10968,8 +10853,7 @@ static pgqrs_result pgqrsi_message_extend(pgqrs_worker *worker, const pgqrs_mess
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms)
 {
     pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
-    if (!delivery)
-        return PGQRS_ERR_INVALID_ARGUMENT;
+    if (!delivery) return PGQRS_ERR_INVALID_ARGUMENT;
     PGQRSI_CALL(delivery->worker->store, pgqrsi_message_extend(delivery->worker, message, lease_ms));
 }
 
@@ -10989,8 +10873,7 @@ PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue,
                                           pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
 {
     pgqrs_worker *worker = NULL;
-    if (pgqrsi_begin(store))
-        return NULL;
+    if (pgqrsi_begin(store)) return NULL;
     pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
     if (result && worker) {
         pgqrsi_worker_close(worker, result);
@@ -11004,19 +10887,15 @@ static pgqrs_result pgqrsi_worker_poll_counted(pgqrs_worker *worker, int64_t tim
 {
     int64_t before = worker->handled;
     pgqrs_result result = pgqrsi_check_range(worker->store, "timeout_ms", timeout_ms, 0, PGQRS_FOREVER);
-    if (!result)
-        result = pgqrsi_worker_poll(worker, timeout_ms);
-    if (handled)
-        *handled = (size_t)(worker->handled - before);
+    if (!result) result = pgqrsi_worker_poll(worker, timeout_ms);
+    if (handled) *handled = (size_t)(worker->handled - before);
     return result;
 }
 
 PGQRS_API pgqrs_result pgqrs_worker_poll(pgqrs_worker *worker, int64_t timeout_ms, size_t *handled)
 {
-    if (handled)
-        *handled = 0;
-    if (!worker)
-        return PGQRS_ERR_INVALID_ARGUMENT;
+    if (handled) *handled = 0;
+    if (!worker) return PGQRS_ERR_INVALID_ARGUMENT;
     PGQRSI_CALL(worker->store, pgqrsi_worker_poll_counted(worker, timeout_ms, handled));
 }
 
@@ -11032,8 +10911,7 @@ PGQRS_API int64_t pgqrs_worker_next_ms(pgqrs_worker *worker)
 
 PGQRS_API void pgqrs_worker_stop(pgqrs_worker *worker)
 {
-    if (!worker)
-        return;
+    if (!worker) return;
     PGQRSI_FLAG_SET(worker->stop, 1);
     pgqrsi_pipe_signal(worker->store->wake);
 }
@@ -11051,8 +10929,7 @@ PGQRS_API pgqrs_worker_ref pgqrs_worker_self(const pgqrs_worker *worker)
 PGQRS_API pgqrs_result pgqrs_worker_close(pgqrs_worker *worker)
 {
     pgqrs_store *store = worker ? worker->store : NULL;
-    if (!worker)
-        return PGQRS_OK;
+    if (!worker) return PGQRS_OK;
     PGQRSI_CALL(store, pgqrsi_worker_close(worker, PGQRS_OK));
 }
 
@@ -11061,8 +10938,7 @@ PGQRS_API pgqrs_result pgqrs_worker_close(pgqrs_worker *worker)
 static pgqrs_result pgqrsi_worker_register_public(pgqrs_store *store, const char *name, const pgqrs_register_desc *desc,
                                                   pgqrs_worker_ref *out)
 {
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = pgqrsi_nobody;
     return pgqrsi_worker_register(store, name, desc ? desc->queue : NULL, desc ? desc->stale_ms : 0, out);
 }
@@ -11140,8 +11016,8 @@ PGQRS_API pgqrs_result pgqrs_worker_delete(pgqrs_store *store, int64_t worker_id
     PGQRSI_CALL(store, store->backend->worker_delete(store->self, pgqrsi_now(store), worker_id, force));
 }
 
-PGQRS_API pgqrs_result pgqrs_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms, int64_t *workers,
-                                            int64_t *messages)
+PGQRS_API pgqrs_result pgqrs_worker_reclaim(pgqrs_store *store, const char *queue, int64_t older_than_ms,
+                                            int64_t *workers, int64_t *messages)
 {
     PGQRSI_CALL(store, pgqrsi_worker_reclaim(store, queue, older_than_ms, workers, messages));
 }
@@ -11164,8 +11040,7 @@ PGQRS_API pgqrs_result pgqrs_worker_purge(pgqrs_store *store, int64_t older_than
 
 static pgqrs_result pgqrsi_metrics_get(pgqrs_store *store, const char *queue, pgqrs_metrics **out)
 {
-    if (!out)
-        return pgqrsi_null_argument(store, "out");
+    if (!out) return pgqrsi_null_argument(store, "out");
     *out = NULL;
     pgqrs_result result = queue ? pgqrsi_check_queue(store, queue) : PGQRS_OK;
     return result ? result : store->backend->metrics(store->self, pgqrsi_now(store), queue, out);
@@ -11181,7 +11056,8 @@ PGQRS_API pgqrs_result pgqrs_system_metrics_get(pgqrs_store *store, pgqrs_system
     PGQRSI_CALL(store, pgqrsi_system_metrics(store, out));
 }
 
-PGQRS_API pgqrs_result pgqrs_worker_stats_get(pgqrs_store *store, const char *queue, int64_t stale_ms, pgqrs_worker_stats *out)
+PGQRS_API pgqrs_result pgqrs_worker_stats_get(pgqrs_store *store, const char *queue, int64_t stale_ms,
+                                              pgqrs_worker_stats *out)
 {
     PGQRSI_CALL(store, pgqrsi_worker_stats(store, queue, stale_ms, out));
 }
@@ -11279,11 +11155,7 @@ typedef struct pgqrsi_config_value {
     size_t count;
 } pgqrsi_config_value;
 
-typedef enum pgqrsi_config_layer {
-    PGQRSI_LAYER_CODE,
-    PGQRSI_LAYER_ENVIRONMENT,
-    PGQRSI_LAYER_FILE
-} pgqrsi_config_layer;
+typedef enum pgqrsi_config_layer { PGQRSI_LAYER_CODE, PGQRSI_LAYER_ENVIRONMENT, PGQRSI_LAYER_FILE } pgqrsi_config_layer;
 
 typedef struct pgqrsi_config_loader {
     pgqrs_config *config; /* the result object: owns all texts */
@@ -11355,11 +11227,9 @@ static pgqrs_result pgqrsi_config_refuse_value(pgqrsi_config_loader *loader, pgq
 
 static bool pgqrsi_config_is_null(const pgqrsi_config_loader *loader, const char *text, size_t size)
 {
-    if (pgqrsi_equal(text, size, "null"))
-        return true;
-    return loader->layer == PGQRSI_LAYER_FILE &&
-           (size == 0 || pgqrsi_equal(text, size, "~") || pgqrsi_equal(text, size, "Null") ||
-            pgqrsi_equal(text, size, "NULL"));
+    if (pgqrsi_equal(text, size, "null")) return true;
+    return loader->layer == PGQRSI_LAYER_FILE && (size == 0 || pgqrsi_equal(text, size, "~") ||
+                                                  pgqrsi_equal(text, size, "Null") || pgqrsi_equal(text, size, "NULL"));
 }
 
 static bool pgqrsi_config_flag(const char *text, size_t size, int64_t *out)
@@ -11374,21 +11244,17 @@ static bool pgqrsi_config_switch(const char *text, size_t size, int64_t *out)
 {
     static const char *const words[] = {"auto", "on", "off"}; /* in the order of pgqrs_switch */
     for (*out = 0; *out < 3; (*out)++)
-        if (pgqrsi_equal_nocase(text, size, words[*out]))
-            return true;
+        if (pgqrsi_equal_nocase(text, size, words[*out])) return true;
     return false;
 }
 
 static pgqrs_result pgqrsi_config_text_value(pgqrsi_config_loader *loader, pgqrsi_field field, const char *text,
                                              size_t size, pgqrsi_config_value *value)
 {
-    if (size == 0)
-        return pgqrsi_config_refuse_value(loader, field);
-    if (memchr(text, '\0', size))
-        return pgqrsi_config_refuse(loader, field, "has a NUL character");
+    if (size == 0) return pgqrsi_config_refuse_value(loader, field);
+    if (memchr(text, '\0', size)) return pgqrsi_config_refuse(loader, field, "has a NUL character");
     value->text = pgqrsi_result_text(loader->config, text, (int64_t)size);
-    if (!value->text)
-        return pgqrsi_config_no_memory(loader);
+    if (!value->text) return pgqrsi_config_no_memory(loader);
     if (field == PGQRSI_FIELD_SCHEMA) {
         pgqrs_error why;
         if (pgqrsi_check_schema_name(value->text, &why) != PGQRS_OK) {
@@ -11404,11 +11270,9 @@ static pgqrs_result pgqrsi_config_text_value(pgqrsi_config_loader *loader, pgqrs
 static pgqrs_result pgqrsi_config_keep(pgqrsi_config_loader *loader, pgqrsi_field field,
                                        const pgqrsi_config_value *value)
 {
-    if (loader->seen[field])
-        return pgqrsi_config_refuse(loader, field, "is there twice");
+    if (loader->seen[field]) return pgqrsi_config_refuse(loader, field, "is there twice");
     loader->seen[field] = true;
-    if (!loader->has[field])
-        loader->values[field] = *value;
+    if (!loader->has[field]) loader->values[field] = *value;
     return PGQRS_OK;
 }
 
@@ -11431,9 +11295,9 @@ static pgqrs_result pgqrsi_config_scalar(pgqrsi_config_loader *loader, pgqrsi_fi
     else if (info->kind == PGQRSI_FIELD_IS_SWITCH)
         good = pgqrsi_config_switch(text, size, &value.number);
     else if (!quoted && info->kind != PGQRSI_FIELD_IS_LIST)
-        good = (null && info->kind == PGQRSI_FIELD_IS_LIMIT) ||
-               (pgqrsi_parse_int64(text, size, &value.number) && value.number >= info->min &&
-                value.number <= info->max);
+        good =
+            (null && info->kind == PGQRSI_FIELD_IS_LIMIT) ||
+            (pgqrsi_parse_int64(text, size, &value.number) && value.number >= info->min && value.number <= info->max);
     return good ? pgqrsi_config_keep(loader, field, &value) : pgqrsi_config_refuse_value(loader, field);
 }
 
@@ -11441,13 +11305,11 @@ static pgqrs_result pgqrsi_config_list_add(pgqrsi_config_loader *loader, pgqrsi_
                                            size_t size)
 {
     pgqrsi_config_text *item = (pgqrsi_config_text *)pgqrsi_result_alloc(loader->config, sizeof *item);
-    if (!item)
-        return pgqrsi_config_no_memory(loader);
+    if (!item) return pgqrsi_config_no_memory(loader);
     if (size > 0 && memchr(text, '\0', size))
         return pgqrsi_config_refuse(loader, field, "has an item with a NUL character");
     item->text = pgqrsi_result_text(loader->config, size ? text : "", (int64_t)size);
-    if (!item->text)
-        return pgqrsi_config_no_memory(loader);
+    if (!item->text) return pgqrsi_config_no_memory(loader);
     item->next = loader->list;
     loader->list = item;
     loader->list_count++;
@@ -11460,8 +11322,7 @@ static pgqrs_result pgqrsi_config_list_end(pgqrsi_config_loader *loader, pgqrsi_
     size_t at = loader->list_count;
     memset(&value, 0, sizeof value);
     const char **items = (const char **)pgqrsi_result_alloc(loader->config, (at + 1) * sizeof *items);
-    if (!items)
-        return pgqrsi_config_no_memory(loader);
+    if (!items) return pgqrsi_config_no_memory(loader);
     for (pgqrsi_config_text *item = loader->list; item; item = item->next)
         items[--at] = item->text;
     value.items = items;
@@ -11513,10 +11374,8 @@ typedef struct pgqrsi_config_json {
 static pgqrs_result pgqrsi_config_json_list(pgqrsi_config_json *reading, pgqrs_json_event event, const char *text,
                                             size_t size)
 {
-    if (event == PGQRS_JSON_STRING)
-        return pgqrsi_config_list_add(reading->loader, reading->field, text, size);
-    if (event != PGQRS_JSON_ARRAY_END)
-        return pgqrsi_config_refuse_value(reading->loader, reading->field);
+    if (event == PGQRS_JSON_STRING) return pgqrsi_config_list_add(reading->loader, reading->field, text, size);
+    if (event != PGQRS_JSON_ARRAY_END) return pgqrsi_config_refuse_value(reading->loader, reading->field);
     reading->in_list = false;
     return pgqrsi_config_list_end(reading->loader, reading->field);
 }
@@ -11569,10 +11428,8 @@ static pgqrs_result pgqrsi_config_validation_variable(pgqrsi_config_loader *load
     reading.result = PGQRS_OK;
     if (pgqrsi_json_parse(text, strlen(text), pgqrsi_config_json_report, &reading, &offset, &loader->allocator))
         return PGQRS_OK;
-    if (reading.result != PGQRS_OK)
-        return reading.result;
-    if (offset == PGQRSI_JSON_NO_MEMORY)
-        return pgqrsi_config_no_memory(loader);
+    if (reading.result != PGQRS_OK) return reading.result;
+    if (offset == PGQRSI_JSON_NO_MEMORY) return pgqrsi_config_no_memory(loader);
     return pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG,
                             "PGQRS_VALIDATION_CONFIG must be a JSON object: it is not well-formed at byte %zu", offset);
 }
@@ -11584,12 +11441,10 @@ static pgqrs_result pgqrsi_config_environment(pgqrsi_config_loader *loader)
     for (int field = 0; result == PGQRS_OK && field < PGQRSI_FIELD_COUNT; field++) {
         const char *variable = pgqrsi_fields[field].variable;
         const char *text = variable ? getenv(variable) : NULL;
-        if (text)
-            result = pgqrsi_config_scalar(loader, (pgqrsi_field)field, text, strlen(text), false);
+        if (text) result = pgqrsi_config_scalar(loader, (pgqrsi_field)field, text, strlen(text), false);
     }
     const char *validation = getenv("PGQRS_VALIDATION_CONFIG");
-    if (result == PGQRS_OK && validation)
-        result = pgqrsi_config_validation_variable(loader, validation);
+    if (result == PGQRS_OK && validation) result = pgqrsi_config_validation_variable(loader, validation);
     if (result == PGQRS_OK && getenv("PGQRS_S3_MODE"))
         result = pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG,
                                   "PGQRS_S3_MODE is set, but this version has no S3 backend: unset it");
@@ -11620,8 +11475,7 @@ static pgqrs_result pgqrsi_config_find_file(pgqrsi_config_loader *loader, const 
         *file = fopen(usual[i], "rb");
         reason = errno;
     }
-    if (*file)
-        return PGQRS_OK;
+    if (*file) return PGQRS_OK;
     if (!given && reason == ENOENT) {
         *path = NULL;
         return PGQRS_OK;
@@ -11632,8 +11486,7 @@ static pgqrs_result pgqrsi_config_find_file(pgqrsi_config_loader *loader, const 
                      reason == ENOENT   ? "it is not there"
                      : reason == EACCES ? "permission denied"
                                         : "see native_code, the errno");
-    if (loader->err)
-        loader->err->native_code = reason;
+    if (loader->err) loader->err->native_code = reason;
     return PGQRS_ERR_BAD_CONFIG;
 }
 
@@ -11642,16 +11495,13 @@ static pgqrs_result pgqrsi_config_find_file(pgqrsi_config_loader *loader, const 
 static pgqrs_result pgqrsi_yaml_list(pgqrsi_config_loader *loader, yaml_document_t *document, pgqrsi_field field,
                                      const yaml_node_t *node)
 {
-    if (node->type != YAML_SEQUENCE_NODE)
-        return pgqrsi_config_refuse_value(loader, field);
+    if (node->type != YAML_SEQUENCE_NODE) return pgqrsi_config_refuse_value(loader, field);
     for (yaml_node_item_t *item = node->data.sequence.items.start; item < node->data.sequence.items.top; item++) {
         const yaml_node_t *text = yaml_document_get_node(document, *item);
-        if (text->type != YAML_SCALAR_NODE)
-            return pgqrsi_config_refuse_value(loader, field);
-        pgqrs_result result = pgqrsi_config_list_add(loader, field, (const char *)text->data.scalar.value,
-                                                     text->data.scalar.length);
-        if (result != PGQRS_OK)
-            return result;
+        if (text->type != YAML_SCALAR_NODE) return pgqrsi_config_refuse_value(loader, field);
+        pgqrs_result result =
+            pgqrsi_config_list_add(loader, field, (const char *)text->data.scalar.value, text->data.scalar.length);
+        if (result != PGQRS_OK) return result;
     }
     return pgqrsi_config_list_end(loader, field);
 }
@@ -11659,10 +11509,8 @@ static pgqrs_result pgqrsi_yaml_list(pgqrsi_config_loader *loader, yaml_document
 static pgqrs_result pgqrsi_yaml_value(pgqrsi_config_loader *loader, yaml_document_t *document, pgqrsi_field field,
                                       const yaml_node_t *node)
 {
-    if (pgqrsi_fields[field].kind == PGQRSI_FIELD_IS_LIST)
-        return pgqrsi_yaml_list(loader, document, field, node);
-    if (node->type != YAML_SCALAR_NODE)
-        return pgqrsi_config_refuse_value(loader, field);
+    if (pgqrsi_fields[field].kind == PGQRSI_FIELD_IS_LIST) return pgqrsi_yaml_list(loader, document, field, node);
+    if (node->type != YAML_SCALAR_NODE) return pgqrsi_config_refuse_value(loader, field);
     return pgqrsi_config_scalar(loader, field, (const char *)node->data.scalar.value, node->data.scalar.length,
                                 node->data.scalar.style != YAML_PLAIN_SCALAR_STYLE);
 }
@@ -11687,8 +11535,7 @@ static pgqrs_result pgqrsi_yaml_nested(pgqrsi_config_loader *loader, yaml_docume
     if (pgqrsi_equal(key, size, "s3"))
         return pgqrsi_yaml_refuse(loader, "", "s3", "cannot be used: this version has no S3 backend");
     for (int i = 0; i < 2; i++) {
-        if (!pgqrsi_equal(key, size, sections[i]))
-            continue;
+        if (!pgqrsi_equal(key, size, sections[i])) continue;
         if (value->type != YAML_MAPPING_NODE)
             return pgqrsi_yaml_refuse(loader, "", sections[i], "must hold keys of its own, indented below it");
         return pgqrsi_yaml_section(loader, document, sections[i], value);
@@ -11703,15 +11550,12 @@ static pgqrs_result pgqrsi_yaml_member(pgqrsi_config_loader *loader, yaml_docume
     bool nested = false;
     pgqrs_result result = PGQRS_OK;
     loader->line = key->start_mark.line + 1;
-    if (key->type != YAML_SCALAR_NODE)
-        return pgqrsi_yaml_refuse(loader, section, "?", "must be a plain word");
+    if (key->type != YAML_SCALAR_NODE) return pgqrsi_yaml_refuse(loader, section, "?", "must be a plain word");
     const char *text = (const char *)key->data.scalar.value;
     size_t size = key->data.scalar.length;
     pgqrsi_field field = pgqrsi_config_find(section, text, size);
-    if (field != PGQRSI_FIELD_COUNT)
-        return pgqrsi_yaml_value(loader, document, field, value);
-    if (section[0] == '\0')
-        result = pgqrsi_yaml_nested(loader, document, text, size, value, &nested);
+    if (field != PGQRSI_FIELD_COUNT) return pgqrsi_yaml_value(loader, document, field, value);
+    if (section[0] == '\0') result = pgqrsi_yaml_nested(loader, document, text, size, value, &nested);
     return nested ? result : pgqrsi_config_unknown(loader, section, text, size);
 }
 
@@ -11729,8 +11573,7 @@ static pgqrs_result pgqrsi_yaml_section(pgqrsi_config_loader *loader, yaml_docum
 static pgqrs_result pgqrsi_yaml_broken(pgqrsi_config_loader *loader, const yaml_parser_t *parser)
 {
     char file[128];
-    if (parser->error == YAML_MEMORY_ERROR)
-        return pgqrsi_config_no_memory(loader);
+    if (parser->error == YAML_MEMORY_ERROR) return pgqrsi_config_no_memory(loader);
     pgqrsi_text_show(loader->file, strlen(loader->file), file, sizeof file);
     if (parser->error == YAML_READER_ERROR) /* lines are counted after reading */
         return pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG, "%s, byte %zu: not valid YAML: %s", file,
@@ -11744,8 +11587,7 @@ static pgqrs_result pgqrsi_yaml_document(pgqrsi_config_loader *loader, yaml_pars
 {
     yaml_document_t document;
     pgqrs_result result = PGQRS_OK;
-    if (!yaml_parser_load(parser, &document))
-        return pgqrsi_yaml_broken(loader, parser);
+    if (!yaml_parser_load(parser, &document)) return pgqrsi_yaml_broken(loader, parser);
     const yaml_node_t *root = yaml_document_get_root_node(&document);
     *found = root != NULL;
     if (root) {
@@ -11769,8 +11611,7 @@ static pgqrs_result pgqrsi_config_file(pgqrsi_config_loader *loader, const char 
     pgqrs_result result = PGQRS_OK;
     loader->layer = PGQRSI_LAYER_FILE;
     loader->file = path;
-    if (!yaml_parser_initialize(&parser))
-        return pgqrsi_config_no_memory(loader);
+    if (!yaml_parser_initialize(&parser)) return pgqrsi_config_no_memory(loader);
     yaml_parser_set_input_file(&parser, file);
     for (bool first = true; result == PGQRS_OK && found; first = false)
         result = pgqrsi_yaml_document(loader, &parser, first, &found);
@@ -11801,8 +11642,7 @@ static pgqrs_result pgqrsi_config_files(pgqrsi_config_loader *loader, const pgqr
     if (desc->no_file && desc->file)
         return pgqrsi_error_set(loader->err, PGQRS_ERR_INVALID_ARGUMENT,
                                 "pgqrs_config_desc has a file, and no_file: choose one");
-    if (desc->no_file)
-        return PGQRS_OK;
+    if (desc->no_file) return PGQRS_OK;
     pgqrs_result result = pgqrsi_config_find_file(loader, desc, &path, &file);
     if (result == PGQRS_OK && file) {
         result = pgqrsi_config_file(loader, path, file);
@@ -11815,8 +11655,7 @@ static pgqrs_result pgqrsi_config_code(pgqrsi_config_loader *loader, const pgqrs
 {
     pgqrs_result result = PGQRS_OK;
     loader->layer = PGQRSI_LAYER_CODE;
-    if (desc->dsn)
-        result = pgqrsi_config_scalar(loader, PGQRSI_FIELD_DSN, desc->dsn, strlen(desc->dsn), true);
+    if (desc->dsn) result = pgqrsi_config_scalar(loader, PGQRSI_FIELD_DSN, desc->dsn, strlen(desc->dsn), true);
     if (result == PGQRS_OK && desc->schema)
         result = pgqrsi_config_scalar(loader, PGQRSI_FIELD_SCHEMA, desc->schema, strlen(desc->schema), true);
     pgqrsi_config_end_layer(loader);
@@ -11871,10 +11710,8 @@ static pgqrs_result pgqrsi_config_finish(pgqrsi_config_loader *loader)
 static pgqrs_result pgqrsi_config_layers(pgqrsi_config_loader *loader, const pgqrs_config_desc *desc)
 {
     pgqrs_result result = pgqrsi_config_code(loader, desc);
-    if (result == PGQRS_OK && !desc->no_environment)
-        result = pgqrsi_config_environment(loader);
-    if (result == PGQRS_OK)
-        result = pgqrsi_config_files(loader, desc);
+    if (result == PGQRS_OK && !desc->no_environment) result = pgqrsi_config_environment(loader);
+    if (result == PGQRS_OK) result = pgqrsi_config_files(loader, desc);
     return result == PGQRS_OK ? pgqrsi_config_finish(loader) : result;
 }
 
@@ -11884,8 +11721,7 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
     pgqrs_config_desc nothing;
     memset(&nothing, 0, sizeof nothing);
     memset(&loader, 0, sizeof loader);
-    if (!desc)
-        desc = &nothing;
+    if (!desc) desc = &nothing;
     loader.err = err;
     loader.allocator = pgqrsi_mem_resolve(&desc->allocator);
     pgqrsi_error_set(err, PGQRS_OK, "%s", "");

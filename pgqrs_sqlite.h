@@ -105,7 +105,6 @@ PGQRS_API const pgqrs_backend *pgqrs_sqlite_backend(void);
 extern "C" {
 #endif
 
-
 /* ------------------------------------------------------------------------------------------------------------------
  * >>sqlite3: everything this file calls of it, in one place
  * --------------------------------------------------------------------------------------------------------------- */
@@ -140,13 +139,33 @@ typedef struct pgqrsi_sqlite_api {
     int (*db_readonly)(sqlite3 *db, const char *name);
 } pgqrsi_sqlite_api;
 
-static const pgqrsi_sqlite_api pgqrsi_sqlite3 = {
-    sqlite3_libversion_number, sqlite3_libversion,    sqlite3_open_v2,      sqlite3_close,          sqlite3_prepare_v2,
-    sqlite3_step,              sqlite3_reset,         sqlite3_clear_bindings, sqlite3_finalize,     sqlite3_bind_int64,
-    sqlite3_bind_text,         sqlite3_bind_null,     sqlite3_column_int64, sqlite3_column_text,    sqlite3_column_bytes,
-    sqlite3_column_type,       sqlite3_column_count,  sqlite3_exec,         sqlite3_extended_errcode, sqlite3_errmsg,
-    sqlite3_system_errno,      sqlite3_changes,       sqlite3_total_changes, sqlite3_get_autocommit, sqlite3_busy_handler,
-    sqlite3_db_filename,       sqlite3_db_readonly};
+static const pgqrsi_sqlite_api pgqrsi_sqlite3 = {sqlite3_libversion_number,
+                                                 sqlite3_libversion,
+                                                 sqlite3_open_v2,
+                                                 sqlite3_close,
+                                                 sqlite3_prepare_v2,
+                                                 sqlite3_step,
+                                                 sqlite3_reset,
+                                                 sqlite3_clear_bindings,
+                                                 sqlite3_finalize,
+                                                 sqlite3_bind_int64,
+                                                 sqlite3_bind_text,
+                                                 sqlite3_bind_null,
+                                                 sqlite3_column_int64,
+                                                 sqlite3_column_text,
+                                                 sqlite3_column_bytes,
+                                                 sqlite3_column_type,
+                                                 sqlite3_column_count,
+                                                 sqlite3_exec,
+                                                 sqlite3_extended_errcode,
+                                                 sqlite3_errmsg,
+                                                 sqlite3_system_errno,
+                                                 sqlite3_changes,
+                                                 sqlite3_total_changes,
+                                                 sqlite3_get_autocommit,
+                                                 sqlite3_busy_handler,
+                                                 sqlite3_db_filename,
+                                                 sqlite3_db_readonly};
 
 #define PGQRSI_SQLITE_OLDEST 3037000 /* STRICT tables */
 
@@ -158,7 +177,8 @@ static const pgqrsi_sqlite_api pgqrsi_sqlite3 = {
  * a step moves a message from one small index to another, and no statement meets rows it does not want. */
 static const char *const pgqrsi_sqlite_migrations[] = {
     "CREATE TABLE pgqrs_meta(key TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT;"
-    "INSERT INTO pgqrs_meta(key, value) VALUES ('schema_version', 0), ('max_id', 0), ('max_queue_id', 0), ('max_worker_id', 0);"
+    "INSERT INTO pgqrs_meta(key, value) VALUES ('schema_version', 0), ('max_id', 0), ('max_queue_id', 0), "
+    "('max_worker_id', 0);"
     "CREATE TABLE pgqrs_queues("
     "  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, lease_ms INTEGER NOT NULL, max_attempts INTEGER NOT NULL,"
     "  backoff_ms INTEGER NOT NULL, backoff_max_ms INTEGER NOT NULL, retention_ms INTEGER NOT NULL,"
@@ -170,7 +190,8 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     "  priority INTEGER NOT NULL DEFAULT 0, ord INTEGER NOT NULL DEFAULT 0, due_at INTEGER NOT NULL DEFAULT 0,"
     "  lease INTEGER NOT NULL DEFAULT 0, lease_until INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0,"
     "  worker_id INTEGER NOT NULL DEFAULT 0, enqueued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL DEFAULT 0,"
-    "  finished_at INTEGER NOT NULL DEFAULT 0, dedup_key TEXT, producer TEXT, reason TEXT, payload TEXT NOT NULL) STRICT;"
+    "  finished_at INTEGER NOT NULL DEFAULT 0, dedup_key TEXT, producer TEXT, reason TEXT, payload TEXT NOT NULL) "
+    "STRICT;"
     "CREATE INDEX pgqrs_messages_queue ON pgqrs_messages(queue_id);"
     "CREATE INDEX pgqrs_messages_ready ON pgqrs_messages(queue_id, priority DESC, ord) WHERE state = 1;"
     "CREATE INDEX pgqrs_messages_delayed ON pgqrs_messages(queue_id, due_at) WHERE state = 2;"
@@ -189,7 +210,8 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     "CREATE INDEX pgqrs_workers_queue ON pgqrs_workers(queue_id);"
     "CREATE VIEW pgqrs_message_view AS"
     "  SELECT m.id, q.name AS queue, m.queue_id,"
-    "    CASE m.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' ELSE 'dead' END"
+    "    CASE m.code WHEN 1 THEN 'ready' WHEN 2 THEN 'delayed' WHEN 3 THEN 'leased' WHEN 4 THEN 'archived' ELSE 'dead' "
+    "END"
     "      AS state, m.code AS state_code, m.priority, m.attempt, CASE WHEN m.code = 3 THEN m.lease END AS lease,"
     "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.due_at, 0) / 1000000.0, 'unixepoch') AS due_at,"
     "    strftime('%Y-%m-%dT%H:%M:%fZ', nullif(m.lease_until, 0) / 1000000.0, 'unixepoch') AS lease_until,"
@@ -219,161 +241,166 @@ static const char *const pgqrsi_sqlite_migrations[] = {
 #define PGQRSI_SQLITE_ARCHIVED "state = 4"
 #define PGQRSI_SQLITE_DEAD "state = 5"
 
-#define PGQRSI_SQLITE_QUEUE_COLUMNS                                                                                   \
-    "id, name, lease_ms, max_attempts, backoff_ms, backoff_max_ms, retention_ms, dead_retention_ms, paused, created_at"
+#define PGQRSI_SQLITE_QUEUE_COLUMNS                                                                                    \
+    "id, name, lease_ms, max_attempts, backoff_ms, backoff_max_ms, retention_ms, dead_retention_ms, paused, "          \
+    "created_at"
 #define PGQRSI_SQLITE_WORKER_COLUMNS "id, epoch, state, heartbeat_at, queue_id"
 
-#define PGQRSI_SQLITE_METRIC(kind, condition)                                                                         \
+#define PGQRSI_SQLITE_METRIC(kind, condition)                                                                          \
     "SELECT " kind ", count(*), min(enqueued_at) FROM pgqrs_messages WHERE queue_id = ?2 AND " condition
 
-#define PGQRSI_SQLITE_STATEMENTS(X)                                                                                   \
-    X(BEGIN_READ, "BEGIN")                                                                                            \
-    X(BEGIN_WRITE, "BEGIN IMMEDIATE")                                                                                 \
-    X(COMMIT, "COMMIT")                                                                                               \
-    X(ROLLBACK, "ROLLBACK")                                                                                           \
-    X(SAVE, "SAVEPOINT pgqrs_call")                                                                                   \
-    X(SAVE_KEEP, "RELEASE pgqrs_call")                                                                                \
-    X(SAVE_UNDO, "ROLLBACK TO pgqrs_call")                                                                            \
-    X(META_GET, "SELECT value FROM pgqrs_meta WHERE key = ?1")                                                        \
-    X(META_SET, "UPDATE pgqrs_meta SET value = ?2 WHERE key = ?1")                                                    \
-    X(TABLE_EXISTS, "SELECT 1 FROM sqlite_master WHERE type = ?1 AND name = ?2")                                      \
-    /* ids are not used twice: deletes write down the largest before it goes */                                       \
-    X(MAX_ID, "SELECT max(coalesce((SELECT max(id) FROM pgqrs_messages), 0),"                                         \
-              " (SELECT value FROM pgqrs_meta WHERE key = 'max_id'))")                                                \
-    X(KEEP_ID, "UPDATE pgqrs_meta SET value = ?1 WHERE key = 'max_id' AND value < ?1"                                 \
-               " AND ?1 >= (SELECT max(id) FROM pgqrs_messages)")                                                     \
-    X(KEEP_MAX_ID, "UPDATE pgqrs_meta SET value = (SELECT max(id) FROM pgqrs_messages)"                               \
-                   " WHERE key = 'max_id' AND value < (SELECT max(id) FROM pgqrs_messages)")                          \
-    /* queues */                                                                                                      \
-    X(QUEUE_BY_NAME, "SELECT id, lease_ms, max_attempts, paused FROM pgqrs_queues WHERE name = ?1")                   \
-    X(QUEUE_PEEK, "SELECT q.id, q.paused,"                                                                            \
-                  " EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 1),"                       \
-                  " (SELECT min(due_at) FROM pgqrs_messages WHERE queue_id = q.id AND state = 2),"                    \
-                  " (SELECT min(lease_until) FROM pgqrs_messages WHERE queue_id = q.id AND state = 3)"                \
-                  " FROM pgqrs_queues q WHERE q.name = ?1")                                                           \
-    X(QUEUE_INSERT, "INSERT INTO pgqrs_queues(id, name, lease_ms, max_attempts, backoff_ms, backoff_max_ms,"          \
-                    " retention_ms, dead_retention_ms, paused, created_at)"                                           \
-                    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")                                              \
-    X(QUEUE_CHANGE, "UPDATE pgqrs_queues SET"                                                                         \
-                    " lease_ms = CASE ?2 WHEN 0 THEN lease_ms ELSE ?2 END,"                                           \
-                    " max_attempts = CASE ?3 WHEN 0 THEN max_attempts ELSE ?3 END,"                                   \
-                    " backoff_ms = CASE ?4 WHEN 0 THEN backoff_ms ELSE ?4 END,"                                       \
-                    " backoff_max_ms = CASE ?5 WHEN 0 THEN backoff_max_ms ELSE ?5 END,"                               \
-                    " retention_ms = CASE ?6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE ?6 END,"                    \
-                    " dead_retention_ms = CASE ?7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE ?7 END,"          \
-                    " paused = CASE ?8 WHEN 0 THEN paused WHEN 1 THEN 1 ELSE 0 END WHERE name = ?1")                  \
-    X(QUEUE_LIST, "SELECT " PGQRSI_SQLITE_QUEUE_COLUMNS " FROM pgqrs_queues WHERE id > ?1 ORDER BY id LIMIT ?2")      \
-    X(QUEUE_GET, "SELECT " PGQRSI_SQLITE_QUEUE_COLUMNS " FROM pgqrs_queues WHERE name = ?1")                          \
-    X(QUEUE_EXPIRIES, "UPDATE pgqrs_queues SET lease_expiries = lease_expiries + ?2 WHERE id = ?1")                   \
-    X(QUEUE_MESSAGES, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1")                                      \
-    X(QUEUE_WORKERS, "SELECT count(*) FROM pgqrs_workers WHERE queue_id = ?1 AND state <> 5")                         \
-    X(QUEUE_DROP_MESSAGES, "DELETE FROM pgqrs_messages WHERE queue_id = ?1")                                          \
-    X(QUEUE_DROP_WORKERS, "DELETE FROM pgqrs_workers WHERE queue_id = ?1")                                            \
-    X(QUEUE_DROP, "DELETE FROM pgqrs_queues WHERE id = ?1")                                                           \
-    X(PURGE_ARCHIVED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 4 AND finished_at < ?2")            \
-    X(PURGE_DEAD, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 5 AND finished_at < ?2")                \
-    X(PURGE_READY, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND enqueued_at < ?2")               \
-    X(PURGE_DELAYED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 2 AND enqueued_at < ?2")             \
-    X(PURGE_LEASED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 3 AND enqueued_at < ?2")              \
-    /* enqueue */                                                                                                     \
-    X(TAIL, "SELECT ord FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND priority = ?2"                      \
-            " ORDER BY ord DESC LIMIT 1")                                                                             \
-    X(DEDUP, "SELECT id, attempt, expires_at, state FROM pgqrs_messages"                                              \
-             " WHERE queue_id = ?1 AND dedup_key = ?2 AND state < 4")                                                 \
-    X(INSERT, "INSERT INTO pgqrs_messages(id, queue_id, state, priority, ord, due_at, enqueued_at, expires_at,"       \
-              " dedup_key, producer, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")                 \
-    /* settle: the lease must be the message's own and must not have run out */                                       \
-    X(ARCHIVE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?3, lease = 0, lease_until = 0, reason = NULL"     \
-               " WHERE id = ?1 AND lease = ?2 AND state = 3 AND lease_until > ?3")                                    \
-    X(DELETE, "DELETE FROM pgqrs_messages WHERE id = ?1 AND lease = ?2 AND state = 3 AND lease_until > ?3")           \
-    X(LEASED, "SELECT m.id, m.priority, m.attempt, m.queue_id, q.max_attempts, m.lease_until, q.lease_ms"             \
-              " FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id"                                       \
-              " WHERE m.id = ?1 AND m.lease = ?2 AND m.state = 3 AND m.lease_until > ?3")                             \
-    X(RETURN, "UPDATE pgqrs_messages SET state = ?2, ord = ?3, due_at = ?4, attempt = ?5,"                            \
-              " lease = 0, lease_until = 0, worker_id = 0, reason = CASE ?6 WHEN 1 THEN ?7 ELSE reason END"           \
-              " WHERE id = ?1")                                                                                       \
-    X(BURY, "UPDATE pgqrs_messages SET state = 5, finished_at = ?2, lease = 0, lease_until = 0, reason = ?3"          \
-            " WHERE id = ?1")                                                                                         \
-    X(EXPIRE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?2, due_at = 0, reason = 'expired' WHERE id = ?1")  \
-    /* claim */                                                                                                       \
-    X(FIND_DUE, "SELECT id, priority FROM pgqrs_messages WHERE queue_id = ?2 AND " PGQRSI_SQLITE_DUE                  \
-                " ORDER BY due_at, id LIMIT ?3")                                                                      \
-    X(PROMOTE, "UPDATE pgqrs_messages SET state = 1, ord = ?2, due_at = 0 WHERE id = ?1")                             \
-    X(FIND_RUN_OUT, "SELECT id, priority, attempt FROM pgqrs_messages WHERE queue_id = ?2 AND " PGQRSI_SQLITE_RUN_OUT \
-                    " ORDER BY lease_until, id LIMIT ?3")                                                             \
-    X(FIND_EXPIRED, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND attempt = 0 AND state < 3"                 \
-                    " AND expires_at > 0 AND expires_at <= ?1 LIMIT ?3")                                              \
-    X(HEAD, "SELECT id, attempt, priority, enqueued_at, expires_at, payload FROM pgqrs_messages"                      \
-            " WHERE queue_id = ?1 AND state = 1 ORDER BY priority DESC, ord LIMIT ?2")                                \
-    X(LEASE, "UPDATE pgqrs_messages SET state = 3, lease = ?2, lease_until = ?3, attempt = ?4, worker_id = ?5"        \
-             " WHERE id = ?1")                                                                                        \
-    X(EXTEND, "UPDATE pgqrs_messages SET lease_until = ?4"                                                            \
-              " WHERE queue_id = ?1 AND state = 3 AND lease_until = ?2 AND lease = ?3")                               \
-    /* messages by id */                                                                                              \
-    X(MESSAGE_STATE, "SELECT state, lease_until, attempt, queue_id, priority, dedup_key FROM pgqrs_messages"          \
-                     " WHERE id = ?1")                                                                                \
-    X(MESSAGE_DROP, "DELETE FROM pgqrs_messages WHERE id = ?1")                                                       \
-    X(MESSAGE_PAYLOAD, "UPDATE pgqrs_messages SET payload = ?2 WHERE id = ?1")                                        \
-    X(MESSAGE_REPLAY, "UPDATE pgqrs_messages SET state = 1, ord = ?2, attempt = 0, worker_id = 0, finished_at = 0,"   \
-                      " expires_at = 0, due_at = 0, reason = NULL WHERE id = ?1")                                     \
-    /* workers */                                                                                                     \
-    X(WORKER_BY_NAME, "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS " FROM pgqrs_workers WHERE name = ?1")                   \
-    X(WORKER_BY_ID, "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS " FROM pgqrs_workers WHERE id = ?1")                       \
-    X(WORKER_INSERT, "INSERT INTO pgqrs_workers(id, name, epoch, queue_id, state, started_at, heartbeat_at)"          \
-                     " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)")                                                           \
-    X(WORKER_REUSE, "UPDATE pgqrs_workers SET epoch = ?2, queue_id = ?3, state = 1, reclaimed = 0, started_at = ?4,"  \
-                    " heartbeat_at = ?4, stopped_at = 0 WHERE id = ?1")                                               \
-    X(WORKER_BEAT, "UPDATE pgqrs_workers SET heartbeat_at = ?3 WHERE id = ?1 AND epoch = ?2 AND state <> 5")          \
-    X(WORKER_MOVE, "UPDATE pgqrs_workers SET state = ?2, heartbeat_at = CASE ?3 WHEN 0 THEN heartbeat_at ELSE ?3 END," \
-                   " stopped_at = ?4 WHERE id = ?1")                                                                  \
-    X(WORKER_RECLAIM, "UPDATE pgqrs_workers SET state = 5, reclaimed = 1, stopped_at = ?2 WHERE id = ?1")             \
-    X(WORKER_HELD, "SELECT count(*) FROM pgqrs_messages WHERE worker_id = ?2 AND " PGQRSI_SQLITE_HELD)                \
-    X(WORKER_MESSAGES, "SELECT m.id, m.priority, m.attempt, m.queue_id, q.max_attempts"                               \
-                       " FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id WHERE m.id IN"                \
-                       " (SELECT id FROM pgqrs_messages WHERE state = 3 AND worker_id = ?1) ORDER BY m.id")           \
-    X(WORKER_DROP, "DELETE FROM pgqrs_workers WHERE id = ?1")                                                         \
-    X(WORKER_ZOMBIES, "SELECT id FROM pgqrs_workers WHERE state <> 5 AND heartbeat_at < ?1"                           \
-                      " AND (?2 = 0 OR queue_id = ?2) ORDER BY id")                                                   \
-    X(WORKER_PURGE, "DELETE FROM pgqrs_workers WHERE state = 5 AND stopped_at < ?1")                                  \
-    X(WORKER_STATS, "SELECT count(*), coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0),"                      \
-                    " coalesce(sum(state = 3), 0), coalesce(sum(state = 4), 0), coalesce(sum(state = 5), 0),"         \
-                    " coalesce(sum(state <> 5 AND heartbeat_at < ?3), 0),"                                            \
-                    " coalesce(min(CASE WHEN state <> 5 THEN started_at END), 0), coalesce(max(heartbeat_at), 0)"     \
-                    " FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2")                                              \
-    X(WORKERS_HELD, "SELECT count(*) FROM pgqrs_messages WHERE " PGQRSI_SQLITE_HELD " AND worker_id IN"               \
-                    " (SELECT id FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2)")                                  \
-    /* numbers */                                                                                                     \
-    X(METRICS, PGQRSI_SQLITE_METRIC("1", PGQRSI_SQLITE_IN_LINE)                                                       \
-               " UNION ALL " PGQRSI_SQLITE_METRIC("1", PGQRSI_SQLITE_DUE)                                             \
-               " UNION ALL " PGQRSI_SQLITE_METRIC("2", PGQRSI_SQLITE_WAITING)                                         \
-               " UNION ALL " PGQRSI_SQLITE_METRIC("1", PGQRSI_SQLITE_RUN_OUT)                                         \
-               " UNION ALL " PGQRSI_SQLITE_METRIC("3", PGQRSI_SQLITE_HELD))                                           \
-    X(METRICS_ARCHIVED, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_ARCHIVED)        \
-    X(METRICS_DEAD, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_DEAD)                \
-    X(METRICS_NEWEST, "SELECT enqueued_at FROM pgqrs_messages WHERE queue_id = ?1 ORDER BY id DESC LIMIT 1")          \
-    X(METRICS_QUEUES, "SELECT id, name, paused, lease_expiries FROM pgqrs_queues"                                     \
-                      " WHERE ?1 IS NULL OR name = ?1 ORDER BY id")                                                   \
-    X(QUEUE_COUNT, "SELECT count(*) FROM pgqrs_queues")                                                               \
-    /* housekeeping: which queues need any */                                                                         \
-    X(NEEDY, "SELECT id, max_attempts, retention_ms, dead_retention_ms FROM pgqrs_queues q WHERE id > ?2 AND ("       \
-             " EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND " PGQRSI_SQLITE_DUE ")"                 \
-             " OR EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND " PGQRSI_SQLITE_RUN_OUT ")"          \
-             " OR EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND attempt = 0 AND state < 3"           \
-             "   AND expires_at > 0 AND expires_at <= ?1)"                                                            \
-             " OR retention_ms > 0 AND EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 4"      \
-             "   AND finished_at < ?1 - 1000 * q.retention_ms)"                                                       \
-             " OR dead_retention_ms > 0 AND EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 5" \
-             "   AND finished_at < ?1 - 1000 * q.dead_retention_ms) ) ORDER BY id LIMIT 1")                                   \
-    X(OLD_ARCHIVED, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND state = 4 AND finished_at < ?1"            \
-                    " ORDER BY finished_at LIMIT ?3")                                                                 \
-    X(OLD_DEAD, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND state = 5 AND finished_at < ?1"                \
+#define PGQRSI_SQLITE_STATEMENTS(X)                                                                                                                     \
+    X(BEGIN_READ, "BEGIN")                                                                                                                              \
+    X(BEGIN_WRITE, "BEGIN IMMEDIATE")                                                                                                                   \
+    X(COMMIT, "COMMIT")                                                                                                                                 \
+    X(ROLLBACK, "ROLLBACK")                                                                                                                             \
+    X(SAVE, "SAVEPOINT pgqrs_call")                                                                                                                     \
+    X(SAVE_KEEP, "RELEASE pgqrs_call")                                                                                                                  \
+    X(SAVE_UNDO, "ROLLBACK TO pgqrs_call")                                                                                                              \
+    X(META_GET, "SELECT value FROM pgqrs_meta WHERE key = ?1")                                                                                          \
+    X(META_SET, "UPDATE pgqrs_meta SET value = ?2 WHERE key = ?1")                                                                                      \
+    X(TABLE_EXISTS, "SELECT 1 FROM sqlite_master WHERE type = ?1 AND name = ?2")                                                                        \
+    /* ids are not used twice: deletes write down the largest before it goes */                                                                         \
+    X(MAX_ID, "SELECT max(coalesce((SELECT max(id) FROM pgqrs_messages), 0),"                                                                           \
+              " (SELECT value FROM pgqrs_meta WHERE key = 'max_id'))")                                                                                  \
+    X(KEEP_ID, "UPDATE pgqrs_meta SET value = ?1 WHERE key = 'max_id' AND value < ?1"                                                                   \
+               " AND ?1 >= (SELECT max(id) FROM pgqrs_messages)")                                                                                       \
+    X(KEEP_MAX_ID, "UPDATE pgqrs_meta SET value = (SELECT max(id) FROM pgqrs_messages)"                                                                 \
+                   " WHERE key = 'max_id' AND value < (SELECT max(id) FROM pgqrs_messages)")                                                            \
+    /* queues */                                                                                                                                        \
+    X(QUEUE_BY_NAME, "SELECT id, lease_ms, max_attempts, paused FROM pgqrs_queues WHERE name = ?1")                                                     \
+    X(QUEUE_PEEK, "SELECT q.id, q.paused,"                                                                                                              \
+                  " EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 1),"                                                         \
+                  " (SELECT min(due_at) FROM pgqrs_messages WHERE queue_id = q.id AND state = 2),"                                                      \
+                  " (SELECT min(lease_until) FROM pgqrs_messages WHERE queue_id = q.id AND state = 3)"                                                  \
+                  " FROM pgqrs_queues q WHERE q.name = ?1")                                                                                             \
+    X(QUEUE_INSERT, "INSERT INTO pgqrs_queues(id, name, lease_ms, max_attempts, backoff_ms, backoff_max_ms,"                                            \
+                    " retention_ms, dead_retention_ms, paused, created_at)"                                                                             \
+                    " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")                                                                                \
+    X(QUEUE_CHANGE, "UPDATE pgqrs_queues SET"                                                                                                           \
+                    " lease_ms = CASE ?2 WHEN 0 THEN lease_ms ELSE ?2 END,"                                                                             \
+                    " max_attempts = CASE ?3 WHEN 0 THEN max_attempts ELSE ?3 END,"                                                                     \
+                    " backoff_ms = CASE ?4 WHEN 0 THEN backoff_ms ELSE ?4 END,"                                                                         \
+                    " backoff_max_ms = CASE ?5 WHEN 0 THEN backoff_max_ms ELSE ?5 END,"                                                                 \
+                    " retention_ms = CASE ?6 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE ?6 END,"                                                      \
+                    " dead_retention_ms = CASE ?7 WHEN 0 THEN dead_retention_ms WHEN -1 THEN 0 ELSE ?7 END,"                                            \
+                    " paused = CASE ?8 WHEN 0 THEN paused WHEN 1 THEN 1 ELSE 0 END WHERE name = ?1")                                                    \
+    X(QUEUE_LIST, "SELECT " PGQRSI_SQLITE_QUEUE_COLUMNS " FROM pgqrs_queues WHERE id > ?1 ORDER BY id LIMIT ?2")                                        \
+    X(QUEUE_GET, "SELECT " PGQRSI_SQLITE_QUEUE_COLUMNS " FROM pgqrs_queues WHERE name = ?1")                                                            \
+    X(QUEUE_EXPIRIES, "UPDATE pgqrs_queues SET lease_expiries = lease_expiries + ?2 WHERE id = ?1")                                                     \
+    X(QUEUE_MESSAGES, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1")                                                                        \
+    X(QUEUE_WORKERS, "SELECT count(*) FROM pgqrs_workers WHERE queue_id = ?1 AND state <> 5")                                                           \
+    X(QUEUE_DROP_MESSAGES, "DELETE FROM pgqrs_messages WHERE queue_id = ?1")                                                                            \
+    X(QUEUE_DROP_WORKERS, "DELETE FROM pgqrs_workers WHERE queue_id = ?1")                                                                              \
+    X(QUEUE_DROP, "DELETE FROM pgqrs_queues WHERE id = ?1")                                                                                             \
+    X(PURGE_ARCHIVED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 4 AND finished_at < ?2")                                              \
+    X(PURGE_DEAD, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 5 AND finished_at < ?2")                                                  \
+    X(PURGE_READY, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND enqueued_at < ?2")                                                 \
+    X(PURGE_DELAYED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 2 AND enqueued_at < ?2")                                               \
+    X(PURGE_LEASED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 3 AND enqueued_at < ?2")                                                \
+    /* enqueue */                                                                                                                                       \
+    X(TAIL, "SELECT ord FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND priority = ?2"                                                        \
+            " ORDER BY ord DESC LIMIT 1")                                                                                                               \
+    X(DEDUP, "SELECT id, attempt, expires_at, state FROM pgqrs_messages"                                                                                \
+             " WHERE queue_id = ?1 AND dedup_key = ?2 AND state < 4")                                                                                   \
+    X(INSERT, "INSERT INTO pgqrs_messages(id, queue_id, state, priority, ord, due_at, enqueued_at, expires_at,"                                         \
+              " dedup_key, producer, payload) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)")                                                   \
+    /* settle: the lease must be the message's own and must not have run out */                                                                         \
+    X(ARCHIVE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?3, lease = 0, lease_until = 0, reason = NULL"                                       \
+               " WHERE id = ?1 AND lease = ?2 AND state = 3 AND lease_until > ?3")                                                                      \
+    X(DELETE, "DELETE FROM pgqrs_messages WHERE id = ?1 AND lease = ?2 AND state = 3 AND lease_until > ?3")                                             \
+    X(LEASED, "SELECT m.id, m.priority, m.attempt, m.queue_id, q.max_attempts, m.lease_until, q.lease_ms"                                               \
+              " FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id"                                                                         \
+              " WHERE m.id = ?1 AND m.lease = ?2 AND m.state = 3 AND m.lease_until > ?3")                                                               \
+    X(RETURN, "UPDATE pgqrs_messages SET state = ?2, ord = ?3, due_at = ?4, attempt = ?5,"                                                              \
+              " lease = 0, lease_until = 0, worker_id = 0, reason = CASE ?6 WHEN 1 THEN ?7 ELSE reason END"                                             \
+              " WHERE id = ?1")                                                                                                                         \
+    X(BURY, "UPDATE pgqrs_messages SET state = 5, finished_at = ?2, lease = 0, lease_until = 0, reason = ?3"                                            \
+            " WHERE id = ?1")                                                                                                                           \
+    X(EXPIRE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?2, due_at = 0, reason = 'expired' WHERE id = ?1")                                    \
+    /* claim */                                                                                                                                         \
+    X(FIND_DUE, "SELECT id, priority FROM pgqrs_messages WHERE queue_id = ?2 AND " PGQRSI_SQLITE_DUE                                                    \
+                " ORDER BY due_at, id LIMIT ?3")                                                                                                        \
+    X(PROMOTE, "UPDATE pgqrs_messages SET state = 1, ord = ?2, due_at = 0 WHERE id = ?1")                                                               \
+    X(FIND_RUN_OUT, "SELECT id, priority, attempt FROM pgqrs_messages WHERE queue_id = ?2 AND " PGQRSI_SQLITE_RUN_OUT                                   \
+                    " ORDER BY lease_until, id LIMIT ?3")                                                                                               \
+    X(FIND_EXPIRED, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND attempt = 0 AND state < 3"                                                   \
+                    " AND expires_at > 0 AND expires_at <= ?1 LIMIT ?3")                                                                                \
+    X(HEAD, "SELECT id, attempt, priority, enqueued_at, expires_at, payload FROM pgqrs_messages"                                                        \
+            " WHERE queue_id = ?1 AND state = 1 ORDER BY priority DESC, ord LIMIT ?2")                                                                  \
+    X(LEASE, "UPDATE pgqrs_messages SET state = 3, lease = ?2, lease_until = ?3, attempt = ?4, worker_id = ?5"                                          \
+             " WHERE id = ?1")                                                                                                                          \
+    X(EXTEND, "UPDATE pgqrs_messages SET lease_until = ?4"                                                                                              \
+              " WHERE queue_id = ?1 AND state = 3 AND lease_until = ?2 AND lease = ?3")                                                                 \
+    /* messages by id */                                                                                                                                \
+    X(MESSAGE_STATE, "SELECT state, lease_until, attempt, queue_id, priority, dedup_key FROM pgqrs_messages"                                            \
+                     " WHERE id = ?1")                                                                                                                  \
+    X(MESSAGE_DROP, "DELETE FROM pgqrs_messages WHERE id = ?1")                                                                                         \
+    X(MESSAGE_PAYLOAD, "UPDATE pgqrs_messages SET payload = ?2 WHERE id = ?1")                                                                          \
+    X(MESSAGE_REPLAY, "UPDATE pgqrs_messages SET state = 1, ord = ?2, attempt = 0, worker_id = 0, finished_at = 0,"                                     \
+                      " expires_at = 0, due_at = 0, reason = NULL WHERE id = ?1")                                                                       \
+    /* workers */                                                                                                                                       \
+    X(WORKER_BY_NAME, "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS " FROM pgqrs_workers WHERE name = ?1")                                                     \
+    X(WORKER_BY_ID, "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS " FROM pgqrs_workers WHERE id = ?1")                                                         \
+    X(WORKER_INSERT, "INSERT INTO pgqrs_workers(id, name, epoch, queue_id, state, started_at, heartbeat_at)"                                            \
+                     " VALUES (?1, ?2, ?3, ?4, 1, ?5, ?5)")                                                                                             \
+    X(WORKER_REUSE, "UPDATE pgqrs_workers SET epoch = ?2, queue_id = ?3, state = 1, reclaimed = 0, started_at = ?4,"                                    \
+                    " heartbeat_at = ?4, stopped_at = 0 WHERE id = ?1")                                                                                 \
+    X(WORKER_BEAT, "UPDATE pgqrs_workers SET heartbeat_at = ?3 WHERE id = ?1 AND epoch = ?2 AND state <> 5")                                            \
+    X(WORKER_MOVE, "UPDATE pgqrs_workers SET state = ?2, heartbeat_at = CASE ?3 WHEN 0 THEN heartbeat_at ELSE ?3 END,"                                  \
+                   " stopped_at = ?4 WHERE id = ?1")                                                                                                    \
+    X(WORKER_RECLAIM, "UPDATE pgqrs_workers SET state = 5, reclaimed = 1, stopped_at = ?2 WHERE id = ?1")                                               \
+    X(WORKER_HELD, "SELECT count(*) FROM pgqrs_messages WHERE worker_id = ?2 AND " PGQRSI_SQLITE_HELD)                                                  \
+    X(WORKER_MESSAGES, "SELECT m.id, m.priority, m.attempt, m.queue_id, q.max_attempts"                                                                 \
+                       " FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id WHERE m.id IN"                                                  \
+                       " (SELECT id FROM pgqrs_messages WHERE state = 3 AND worker_id = ?1) ORDER BY m.id")                                             \
+    X(WORKER_DROP, "DELETE FROM pgqrs_workers WHERE id = ?1")                                                                                           \
+    X(WORKER_ZOMBIES, "SELECT id FROM pgqrs_workers WHERE state <> 5 AND heartbeat_at < ?1"                                                             \
+                      " AND (?2 = 0 OR queue_id = ?2) ORDER BY id")                                                                                     \
+    X(WORKER_PURGE, "DELETE FROM pgqrs_workers WHERE state = 5 AND stopped_at < ?1")                                                                    \
+    X(WORKER_STATS, "SELECT count(*), coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0),"                                                        \
+                    " coalesce(sum(state = 3), 0), coalesce(sum(state = 4), 0), coalesce(sum(state = 5), 0),"                                           \
+                    " coalesce(sum(state <> 5 AND heartbeat_at < ?3), 0),"                                                                              \
+                    " coalesce(min(CASE WHEN state <> 5 THEN started_at END), 0), coalesce(max(heartbeat_at), 0)"                                       \
+                    " FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2")                                                                                \
+    X(WORKERS_HELD, "SELECT count(*) FROM pgqrs_messages WHERE " PGQRSI_SQLITE_HELD " AND worker_id IN"                                                 \
+                    " (SELECT id FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2)")                                                                    \
+    /* numbers */                                                                                                                                       \
+    X(                                                                                                                                                  \
+        METRICS,                                                                                                                                        \
+        PGQRSI_SQLITE_METRIC("1", PGQRSI_SQLITE_IN_LINE) " UNION ALL " PGQRSI_SQLITE_METRIC("1", PGQRSI_SQLITE_DUE) " UNION ALL " PGQRSI_SQLITE_METRIC( \
+            "2",                                                                                                                                        \
+            PGQRSI_SQLITE_WAITING) " UNION ALL " PGQRSI_SQLITE_METRIC("1",                                                                              \
+                                                                      PGQRSI_SQLITE_RUN_OUT) " UNION "                                                  \
+                                                                                             "ALL"                                                      \
+                                                                                             " " PGQRSI_SQLITE_METRIC("3",                              \
+                                                                                                                      PGQRSI_SQLITE_HELD))              \
+    X(METRICS_ARCHIVED, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_ARCHIVED)                                          \
+    X(METRICS_DEAD, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_DEAD)                                                  \
+    X(METRICS_NEWEST, "SELECT enqueued_at FROM pgqrs_messages WHERE queue_id = ?1 ORDER BY id DESC LIMIT 1")                                            \
+    X(METRICS_QUEUES, "SELECT id, name, paused, lease_expiries FROM pgqrs_queues"                                                                       \
+                      " WHERE ?1 IS NULL OR name = ?1 ORDER BY id")                                                                                     \
+    X(QUEUE_COUNT, "SELECT count(*) FROM pgqrs_queues")                                                                                                 \
+    /* housekeeping: which queues need any */                                                                                                           \
+    X(NEEDY, "SELECT id, max_attempts, retention_ms, dead_retention_ms FROM pgqrs_queues q WHERE id > ?2 AND ("                                         \
+             " EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND " PGQRSI_SQLITE_DUE ")"                                                   \
+             " OR EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND " PGQRSI_SQLITE_RUN_OUT ")"                                            \
+             " OR EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND attempt = 0 AND state < 3"                                             \
+             "   AND expires_at > 0 AND expires_at <= ?1)"                                                                                              \
+             " OR retention_ms > 0 AND EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 4"                                        \
+             "   AND finished_at < ?1 - 1000 * q.retention_ms)"                                                                                         \
+             " OR dead_retention_ms > 0 AND EXISTS (SELECT 1 FROM pgqrs_messages WHERE queue_id = q.id AND state = 5"                                   \
+             "   AND finished_at < ?1 - 1000 * q.dead_retention_ms) ) ORDER BY id LIMIT 1")                                                             \
+    X(OLD_ARCHIVED, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND state = 4 AND finished_at < ?1"                                              \
+                    " ORDER BY finished_at LIMIT ?3")                                                                                                   \
+    X(OLD_DEAD, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND state = 5 AND finished_at < ?1"                                                  \
                 " ORDER BY finished_at LIMIT ?3")
 
 typedef enum pgqrsi_sqlite_statement {
 #define PGQRSI_SQLITE_X(name, sql) PGQRSI_SQLITE_##name##_SQL,
     PGQRSI_SQLITE_STATEMENTS(PGQRSI_SQLITE_X)
 #undef PGQRSI_SQLITE_X
-    PGQRSI_SQLITE_STATEMENT_COUNT
+        PGQRSI_SQLITE_STATEMENT_COUNT
 } pgqrsi_sqlite_statement;
 
 static const char *const pgqrsi_sqlite_sql[] = {
@@ -386,17 +413,17 @@ static const char *const pgqrsi_sqlite_sql[] = {
  * >>connection
  * --------------------------------------------------------------------------------------------------------------- */
 
-#define PGQRSI_SQLITE_STEP 100            /* rows of housekeeping before a claim, at least */
-#define PGQRSI_SQLITE_MAINTAIN_STEP 500   /* rows of each kind and queue in one pgqrs_maintain */
-#define PGQRSI_SQLITE_LOG_SIZE (4 << 20)  /* the log is grown to this size once … */
-#define PGQRSI_SQLITE_LOG_AFTER 16        /* … by a connection that has written so often; one-shot programs do not wait */
-#define PGQRSI_SQLITE_TURN_US 50000       /* how long a write may wait for outsiders while it holds the queue lock */
+#define PGQRSI_SQLITE_STEP 100           /* rows of housekeeping before a claim, at least */
+#define PGQRSI_SQLITE_MAINTAIN_STEP 500  /* rows of each kind and queue in one pgqrs_maintain */
+#define PGQRSI_SQLITE_LOG_SIZE (4 << 20) /* the log is grown to this size once … */
+#define PGQRSI_SQLITE_LOG_AFTER 16  /* … by a connection that has written so often; one-shot programs do not wait */
+#define PGQRSI_SQLITE_TURN_US 50000 /* how long a write may wait for outsiders while it holds the queue lock */
 
 typedef enum pgqrsi_sqlite_transaction {
     PGQRSI_SQLITE_NONE = 0,
-    PGQRSI_SQLITE_OWN = 1,    /* BEGIN … COMMIT of ours */
-    PGQRSI_SQLITE_SAVED = 2,  /* a savepoint inside the caller's */
-    PGQRSI_SQLITE_JOINED = 3  /* a read inside the caller's: nothing to end */
+    PGQRSI_SQLITE_OWN = 1,   /* BEGIN … COMMIT of ours */
+    PGQRSI_SQLITE_SAVED = 2, /* a savepoint inside the caller's */
+    PGQRSI_SQLITE_JOINED = 3 /* a read inside the caller's: nothing to end */
 } pgqrsi_sqlite_transaction;
 
 /* Some columns of a row, read before the rows are written to. */
@@ -431,7 +458,7 @@ typedef struct pgqrsi_sqlite {
     /* the running transaction */
     pgqrsi_sqlite_transaction transaction;
     bool writing;
-    bool wake;      /* something became deliverable: tell waiting consumers after the commit */
+    bool wake;       /* something became deliverable: tell waiting consumers after the commit */
     bool must_flush; /* the answer depends on what others committed, or it was no plain write */
     bool need_flush; /* false: what changed may be lost with the machine (heartbeats) */
     int changes_before;
@@ -464,7 +491,8 @@ static const char *pgqrsi_sqlite_name(const pgqrsi_sqlite *self)
 
 static pgqrs_result pgqrsi_sqlite_no_memory(pgqrsi_sqlite *self)
 {
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, 0, NULL, "no memory for a result; try again with fewer rows");
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, 0, NULL,
+                              "no memory for a result; try again with fewer rows");
 }
 
 static pgqrs_result pgqrsi_sqlite_no_queue(pgqrsi_sqlite *self, const char *queue)
@@ -475,7 +503,8 @@ static pgqrs_result pgqrsi_sqlite_no_queue(pgqrsi_sqlite *self, const char *queu
 
 static pgqrs_result pgqrsi_sqlite_no_worker(pgqrsi_sqlite *self, int64_t id)
 {
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKER_NOT_FOUND, 0, NULL, "there is no worker %lld", (long long)id);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKER_NOT_FOUND, 0, NULL, "there is no worker %lld",
+                              (long long)id);
 }
 
 static pgqrs_result pgqrsi_sqlite_schema_missing(pgqrsi_sqlite *self)
@@ -495,7 +524,8 @@ static pgqrs_result pgqrsi_sqlite_fail_busy(pgqrsi_sqlite *self, int code)
                                   pgqrsi_sqlite_name(self));
     return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, code, NULL,
                               "%s was locked by another program for too long; end its transaction or raise "
-                              "connect_timeout_ms", pgqrsi_sqlite_name(self));
+                              "connect_timeout_ms",
+                              pgqrsi_sqlite_name(self));
 }
 
 static pgqrs_result pgqrsi_sqlite_fail_open(pgqrsi_sqlite *self, int code)
@@ -504,13 +534,15 @@ static pgqrs_result pgqrsi_sqlite_fail_open(pgqrsi_sqlite *self, int code)
     if (system_code == EACCES || system_code == EPERM || system_code == EROFS)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, code, NULL,
                                   "%s cannot be opened for writing: %s; the user needs write access to the file and to "
-                                  "its directory", pgqrsi_sqlite_name(self), strerror(system_code));
+                                  "its directory",
+                                  pgqrsi_sqlite_name(self), strerror(system_code));
     if (system_code == ENOENT || system_code == ENOTDIR || system_code == EISDIR) /* trying again would not help */
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, code, NULL, "%s cannot be opened: %s; %s",
                                   pgqrsi_sqlite_name(self), strerror(system_code),
                                   system_code == EISDIR ? "name a file in it" : "make its directory first");
     return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, code, NULL, "%s cannot be opened%s%s",
-                              pgqrsi_sqlite_name(self), system_code ? ": " : "", system_code ? strerror(system_code) : "");
+                              pgqrsi_sqlite_name(self), system_code ? ": " : "",
+                              system_code ? strerror(system_code) : "");
 }
 
 static pgqrs_result pgqrsi_sqlite_fail_error(pgqrsi_sqlite *self, int code, const char *text)
@@ -518,8 +550,8 @@ static pgqrs_result pgqrsi_sqlite_fail_error(pgqrsi_sqlite *self, int code, cons
     if (pgqrsi_sqlite_contains(text, "no such table: ") && pgqrsi_sqlite_contains(text, "pgqrs_"))
         return pgqrsi_sqlite_schema_missing(self);
     if (pgqrsi_sqlite_contains(text, "no such column") || pgqrsi_sqlite_contains(text, "has no column"))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_DAMAGED, code, NULL, "the tables in %s are not as installed: %s",
-                                  pgqrsi_sqlite_name(self), text);
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_DAMAGED, code, NULL,
+                                  "the tables in %s are not as installed: %s", pgqrsi_sqlite_name(self), text);
     return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, code, NULL, "%s: %s", pgqrsi_sqlite_name(self), text);
 }
 
@@ -542,8 +574,8 @@ static pgqrs_result pgqrsi_sqlite_fail(pgqrsi_sqlite *self, int rc)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, extended, NULL, "SQLite got no memory");
     case SQLITE_READONLY:
         return pgqrs_backend_fail(self->store, PGQRS_ERR_READ_ONLY, extended, NULL,
-                                  "%s is read-only: %s; the user needs write access to the file and to its directory", name,
-                                  text);
+                                  "%s is read-only: %s; the user needs write access to the file and to its directory",
+                                  name, text);
     case SQLITE_FULL:
         return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, extended, NULL, "no room left for %s: %s", name, text);
     case SQLITE_PERM:
@@ -700,17 +732,19 @@ static pgqrs_result pgqrsi_sqlite_run_with(pgqrsi_sqlite *self, pgqrsi_sqlite_st
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, which);
     int i;
-    for (i = 0; i < count; i++) pgqrsi_sqlite_put(&query, values[i]);
+    for (i = 0; i < count; i++)
+        pgqrsi_sqlite_put(&query, values[i]);
     return pgqrsi_sqlite_run(&query);
 }
 
 /* The same, for statements that give one number; no row leaves *value alone. */
-static pgqrs_result pgqrsi_sqlite_number(pgqrsi_sqlite *self, pgqrsi_sqlite_statement which, const int64_t *values, int count,
-                                         int64_t *value)
+static pgqrs_result pgqrsi_sqlite_number(pgqrsi_sqlite *self, pgqrsi_sqlite_statement which, const int64_t *values,
+                                         int count, int64_t *value)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, which);
     int i;
-    for (i = 0; i < count; i++) pgqrsi_sqlite_put(&query, values[i]);
+    for (i = 0; i < count; i++)
+        pgqrsi_sqlite_put(&query, values[i]);
     if (pgqrsi_sqlite_next(&query)) *value = pgqrsi_sqlite_int(&query, 0);
     return pgqrsi_sqlite_end(&query);
 }
@@ -726,7 +760,8 @@ static bool pgqrsi_sqlite_reserve(pgqrsi_sqlite *self, void **buffer, size_t *ca
     size_t wanted = *capacity ? *capacity : 64;
     void *grown;
     if (count <= *capacity) return true;
-    while (wanted < count) wanted *= 2;
+    while (wanted < count)
+        wanted *= 2;
     grown = pgqrs_backend_resize(self->store, *buffer, *capacity * item_size, wanted * item_size);
     if (!grown) return false;
     *buffer = grown;
@@ -748,7 +783,8 @@ static pgqrs_result pgqrsi_sqlite_collect(pgqrsi_sqlite_query *query, size_t *co
             break;
         }
         self->rows = (pgqrsi_sqlite_row *)rows;
-        for (i = 0; i < columns && i < 5; i++) self->rows[found].v[i] = pgqrsi_sqlite_int(query, i);
+        for (i = 0; i < columns && i < 5; i++)
+            self->rows[found].v[i] = pgqrsi_sqlite_int(query, i);
         found++;
     }
     *count = found;
@@ -1089,9 +1125,10 @@ static pgqrs_result pgqrsi_sqlite_commit_own(pgqrsi_sqlite *self)
         pgqrs_result result = pgqrsi_sqlite_fail(self, rc);
         /* A failed write of the log leaves open whether a recovery will find the transaction whole. */
         if (self->writing && result == PGQRS_ERR_DATABASE && (rc & 0xff) == SQLITE_IOERR)
-            result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, pgqrsi_sqlite3.extended_errcode(self->db), NULL,
-                                        "%s: the disk failed during the commit (%s)", pgqrsi_sqlite_name(self),
-                                        pgqrsi_sqlite3.errmsg(self->db));
+            result =
+                pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, pgqrsi_sqlite3.extended_errcode(self->db),
+                                   NULL, "%s: the disk failed during the commit (%s)", pgqrsi_sqlite_name(self),
+                                   pgqrsi_sqlite3.errmsg(self->db));
         return pgqrsi_sqlite_rollback_all(self, result);
     }
     self->transaction = PGQRSI_SQLITE_NONE;
@@ -1254,8 +1291,9 @@ static const char *pgqrsi_sqlite_dsn_path(pgqrsi_sqlite *self, const char *dsn)
     if (path) path++;
     if (path && path[0] == '/' && path[1] == '/') path += 2;
     if (!path || !*path) {
-        pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, 0, NULL,
-                           "the DSN names no file; write sqlite://jobs.db, sqlite:///var/lib/jobs.db or sqlite::memory:");
+        pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_DSN, 0, NULL,
+            "the DSN names no file; write sqlite://jobs.db, sqlite:///var/lib/jobs.db or sqlite::memory:");
         return NULL;
     }
     if (question && strchr(question, '=')) {
@@ -1296,7 +1334,8 @@ static pgqrs_result pgqrsi_sqlite_set_journal(pgqrsi_sqlite *self, bool log, boo
         if (pgqrsi_sqlite_next(&query)) mode = (const char *)pgqrsi_sqlite3.column_text(query.statement, 0);
         *logged = mode && strcmp(mode, "wal") == 0;
         rc = query.rc;
-        if ((rc & 0xff) != SQLITE_BUSY || pgqrs_backend_monotonic() >= self->deadline_us) return pgqrsi_sqlite_end(&query);
+        if ((rc & 0xff) != SQLITE_BUSY || pgqrs_backend_monotonic() >= self->deadline_us)
+            return pgqrsi_sqlite_end(&query);
         pgqrsi_sqlite3.finalize(query.statement);
         pgqrsi_sqlite_pause(self, times++);
     }
@@ -1313,8 +1352,8 @@ static pgqrs_result pgqrsi_sqlite_set_up_file(pgqrsi_sqlite *self, bool log)
     pgqrsi_sqlite_end_turn(self);
     if (result != PGQRS_OK) return result;
     if (log && !logged)
-        pgqrs_backend_log(self->store, PGQRS_LOG_INFO, "%s: the file system has no write-ahead log; using the rollback journal",
-                          self->path);
+        pgqrs_backend_log(self->store, PGQRS_LOG_INFO,
+                          "%s: the file system has no write-ahead log; using the rollback journal", self->path);
     if (self->turso || !logged) {
         int rc = pgqrsi_sqlite3.exec(self->db, "PRAGMA synchronous=FULL", NULL, NULL, NULL);
         return rc == SQLITE_OK ? PGQRS_OK : pgqrsi_sqlite_fail(self, rc);
@@ -1340,7 +1379,8 @@ static pgqrs_result pgqrsi_sqlite_open_own(pgqrsi_sqlite *self, const char *dsn,
     self->turso = strncmp(dsn, "turso:", 6) == 0;
 #endif
     if (!memory && (result = pgqrsi_sqlite_set_paths(self, path)) != PGQRS_OK) return result;
-    rc = pgqrsi_sqlite3.open_v2(path, &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    rc =
+        pgqrsi_sqlite3.open_v2(path, &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     if (!self->db) return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, rc, NULL, "SQLite got no memory");
     if (rc != SQLITE_OK) return pgqrsi_sqlite_fail(self, rc);
     rc = pgqrsi_sqlite3.busy_handler(self->db, pgqrsi_sqlite_on_busy, self);
@@ -1469,7 +1509,8 @@ static pgqrs_result pgqrsi_sqlite_schema_version(void *context, int32_t *version
 
 static pgqrs_result pgqrsi_sqlite_damaged(pgqrsi_sqlite *self, const char *what, const char *name)
 {
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "%s: %s%s", pgqrsi_sqlite_name(self), what, name);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_DAMAGED, 0, NULL, "%s: %s%s", pgqrsi_sqlite_name(self),
+                              what, name);
 }
 
 static pgqrs_result pgqrsi_sqlite_verify_columns(pgqrsi_sqlite *self)
@@ -1477,7 +1518,8 @@ static pgqrs_result pgqrsi_sqlite_verify_columns(pgqrsi_sqlite *self)
     static const char *const reads[] = {
         "SELECT key, value FROM pgqrs_meta LIMIT 0",
         "SELECT " PGQRSI_SQLITE_QUEUE_COLUMNS ", lease_expiries FROM pgqrs_queues LIMIT 0",
-        "SELECT id, queue_id, state, priority, ord, due_at, lease, lease_until, attempt, worker_id, enqueued_at, expires_at,"
+        "SELECT id, queue_id, state, priority, ord, due_at, lease, lease_until, attempt, worker_id, enqueued_at, "
+        "expires_at,"
         " finished_at, dedup_key, producer, reason, payload FROM pgqrs_messages LIMIT 0",
         "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS ", name, reclaimed, started_at, stopped_at FROM pgqrs_workers LIMIT 0"};
     size_t i;
@@ -1493,9 +1535,9 @@ static pgqrs_result pgqrsi_sqlite_verify_columns(pgqrsi_sqlite *self)
 
 static pgqrs_result pgqrsi_sqlite_verify_names(pgqrsi_sqlite *self)
 {
-    static const char *const names[] = {"pgqrs_messages_queue",    "pgqrs_messages_ready", "pgqrs_messages_delayed",
-                                        "pgqrs_messages_leased",   "pgqrs_messages_archived", "pgqrs_messages_dead",
-                                        "pgqrs_messages_dedup",    "pgqrs_messages_expiry", "pgqrs_workers_queue"};
+    static const char *const names[] = {"pgqrs_messages_queue",  "pgqrs_messages_ready",    "pgqrs_messages_delayed",
+                                        "pgqrs_messages_leased", "pgqrs_messages_archived", "pgqrs_messages_dead",
+                                        "pgqrs_messages_dedup",  "pgqrs_messages_expiry",   "pgqrs_workers_queue"};
     size_t i;
     for (i = 0; i <= sizeof(names) / sizeof(names[0]); i++) {
         bool view = i == sizeof(names) / sizeof(names[0]);
@@ -1531,9 +1573,8 @@ static pgqrs_result pgqrsi_sqlite_verify_rows(pgqrsi_sqlite *self)
         {"two unfinished messages with one deduplication key, one is: ",
          "SELECT max(id) FROM pgqrs_messages WHERE dedup_key IS NOT NULL AND state < 4"
          " GROUP BY queue_id, dedup_key HAVING count(*) > 1 LIMIT 1"},
-        {"a worker without its queue: ",
-         "SELECT id FROM pgqrs_workers w WHERE queue_id <> 0 AND NOT EXISTS"
-         " (SELECT 1 FROM pgqrs_queues WHERE id = w.queue_id) LIMIT 1"}};
+        {"a worker without its queue: ", "SELECT id FROM pgqrs_workers w WHERE queue_id <> 0 AND NOT EXISTS"
+                                         " (SELECT 1 FROM pgqrs_queues WHERE id = w.queue_id) LIMIT 1"}};
     size_t i;
     for (i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, checks[i][1]);
@@ -1555,7 +1596,8 @@ static pgqrs_result pgqrsi_sqlite_verify_pages(pgqrsi_sqlite *self)
     size_t i;
     for (i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, checks[i]);
-        const char *text = pgqrsi_sqlite_next(&query) ? (const char *)pgqrsi_sqlite3.column_text(query.statement, 0) : NULL;
+        const char *text =
+            pgqrsi_sqlite_next(&query) ? (const char *)pgqrsi_sqlite3.column_text(query.statement, 0) : NULL;
         pgqrs_result result = PGQRS_OK, ended;
         if (text && strcmp(text, "ok") != 0) result = pgqrsi_sqlite_damaged(self, "", text);
         ended = pgqrsi_sqlite_end(&query);
@@ -1650,8 +1692,8 @@ static pgqrs_result pgqrsi_sqlite_insert_queue(pgqrsi_sqlite *self, int64_t now_
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_create(void *context, int64_t now_us, const char *name, const pgqrs_queue_desc *settings,
-                                               bool *created)
+static pgqrs_result pgqrsi_sqlite_queue_create(void *context, int64_t now_us, const char *name,
+                                               const pgqrs_queue_desc *settings, bool *created)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrsi_sqlite_queue queue;
@@ -1667,7 +1709,8 @@ static pgqrs_result pgqrsi_sqlite_queue_create(void *context, int64_t now_us, co
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_change_queue(pgqrsi_sqlite *self, const char *name, const pgqrs_backend_queue_change *change)
+static pgqrs_result pgqrsi_sqlite_change_queue(pgqrsi_sqlite *self, const char *name,
+                                               const pgqrs_backend_queue_change *change)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_QUEUE_CHANGE_SQL);
     pgqrs_result result;
@@ -1685,7 +1728,8 @@ static pgqrs_result pgqrsi_sqlite_change_queue(pgqrsi_sqlite *self, const char *
     return pgqrsi_sqlite_changes(self) ? PGQRS_OK : pgqrsi_sqlite_no_queue(self, name);
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_change(void *context, const char *name, const pgqrs_backend_queue_change *change)
+static pgqrs_result pgqrsi_sqlite_queue_change(void *context, const char *name,
+                                               const pgqrs_backend_queue_change *change)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
@@ -1707,7 +1751,8 @@ static void pgqrsi_sqlite_read_queue(pgqrsi_sqlite_query *query, void *result, p
     queue->created_at_us = pgqrsi_sqlite_int(query, 9);
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, int64_t after_id, size_t limit, pgqrs_queues **out)
+static pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, int64_t after_id, size_t limit,
+                                             pgqrs_queues **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_queues *list;
@@ -1731,7 +1776,8 @@ static pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, in
         pgqrsi_sqlite_put(&query, after_id);
         pgqrsi_sqlite_put(&query, (int64_t)limit);
     }
-    while (list->count < limit && pgqrsi_sqlite_next(&query)) pgqrsi_sqlite_read_queue(&query, list, &items[list->count++]);
+    while (list->count < limit && pgqrsi_sqlite_next(&query))
+        pgqrsi_sqlite_read_queue(&query, list, &items[list->count++]);
     result = pgqrsi_sqlite_end(&query);
     if (result != PGQRS_OK)
         pgqrs_free(list);
@@ -1750,9 +1796,10 @@ static pgqrs_result pgqrsi_sqlite_drop_queue(pgqrsi_sqlite *self, const char *na
     if (result == PGQRS_OK)
         result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_WORKERS_SQL, &queue.id, 1, &workers);
     if (result == PGQRS_OK && !force && (messages || workers))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
-                                  "queue \"%s\" still has %lld messages and %lld live workers; purge and stop them, or force",
-                                  name, (long long)messages, (long long)workers);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
+            "queue \"%s\" still has %lld messages and %lld live workers; purge and stop them, or force", name,
+            (long long)messages, (long long)workers);
     if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
     if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_MESSAGES_SQL, &queue.id, 1);
     if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_WORKERS_SQL, &queue.id, 1);
@@ -1778,8 +1825,8 @@ static pgqrs_result pgqrsi_sqlite_purge_state(pgqrsi_sqlite *self, pgqrsi_sqlite
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_purge(pgqrsi_sqlite *self, int64_t now_us, const char *name, const pgqrs_purge_desc *desc,
-                                        int64_t *removed)
+static pgqrs_result pgqrsi_sqlite_purge(pgqrsi_sqlite *self, int64_t now_us, const char *name,
+                                        const pgqrs_purge_desc *desc, int64_t *removed)
 {
     int64_t before_us = desc->older_than_ms ? now_us - desc->older_than_ms * 1000 : INT64_MAX;
     bool archived = desc->what == PGQRS_PURGE_ALL || desc->what == PGQRS_PURGE_ARCHIVED;
@@ -1801,8 +1848,8 @@ static pgqrs_result pgqrsi_sqlite_purge(pgqrsi_sqlite *self, int64_t now_us, con
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_purge(void *context, int64_t now_us, const char *name, const pgqrs_purge_desc *desc,
-                                              int64_t *removed)
+static pgqrs_result pgqrsi_sqlite_queue_purge(void *context, int64_t now_us, const char *name,
+                                              const pgqrs_purge_desc *desc, int64_t *removed)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
@@ -1876,15 +1923,16 @@ static pgqrs_result pgqrsi_sqlite_bury(pgqrsi_sqlite *self, int64_t id, int64_t 
 }
 
 /* To the dead letters when its attempts are used up, back into the line otherwise. */
-static pgqrs_result pgqrsi_sqlite_put_back_or_bury(pgqrsi_sqlite *self, const pgqrsi_sqlite_return *back, int64_t max_attempts,
-                                                   int64_t now_us)
+static pgqrs_result pgqrsi_sqlite_put_back_or_bury(pgqrsi_sqlite *self, const pgqrsi_sqlite_return *back,
+                                                   int64_t max_attempts, int64_t now_us)
 {
     if (back->attempt < max_attempts) return pgqrsi_sqlite_put_back(self, back);
     return pgqrsi_sqlite_bury(self, back->id, now_us, back->reason ? back->reason : "attempts used up");
 }
 
 /* Due delays to the end of the line, in the order they fell due. */
-static pgqrs_result pgqrsi_sqlite_promote(pgqrsi_sqlite *self, int64_t queue_id, int64_t now_us, size_t limit, size_t *count)
+static pgqrs_result pgqrsi_sqlite_promote(pgqrsi_sqlite *self, int64_t queue_id, int64_t now_us, size_t limit,
+                                          size_t *count)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_FIND_DUE_SQL);
     size_t i;
@@ -1923,8 +1971,8 @@ static pgqrs_result pgqrsi_sqlite_return_run_out(pgqrsi_sqlite *self, const pgqr
 }
 
 /* Leases that ran out: their messages are deliverable again without anybody calling anything. */
-static pgqrs_result pgqrsi_sqlite_sweep(pgqrsi_sqlite *self, int64_t queue_id, int64_t max_attempts, int64_t now_us, size_t limit,
-                                        size_t *count)
+static pgqrs_result pgqrsi_sqlite_sweep(pgqrsi_sqlite *self, int64_t queue_id, int64_t max_attempts, int64_t now_us,
+                                        size_t limit, size_t *count)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_FIND_RUN_OUT_SQL);
     size_t i;
@@ -1950,7 +1998,8 @@ static pgqrs_result pgqrsi_sqlite_expire(pgqrsi_sqlite *self, int64_t id, int64_
     return pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_EXPIRE_SQL, values, 2);
 }
 
-static pgqrs_result pgqrsi_sqlite_expire_some(pgqrsi_sqlite *self, int64_t queue_id, int64_t now_us, size_t limit, size_t *count)
+static pgqrs_result pgqrsi_sqlite_expire_some(pgqrsi_sqlite *self, int64_t queue_id, int64_t now_us, size_t limit,
+                                              size_t *count)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_FIND_EXPIRED_SQL);
     size_t i;
@@ -1959,7 +2008,8 @@ static pgqrs_result pgqrsi_sqlite_expire_some(pgqrsi_sqlite *self, int64_t queue
     pgqrsi_sqlite_put(&query, queue_id);
     pgqrsi_sqlite_put(&query, (int64_t)limit);
     result = pgqrsi_sqlite_collect(&query, count);
-    for (i = 0; i < *count && result == PGQRS_OK; i++) result = pgqrsi_sqlite_expire(self, self->rows[i].v[0], now_us);
+    for (i = 0; i < *count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_expire(self, self->rows[i].v[0], now_us);
     return result;
 }
 
@@ -1996,8 +2046,8 @@ static pgqrs_result pgqrsi_sqlite_key_holder(pgqrsi_sqlite *self, int64_t queue_
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_insert(pgqrsi_sqlite *self, const pgqrs_backend_message *item, int64_t queue_id, int64_t now_us,
-                                         int64_t id)
+static pgqrs_result pgqrsi_sqlite_insert(pgqrsi_sqlite *self, const pgqrs_backend_message *item, int64_t queue_id,
+                                         int64_t now_us, int64_t id)
 {
     int64_t due_us = pgqrsi_sqlite_when(item->due, now_us);
     bool expires = item->expires.at_us != 0 || item->expires.delay_us != 0;
@@ -2023,7 +2073,8 @@ static pgqrs_result pgqrsi_sqlite_insert(pgqrsi_sqlite *self, const pgqrs_backen
     return pgqrsi_sqlite_run(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_enqueue_all(pgqrsi_sqlite *self, const pgqrs_backend_enqueue *request, pgqrs_receipt *receipts)
+static pgqrs_result pgqrsi_sqlite_enqueue_all(pgqrsi_sqlite *self, const pgqrs_backend_enqueue *request,
+                                              pgqrs_receipt *receipts)
 {
     pgqrsi_sqlite_queue queue;
     int64_t id = 0;
@@ -2174,9 +2225,9 @@ static pgqrs_result pgqrsi_sqlite_beat(pgqrsi_sqlite *self, pgqrs_worker_ref wor
 
 /* Is anything deliverable, and if not, when will something be? */
 typedef struct pgqrsi_sqlite_peek {
-    bool found;  /* the queue */
+    bool found; /* the queue */
     bool paused;
-    bool work;   /* a claim would find something to do */
+    bool work; /* a claim would find something to do */
     int64_t next_due_us;
 } pgqrsi_sqlite_peek;
 
@@ -2216,7 +2267,8 @@ static bool pgqrsi_sqlite_take(pgqrsi_sqlite *self, pgqrsi_sqlite_claim *claim, 
         claim->name = claim->out ? pgqrs_backend_result_text(claim->out, claim->request->queue, -1) : NULL;
         claim->bytes = sizeof(*message) + strlen(claim->request->queue) + 16;
     }
-    if (!claim->name || !pgqrsi_sqlite_reserve(self, &buffer, &self->message_capacity, claim->taken + 1, sizeof(*message))) {
+    if (!claim->name ||
+        !pgqrsi_sqlite_reserve(self, &buffer, &self->message_capacity, claim->taken + 1, sizeof(*message))) {
         query->rc = SQLITE_NOMEM;
         return false;
     }
@@ -2263,7 +2315,8 @@ static pgqrs_result pgqrsi_sqlite_read_head(pgqrsi_sqlite *self, pgqrsi_sqlite_c
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_lease(pgqrsi_sqlite *self, const pgqrsi_sqlite_claim *claim, const pgqrs_message *message)
+static pgqrs_result pgqrsi_sqlite_lease(pgqrsi_sqlite *self, const pgqrsi_sqlite_claim *claim,
+                                        const pgqrs_message *message)
 {
     int64_t values[5];
     values[0] = message->id;
@@ -2301,7 +2354,8 @@ static pgqrs_result pgqrsi_sqlite_hand_over(pgqrsi_sqlite *self, pgqrsi_sqlite_c
     items = (pgqrs_message *)pgqrs_backend_result_alloc(claim->out, claim->taken * sizeof(*items));
     if (!items) return pgqrsi_sqlite_no_memory(self);
     memcpy(items, self->messages, claim->taken * sizeof(*items));
-    for (i = 0; i < claim->taken; i++) items[i].lease_size = (uint32_t)claim->taken;
+    for (i = 0; i < claim->taken; i++)
+        items[i].lease_size = (uint32_t)claim->taken;
     claim->out->items = items;
     claim->out->count = claim->taken;
     self->claim_reserve = claim->bytes < (size_t)1 << 20 ? claim->bytes : (size_t)1 << 20;
@@ -2348,7 +2402,8 @@ static pgqrs_result pgqrsi_sqlite_claim_some(pgqrsi_sqlite *self, pgqrs_backend_
 }
 
 /* Looks without writing. *settled: there is nothing to claim, and the request says so. */
-static pgqrs_result pgqrsi_sqlite_claim_nothing(pgqrsi_sqlite *self, pgqrs_backend_claim *request, int64_t now_us, bool *settled)
+static pgqrs_result pgqrsi_sqlite_claim_nothing(pgqrsi_sqlite *self, pgqrs_backend_claim *request, int64_t now_us,
+                                                bool *settled)
 {
     pgqrsi_sqlite_peek peek;
     pgqrs_result result = pgqrsi_sqlite_look(self, request->queue, now_us, &peek);
@@ -2422,7 +2477,8 @@ static pgqrs_result pgqrsi_sqlite_extend(void *context, const pgqrs_backend_exte
     size_t i;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
     if (result != PGQRS_OK) return result;
-    for (i = 0; i < request->count && result == PGQRS_OK; i++) result = pgqrsi_sqlite_extend_one(self, request, i);
+    for (i = 0; i < request->count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_extend_one(self, request, i);
     if (result == PGQRS_OK && request->worker.id) result = pgqrsi_sqlite_beat(self, request->worker, request->now_us);
     return pgqrsi_sqlite_finish(self, result);
 }
@@ -2459,14 +2515,14 @@ static void pgqrsi_sqlite_wait_end(void *context)
 #define PGQRSI_SQLITE_LOST "(m.state = 3 AND m.lease_until <= ?1)"
 
 /* Every column of a message as people should see it at ?1. A lease that ran out is none; when it ended is still told. */
-#define PGQRSI_SQLITE_MESSAGE_COLUMNS                                                                                 \
-    "m.id, CASE WHEN " PGQRSI_SQLITE_LOST " OR (m.state = 2 AND m.due_at <= ?1) THEN 1 ELSE m.state END, m.priority," \
-    " m.attempt, CASE WHEN " PGQRSI_SQLITE_LOST " THEN 0 ELSE m.lease END,"                                           \
-    " m.lease_until, CASE WHEN " PGQRSI_SQLITE_LOST " THEN 0 ELSE m.worker_id END, m.enqueued_at,"                    \
-    " CASE WHEN m.state = 2 AND m.due_at > ?1 THEN m.due_at ELSE 0 END, m.expires_at, m.finished_at,"                 \
-    " CASE WHEN m.state <> 3 OR m.lease_until <= ?1 THEN 0 ELSE (SELECT count(*) FROM pgqrs_messages s"               \
-    "   WHERE s.queue_id = m.queue_id AND s.state = 3 AND s.lease_until = m.lease_until AND s.lease = m.lease) END,"  \
-    " (SELECT name FROM pgqrs_queues WHERE id = m.queue_id), m.dedup_key, m.producer, m.reason, m.payload,"           \
+#define PGQRSI_SQLITE_MESSAGE_COLUMNS                                                                                  \
+    "m.id, CASE WHEN " PGQRSI_SQLITE_LOST " OR (m.state = 2 AND m.due_at <= ?1) THEN 1 ELSE m.state END, m.priority,"  \
+    " m.attempt, CASE WHEN " PGQRSI_SQLITE_LOST " THEN 0 ELSE m.lease END,"                                            \
+    " m.lease_until, CASE WHEN " PGQRSI_SQLITE_LOST " THEN 0 ELSE m.worker_id END, m.enqueued_at,"                     \
+    " CASE WHEN m.state = 2 AND m.due_at > ?1 THEN m.due_at ELSE 0 END, m.expires_at, m.finished_at,"                  \
+    " CASE WHEN m.state <> 3 OR m.lease_until <= ?1 THEN 0 ELSE (SELECT count(*) FROM pgqrs_messages s"                \
+    "   WHERE s.queue_id = m.queue_id AND s.state = 3 AND s.lease_until = m.lease_until AND s.lease = m.lease) END,"   \
+    " (SELECT name FROM pgqrs_queues WHERE id = m.queue_id), m.dedup_key, m.producer, m.reason, m.payload,"            \
     " CASE WHEN " PGQRSI_SQLITE_LOST " THEN NULL ELSE (SELECT name FROM pgqrs_workers WHERE id = m.worker_id) END"
 
 static void pgqrsi_sqlite_read_message(pgqrsi_sqlite_query *query, void *result, pgqrs_message *message)
@@ -2499,7 +2555,8 @@ static pgqrs_result pgqrsi_sqlite_message_get(void *context, int64_t now_us, int
     pgqrs_result result = pgqrsi_sqlite_ready_to_read(self);
     *out = NULL;
     if (result != PGQRS_OK) return result;
-    query = pgqrsi_sqlite_query_text(self, "SELECT " PGQRSI_SQLITE_MESSAGE_COLUMNS " FROM pgqrs_messages m WHERE m.id = ?2");
+    query = pgqrsi_sqlite_query_text(self,
+                                     "SELECT " PGQRSI_SQLITE_MESSAGE_COLUMNS " FROM pgqrs_messages m WHERE m.id = ?2");
     pgqrsi_sqlite_put(&query, now_us);
     pgqrsi_sqlite_put(&query, id);
     if (pgqrsi_sqlite_next(&query)) {
@@ -2576,8 +2633,9 @@ static void pgqrsi_sqlite_add_state(pgqrsi_sqlite_text *sql, const pgqrs_message
 static void pgqrsi_sqlite_add_filter(pgqrsi_sqlite_text *sql, const pgqrs_message_filter *filter, bool listing)
 {
     pgqrsi_sqlite_add(sql, " FROM pgqrs_messages m WHERE coalesce(?1, ?2, ?3, ?4, ?5, ?6, ?7) NOTNULL");
-    if (filter->queue) pgqrsi_sqlite_add(sql, filter->state && filter->state != PGQRS_ARCHIVED ? " AND +m.queue_id = ?2"
-                                                                                                : " AND m.queue_id = ?2");
+    if (filter->queue)
+        pgqrsi_sqlite_add(sql, filter->state && filter->state != PGQRS_ARCHIVED ? " AND +m.queue_id = ?2"
+                                                                                : " AND m.queue_id = ?2");
     if (filter->state) pgqrsi_sqlite_add_state(sql, filter, listing);
     if (filter->worker_id) pgqrsi_sqlite_add(sql, " AND m.worker_id = ?3 AND NOT " PGQRSI_SQLITE_LOST);
     if (filter->enqueued_from_us) pgqrsi_sqlite_add(sql, " AND m.enqueued_at >= ?4");
@@ -2628,7 +2686,8 @@ static pgqrs_result pgqrsi_sqlite_list_messages(pgqrsi_sqlite *self, int64_t now
     pgqrsi_sqlite_add_filter(&sql, filter, true);
     query = pgqrsi_sqlite_query_text(self, sql.text);
     pgqrsi_sqlite_put_filter(&query, filter, queue_id, now_us);
-    while (list->count < limit && pgqrsi_sqlite_next(&query)) pgqrsi_sqlite_read_message(&query, list, &items[list->count++]);
+    while (list->count < limit && pgqrsi_sqlite_next(&query))
+        pgqrsi_sqlite_read_message(&query, list, &items[list->count++]);
     return pgqrsi_sqlite_end(&query);
 }
 
@@ -2640,7 +2699,8 @@ static pgqrs_result pgqrsi_sqlite_message_list(void *context, int64_t now_us, co
     pgqrs_result result = pgqrsi_sqlite_begin_read(self);
     *out = NULL;
     if (result != PGQRS_OK) return result;
-    list = (pgqrs_messages *)pgqrs_backend_result_new(self->store, sizeof(*list), filter->limit * (sizeof(pgqrs_message) + 128));
+    list = (pgqrs_messages *)pgqrs_backend_result_new(self->store, sizeof(*list),
+                                                      filter->limit * (sizeof(pgqrs_message) + 128));
     result = list ? pgqrsi_sqlite_list_messages(self, now_us, filter, list) : pgqrsi_sqlite_no_memory(self);
     result = pgqrsi_sqlite_finish(self, result);
     if (result != PGQRS_OK)
@@ -2650,8 +2710,8 @@ static pgqrs_result pgqrsi_sqlite_message_list(void *context, int64_t now_us, co
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_count_messages(pgqrsi_sqlite *self, int64_t now_us, const pgqrs_message_filter *filter,
-                                                 int64_t *count)
+static pgqrs_result pgqrsi_sqlite_count_messages(pgqrsi_sqlite *self, int64_t now_us,
+                                                 const pgqrs_message_filter *filter, int64_t *count)
 {
     pgqrsi_sqlite_text sql;
     pgqrsi_sqlite_query query;
@@ -2667,7 +2727,8 @@ static pgqrs_result pgqrsi_sqlite_count_messages(pgqrsi_sqlite *self, int64_t no
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_message_count(void *context, int64_t now_us, const pgqrs_message_filter *filter, int64_t *count)
+static pgqrs_result pgqrsi_sqlite_message_count(void *context, int64_t now_us, const pgqrs_message_filter *filter,
+                                                int64_t *count)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_read(self);
@@ -2708,7 +2769,8 @@ static pgqrs_result pgqrsi_sqlite_find_message(pgqrsi_sqlite *self, int64_t id, 
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us, int64_t id, bool force, pgqrs_result *outcome)
+static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us, int64_t id, bool force,
+                                             pgqrs_result *outcome)
 {
     pgqrsi_sqlite_found message;
     pgqrs_result result = pgqrsi_sqlite_find_message(self, id, &message);
@@ -2723,8 +2785,8 @@ static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us
     return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_MESSAGE_DROP_SQL, &id, 1) : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count, bool force,
-                                                 pgqrs_result *results)
+static pgqrs_result pgqrsi_sqlite_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count,
+                                                 bool force, pgqrs_result *results)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     size_t i;
@@ -2735,17 +2797,20 @@ static pgqrs_result pgqrsi_sqlite_message_delete(void *context, int64_t now_us, 
     return pgqrsi_sqlite_finish(self, result);
 }
 
-static pgqrs_result pgqrsi_sqlite_update_message(pgqrsi_sqlite *self, int64_t id, const char *payload, size_t payload_size)
+static pgqrs_result pgqrsi_sqlite_update_message(pgqrsi_sqlite *self, int64_t id, const char *payload,
+                                                 size_t payload_size)
 {
     pgqrsi_sqlite_found message;
     pgqrsi_sqlite_query query;
     pgqrs_result result = pgqrsi_sqlite_find_message(self, id, &message);
     if (result != PGQRS_OK) return result;
     if (!message.found)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "there is no message %lld", (long long)id);
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "there is no message %lld",
+                                  (long long)id);
     if (message.attempt > 0 || (message.state != PGQRS_READY && message.state != PGQRS_DELAYED))
         return pgqrs_backend_fail(self->store, PGQRS_ERR_MESSAGE_STATE, 0, NULL,
-                                  "message %lld was started already or is finished; its payload stays as it is", (long long)id);
+                                  "message %lld was started already or is finished; its payload stays as it is",
+                                  (long long)id);
     query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_MESSAGE_PAYLOAD_SQL);
     pgqrsi_sqlite_put(&query, id);
     pgqrsi_sqlite_put_bytes(&query, payload, payload_size);
@@ -2791,7 +2856,8 @@ static pgqrs_result pgqrsi_sqlite_message_replay(void *context, int64_t now_us, 
     size_t i;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
     if (result != PGQRS_OK) return result;
-    for (i = 0; i < count && result == PGQRS_OK; i++) result = pgqrsi_sqlite_replay_one(self, now_us, ids[i], &results[i]);
+    for (i = 0; i < count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_replay_one(self, now_us, ids[i], &results[i]);
     return pgqrsi_sqlite_finish(self, result);
 }
 
@@ -2826,8 +2892,8 @@ static pgqrs_result pgqrsi_sqlite_find_worker(pgqrsi_sqlite *self, int64_t id, p
 }
 
 /* Everything a worker holds goes back into the line, or to the dead letters; the attempt counts. */
-static pgqrs_result pgqrsi_sqlite_release_held(pgqrsi_sqlite *self, int64_t worker_id, int64_t now_us, const char *reason,
-                                               int64_t *released)
+static pgqrs_result pgqrsi_sqlite_release_held(pgqrsi_sqlite *self, int64_t worker_id, int64_t now_us,
+                                               const char *reason, int64_t *released)
 {
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_WORKER_MESSAGES_SQL);
     size_t count, i;
@@ -2865,7 +2931,8 @@ static pgqrs_result pgqrsi_sqlite_add_worker(pgqrsi_sqlite *self, int64_t now_us
     return pgqrsi_sqlite_run(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_take_over(pgqrsi_sqlite *self, int64_t now_us, int64_t queue_id, const pgqrs_worker_ref *worker)
+static pgqrs_result pgqrsi_sqlite_take_over(pgqrsi_sqlite *self, int64_t now_us, int64_t queue_id,
+                                            const pgqrs_worker_ref *worker)
 {
     int64_t released = 0;
     int64_t values[4];
@@ -2878,8 +2945,8 @@ static pgqrs_result pgqrsi_sqlite_take_over(pgqrsi_sqlite *self, int64_t now_us,
     return pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_WORKER_REUSE_SQL, values, 4);
 }
 
-static pgqrs_result pgqrsi_sqlite_register_worker(pgqrsi_sqlite *self, int64_t now_us, const char *name, const char *queue_name,
-                                                  int64_t stale_us, pgqrs_worker_ref *out)
+static pgqrs_result pgqrsi_sqlite_register_worker(pgqrsi_sqlite *self, int64_t now_us, const char *name,
+                                                  const char *queue_name, int64_t stale_us, pgqrs_worker_ref *out)
 {
     pgqrsi_sqlite_worker old;
     pgqrsi_sqlite_query query;
@@ -2894,14 +2961,17 @@ static pgqrs_result pgqrsi_sqlite_register_worker(pgqrsi_sqlite *self, int64_t n
     out->id = old.id;
     if (old.state != PGQRS_WORKER_STOPPED && old.heartbeat_at_us >= now_us - stale_us)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKER_ACTIVE, 0, NULL,
-                                  "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, or it crashed: then the name is "
+                                  "a worker named \"%s\" beat %lld ms ago and was not stopped; it is another process, "
+                                  "or it crashed: then the name is "
                                   "free after %lld ms without a beat (stale_ms), or at once by pgqrs_worker_reclaim",
-                                  name, (long long)((now_us - old.heartbeat_at_us) / 1000), (long long)(stale_us / 1000));
+                                  name, (long long)((now_us - old.heartbeat_at_us) / 1000),
+                                  (long long)(stale_us / 1000));
     return pgqrsi_sqlite_take_over(self, now_us, queue_id, out);
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_register(void *context, int64_t now_us, const char *name, const char *queue_or_null,
-                                                  int64_t stale_us, int64_t epoch, pgqrs_worker_ref *out)
+static pgqrs_result pgqrsi_sqlite_worker_register(void *context, int64_t now_us, const char *name,
+                                                  const char *queue_or_null, int64_t stale_us, int64_t epoch,
+                                                  pgqrs_worker_ref *out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_worker_ref worker;
@@ -2909,8 +2979,8 @@ static pgqrs_result pgqrsi_sqlite_worker_register(void *context, int64_t now_us,
     if (result != PGQRS_OK) return result;
     worker.id = 0;
     worker.epoch = epoch;
-    result = pgqrsi_sqlite_finish(self,
-                                  pgqrsi_sqlite_register_worker(self, now_us, name, queue_or_null, stale_us, &worker));
+    result =
+        pgqrsi_sqlite_finish(self, pgqrsi_sqlite_register_worker(self, now_us, name, queue_or_null, stale_us, &worker));
     if (result == PGQRS_OK) *out = worker;
     return result;
 }
@@ -2966,8 +3036,8 @@ static void pgqrsi_sqlite_add_worker_filter(pgqrsi_sqlite_text *sql, const pgqrs
     if (filter->stale_ms) pgqrsi_sqlite_add(sql, " AND w.state <> 5 AND w.heartbeat_at < ?4");
 }
 
-static pgqrs_result pgqrsi_sqlite_put_worker_filter(pgqrsi_sqlite_query *query, const pgqrs_worker_filter *filter, int64_t id,
-                                                    int64_t now_us, int64_t limit)
+static pgqrs_result pgqrsi_sqlite_put_worker_filter(pgqrsi_sqlite_query *query, const pgqrs_worker_filter *filter,
+                                                    int64_t id, int64_t now_us, int64_t limit)
 {
     int64_t queue_id;
     pgqrs_result result = pgqrsi_sqlite_filter_queue(query->self, filter->queue, &queue_id);
@@ -2996,8 +3066,8 @@ static void pgqrsi_sqlite_read_worker(pgqrsi_sqlite_query *query, void *result, 
     worker->queue = pgqrsi_sqlite_copy(query, result, 9, NULL);
 }
 
-static pgqrs_result pgqrsi_sqlite_list_workers(pgqrsi_sqlite *self, int64_t now_us, int64_t id, const pgqrs_worker_filter *filter,
-                                               size_t limit, pgqrs_workers *list)
+static pgqrs_result pgqrsi_sqlite_list_workers(pgqrsi_sqlite *self, int64_t now_us, int64_t id,
+                                               const pgqrs_worker_filter *filter, size_t limit, pgqrs_workers *list)
 {
     pgqrs_worker_info *items = (pgqrs_worker_info *)pgqrs_backend_result_alloc(list, limit * sizeof(*items));
     pgqrsi_sqlite_text sql;
@@ -3023,8 +3093,8 @@ static pgqrs_result pgqrsi_sqlite_list_workers(pgqrsi_sqlite *self, int64_t now_
     return result == PGQRS_OK ? ended : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_list(void *context, int64_t now_us, int64_t id_or_0, const pgqrs_worker_filter *filter,
-                                              pgqrs_workers **out)
+static pgqrs_result pgqrsi_sqlite_worker_list(void *context, int64_t now_us, int64_t id_or_0,
+                                              const pgqrs_worker_filter *filter, pgqrs_workers **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_worker_filter all;
@@ -3036,8 +3106,10 @@ static pgqrs_result pgqrsi_sqlite_worker_list(void *context, int64_t now_us, int
     memset(&all, 0, sizeof(all));
     if (!filter) filter = &all;
     limit = id_or_0 ? 1 : filter->limit ? filter->limit : 100;
-    list = (pgqrs_workers *)pgqrs_backend_result_new(self->store, sizeof(*list), limit * (sizeof(pgqrs_worker_info) + 64));
-    result = list ? pgqrsi_sqlite_list_workers(self, now_us, id_or_0, filter, limit, list) : pgqrsi_sqlite_no_memory(self);
+    list =
+        (pgqrs_workers *)pgqrs_backend_result_new(self->store, sizeof(*list), limit * (sizeof(pgqrs_worker_info) + 64));
+    result =
+        list ? pgqrsi_sqlite_list_workers(self, now_us, id_or_0, filter, limit, list) : pgqrsi_sqlite_no_memory(self);
     result = pgqrsi_sqlite_finish(self, result);
     if (result != PGQRS_OK)
         pgqrs_free(list);
@@ -3062,7 +3134,8 @@ static pgqrs_result pgqrsi_sqlite_count_workers(pgqrsi_sqlite *self, int64_t now
     return result == PGQRS_OK ? ended : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_count(void *context, int64_t now_us, const pgqrs_worker_filter *filter, int64_t *count)
+static pgqrs_result pgqrsi_sqlite_worker_count(void *context, int64_t now_us, const pgqrs_worker_filter *filter,
+                                               int64_t *count)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_read(self);
@@ -3071,8 +3144,8 @@ static pgqrs_result pgqrsi_sqlite_worker_count(void *context, int64_t now_us, co
     return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_count_workers(self, now_us, filter, count));
 }
 
-static pgqrs_result pgqrsi_sqlite_release_worker(pgqrsi_sqlite *self, int64_t now_us, int64_t worker_id, const char *reason,
-                                                 int64_t *released)
+static pgqrs_result pgqrsi_sqlite_release_worker(pgqrsi_sqlite *self, int64_t now_us, int64_t worker_id,
+                                                 const char *reason, int64_t *released)
 {
     pgqrsi_sqlite_worker worker;
     pgqrs_result result = pgqrsi_sqlite_find_worker(self, worker_id, &worker);
@@ -3130,8 +3203,8 @@ static pgqrs_result pgqrsi_sqlite_reclaim_one(pgqrsi_sqlite *self, int64_t now_u
     return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_WORKER_RECLAIM_SQL, values, 2) : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_reclaim(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null, int64_t before_us,
-                                          const char *reason, int64_t *workers, int64_t *messages)
+static pgqrs_result pgqrsi_sqlite_reclaim(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null,
+                                          int64_t before_us, const char *reason, int64_t *workers, int64_t *messages)
 {
     bool found = true;
     int64_t queue_id;
@@ -3144,8 +3217,9 @@ static pgqrs_result pgqrsi_sqlite_reclaim(pgqrsi_sqlite *self, int64_t now_us, c
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_reclaim(void *context, int64_t now_us, const char *queue_or_null, int64_t older_than_us,
-                                                 const char *reason, int64_t *workers, int64_t *messages)
+static pgqrs_result pgqrsi_sqlite_worker_reclaim(void *context, int64_t now_us, const char *queue_or_null,
+                                                 int64_t older_than_us, const char *reason, int64_t *workers,
+                                                 int64_t *messages)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
@@ -3205,18 +3279,23 @@ static pgqrs_result pgqrsi_sqlite_count_unfinished(pgqrsi_sqlite *self, int64_t 
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_measure_queue(pgqrsi_sqlite *self, int64_t now_us, int64_t id, pgqrs_queue_metrics *metrics)
+static pgqrs_result pgqrsi_sqlite_measure_queue(pgqrsi_sqlite *self, int64_t now_us, int64_t id,
+                                                pgqrs_queue_metrics *metrics)
 {
     pgqrs_result result = pgqrsi_sqlite_count_unfinished(self, now_us, id, metrics);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_METRICS_ARCHIVED_SQL, &id, 1, &metrics->archived);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_METRICS_ARCHIVED_SQL, &id, 1, &metrics->archived);
     if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_METRICS_DEAD_SQL, &id, 1, &metrics->dead);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_METRICS_NEWEST_SQL, &id, 1, &metrics->newest_at_us);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_WORKERS_SQL, &id, 1, &metrics->live_workers);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_METRICS_NEWEST_SQL, &id, 1, &metrics->newest_at_us);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_WORKERS_SQL, &id, 1, &metrics->live_workers);
     metrics->total = metrics->ready + metrics->delayed + metrics->leased + metrics->archived + metrics->dead;
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_measure(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null, pgqrs_metrics *list)
+static pgqrs_result pgqrsi_sqlite_measure(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null,
+                                          pgqrs_metrics *list)
 {
     pgqrs_queue_metrics *items;
     pgqrsi_sqlite_query query;
@@ -3264,8 +3343,8 @@ static pgqrs_result pgqrsi_sqlite_metrics(void *context, int64_t now_us, const c
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_read_stats(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null, int64_t stale_us,
-                                             pgqrs_worker_stats *out)
+static pgqrs_result pgqrsi_sqlite_read_stats(pgqrsi_sqlite *self, int64_t now_us, const char *queue_or_null,
+                                             int64_t stale_us, pgqrs_worker_stats *out)
 {
     pgqrsi_sqlite_query query;
     int64_t values[3];
@@ -3291,11 +3370,12 @@ static pgqrs_result pgqrsi_sqlite_read_stats(pgqrsi_sqlite *self, int64_t now_us
         out->newest_heartbeat_ms = heartbeat_us && heartbeat_us < now_us ? (now_us - heartbeat_us) / 1000 : 0;
     }
     result = pgqrsi_sqlite_end(&query);
-    return result == PGQRS_OK ? pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKERS_HELD_SQL, values, 2, &out->held) : result;
+    return result == PGQRS_OK ? pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKERS_HELD_SQL, values, 2, &out->held)
+                              : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_stats(void *context, int64_t now_us, const char *queue_or_null, int64_t stale_us,
-                                               pgqrs_worker_stats *out)
+static pgqrs_result pgqrsi_sqlite_worker_stats(void *context, int64_t now_us, const char *queue_or_null,
+                                               int64_t stale_us, pgqrs_worker_stats *out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_read(self);
@@ -3308,8 +3388,8 @@ static pgqrs_result pgqrsi_sqlite_worker_stats(void *context, int64_t now_us, co
  * >>housekeeping
  * --------------------------------------------------------------------------------------------------------------- */
 
-static pgqrs_result pgqrsi_sqlite_remove_old(pgqrsi_sqlite *self, pgqrsi_sqlite_statement find, int64_t queue_id, int64_t now_us,
-                                             int64_t keep_ms, size_t *count)
+static pgqrs_result pgqrsi_sqlite_remove_old(pgqrsi_sqlite *self, pgqrsi_sqlite_statement find, int64_t queue_id,
+                                             int64_t now_us, int64_t keep_ms, size_t *count)
 {
     pgqrsi_sqlite_query query;
     size_t i;
@@ -3328,7 +3408,8 @@ static pgqrs_result pgqrsi_sqlite_remove_old(pgqrsi_sqlite *self, pgqrsi_sqlite_
 }
 
 /* The first queue after `after_id` that needs something done: id, max_attempts, retentions; id 0 when there is none. */
-static pgqrs_result pgqrsi_sqlite_next_needy(pgqrsi_sqlite *self, int64_t now_us, int64_t after_id, pgqrsi_sqlite_row *queue)
+static pgqrs_result pgqrsi_sqlite_next_needy(pgqrsi_sqlite *self, int64_t now_us, int64_t after_id,
+                                             pgqrsi_sqlite_row *queue)
 {
     const int64_t values[] = {now_us, after_id};
     pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_NEEDY_SQL);
@@ -3337,7 +3418,8 @@ static pgqrs_result pgqrsi_sqlite_next_needy(pgqrsi_sqlite *self, int64_t now_us
     pgqrsi_sqlite_put(&query, values[0]);
     pgqrsi_sqlite_put(&query, values[1]);
     if (pgqrsi_sqlite_next(&query))
-        for (i = 0; i < 4; i++) queue->v[i] = pgqrsi_sqlite_int(&query, i);
+        for (i = 0; i < 4; i++)
+            queue->v[i] = pgqrsi_sqlite_int(&query, i);
     return pgqrsi_sqlite_end(&query);
 }
 
@@ -3355,7 +3437,8 @@ static pgqrs_result pgqrsi_sqlite_maintain_queue(pgqrsi_sqlite *self, int64_t no
         result = pgqrsi_sqlite_remove_old(self, PGQRSI_SQLITE_OLD_ARCHIVED_SQL, id, now_us, queue->v[2], &counts[3]);
     if (result == PGQRS_OK)
         result = pgqrsi_sqlite_remove_old(self, PGQRSI_SQLITE_OLD_DEAD_SQL, id, now_us, queue->v[3], &counts[4]);
-    for (i = 0; i < 5; i++) *changed += (int64_t)counts[i];
+    for (i = 0; i < 5; i++)
+        *changed += (int64_t)counts[i];
     return result;
 }
 
