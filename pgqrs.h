@@ -761,7 +761,7 @@ PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store);
 PGQRS_API pgqrs_result pgqrs_store_now(pgqrs_store *store, int64_t *now_us);
 
 /* Frees any result object a call returned (messages, lists, a configuration); NULL is fine. Any thread. A call that fails
- * has set its out pointer to NULL (unless the store itself was NULL). */
+ * has set its out pointer to NULL (unless the store itself was NULL or in use by another call). */
 PGQRS_API void pgqrs_free(void *result);
 
 /* Ends the waiting call that runs on this store (a dequeue with wait_ms, pgqrs_work, pgqrs_worker_poll), or the next
@@ -990,7 +990,8 @@ PGQRS_API pgqrs_settlement pgqrs_settlement_for(const pgqrs_message *message, pg
 
 /* Settles a batch and takes the next messages, all in one transaction and one round trip. Items may belong to different
  * queues and leases, each gets its own `result`; a lost lease is not an error of the call. `claim` may be NULL: the
- * defaults. `queue`, `claim` and `next` NULL together: it only settles. On an error of the call nothing was changed. */
+ * defaults. `queue`, `claim` and `next` NULL together: it only settles. On an error of the call nothing was changed, except that
+ * verdicts stand when only the worker was refused (PGQRS_ERR_WORKER_…): each result tells. */
 PGQRS_API pgqrs_result pgqrs_settle(pgqrs_store *store, pgqrs_settlement *items, size_t count, const char *queue,
                                     const pgqrs_dequeue_desc *claim, pgqrs_messages **next);
 
@@ -1153,7 +1154,8 @@ PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue,
                                           pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc);
 
 /* Takes at most one batch, handles and settles it, then returns; waits up to timeout_ms for the first message (0: not at
- * all). *handled (may be NULL) counts. Call it when the descriptor is readable or the deadline has come. */
+ * all). *handled (may be NULL) counts. Call it when the descriptor is readable or the deadline has come; not from the worker's
+ * own handler. After max_messages pgqrs_worker_stopping is true. */
 PGQRS_API pgqrs_result pgqrs_worker_poll(pgqrs_worker *worker, int64_t timeout_ms, size_t *handled);
 
 /* A descriptor that becomes readable when poll should be called, -1 when this store has none; then the deadline alone
@@ -1714,6 +1716,15 @@ static void pgqrsi_pipe_drain(const int fds[2])
     char bytes[64];
     while (read(fds[0], bytes, sizeof bytes) > 0) {
     }
+}
+
+static bool pgqrsi_readable(int fd)
+{
+    struct pollfd pending;
+    pending.fd = fd;
+    pending.events = POLLIN;
+    pending.revents = 0;
+    return fd >= 0 && poll(&pending, 1, 0) > 0;
 }
 
 /* Waits until one of two descriptors is readable (either may be -1) or the time is over. */
@@ -2928,6 +2939,7 @@ struct pgqrs_store {
     uint64_t random_state;
     int wake[2];                    /* pgqrs_stop writes, a waiting call reads */
     int stop;                       /* set by pgqrs_stop, taken by the call it ends */
+    uint64_t swallowed;             /* wake-ups that one wait may have taken from another */
     int in_call;                    /* one call at a time: see pgqrsi_begin */
     struct pgqrsi_policy *policies; /* what the engine remembers of queues, see >>queue */
 };
@@ -3378,7 +3390,8 @@ typedef struct pgqrsi_wait {
 
 static int64_t pgqrsi_later_us(int64_t now_us, int64_t delay_ms)
 {
-    return delay_ms >= (INT64_MAX - now_us) / PGQRSI_US_PER_MS ? INT64_MAX : now_us + delay_ms * PGQRSI_US_PER_MS;
+    int64_t room_us = INT64_MAX - (now_us > 0 ? now_us : 0);
+    return delay_ms >= room_us / PGQRSI_US_PER_MS ? INT64_MAX : now_us + delay_ms * PGQRSI_US_PER_MS;
 }
 
 static void pgqrsi_wait_open(pgqrsi_wait *wait, pgqrs_store *store, const char *queue, int *stop, int64_t poll_ms,
@@ -3397,7 +3410,10 @@ static void pgqrsi_wait_open(pgqrsi_wait *wait, pgqrs_store *store, const char *
 
 static void pgqrsi_wait_close(pgqrsi_wait *wait)
 {
-    if (wait->armed_at_us) wait->store->backend->wait_end(wait->store->self);
+    if (wait->armed_at_us) {
+        wait->store->backend->wait_end(wait->store->self);
+        wait->store->swallowed++;
+    }
     wait->armed_at_us = 0;
 }
 
@@ -3413,7 +3429,8 @@ static int64_t pgqrsi_min(int64_t a, int64_t b)
 
 static int64_t pgqrsi_wait_left_us(const pgqrsi_wait *wait)
 {
-    return pgqrsi_min(wait->end_us - pgqrsi_elapsed_us(wait->store), wait->real_end_us - pgqrsi_monotonic_us());
+    int64_t left_us = wait->end_us == INT64_MAX ? INT64_MAX : wait->end_us - pgqrsi_elapsed_us(wait->store);
+    return pgqrsi_min(left_us, wait->real_end_us - pgqrsi_monotonic_us());
 }
 
 static bool pgqrsi_wait_can_arm(const pgqrsi_wait *wait)
@@ -3427,6 +3444,7 @@ static pgqrs_result pgqrsi_wait_arm(pgqrsi_wait *wait)
 {
     pgqrs_store *store = wait->store;
     if (!pgqrsi_wait_can_arm(wait)) return PGQRS_OK;
+    if (pgqrsi_readable(store->backend->wait_fd(store->self))) store->swallowed++;
     pgqrs_result result = store->backend->wait_begin(store->self, pgqrsi_now(store), wait->queue, PGQRSI_WAIT_ARM_US);
     if (!result && !wait->armed_at_us) {
         wait->armed_at_us = pgqrsi_monotonic_us();
@@ -3615,7 +3633,11 @@ static pgqrs_result pgqrsi_settlement_check(pgqrs_store *store, const pgqrs_sett
                            (int)item->verdict, (long long)item->id);
     if (item->verdict == PGQRS_RETRY) {
         out->verdict = PGQRS_RELEASE;
-        return pgqrsi_queue_backoff(store, item->queue, item->attempt, &out->due.delay_us);
+        result = pgqrsi_queue_backoff(store, item->queue, item->attempt, &out->due.delay_us);
+        if (result ==
+            PGQRS_ERR_QUEUE_NOT_FOUND) /* then the lease is gone too, which the verdict's own result will say */
+            result = pgqrsi_queue_backoff(store, NULL, item->attempt, &out->due.delay_us);
+        return result;
     }
     if (item->verdict == PGQRS_RELEASE || item->verdict == PGQRS_GIVE_BACK)
         result = pgqrsi_check_when(store, "delay_ms", item->delay_ms, "at_us", item->at_us, &out->due);
@@ -3668,6 +3690,8 @@ static pgqrs_result pgqrsi_settle(pgqrs_store *store, pgqrs_settlement *items, s
     pgqrs_backend_verdict *verdicts = local;
     void *texts = NULL;
     if (count && !items) return pgqrsi_null_argument(store, "items");
+    for (size_t i = 0; i < count; i++)
+        items[i].result = PGQRS_ERR_NO_MEMORY; /* what it stays when this call ends early */
     if (count > SIZE_MAX / 2 / sizeof *verdicts) return pgqrsi_no_memory(store);
     if (count > PGQRSI_SETTLE_LOCAL)
         verdicts = (pgqrs_backend_verdict *)pgqrsi_mem_alloc(&store->settings.allocator, count * sizeof *verdicts);
@@ -3922,7 +3946,9 @@ struct pgqrs_worker {
     pgqrs_worker_ref self;
     bool own_name; /* the name is the program's: the row stays */
     bool registered;
-    bool suspended; /* seen suspended: polling must begin again afterwards */
+    bool suspended;  /* seen suspended: polling must begin again afterwards */
+    bool refused;    /* the last claim was: that nothing came says nothing about the queue */
+    bool in_handler; /* the worker itself must not be used meanwhile */
     int stop;
     char queue[PGQRSI_NAME_MAX + 1];
     char name[PGQRSI_NAME_MAX + 1];
@@ -3937,6 +3963,7 @@ struct pgqrs_worker {
     int64_t lease_end_us; /* of `held`, by pgqrsi_elapsed_us; counted from before the claim, so never too late */
     int64_t beat_at_us;   /* last heartbeat, by pgqrsi_elapsed_us */
     int64_t tended_at_us; /* last housekeeping, likewise; 0: never */
+    uint64_t swallowed;   /* of the store, at the last claim */
     size_t window;        /* how many to take next */
     int64_t handled;
     int64_t retry_until_us; /* until_empty waits for its own retries; by pgqrsi_elapsed_us, 0: none */
@@ -4102,7 +4129,7 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
         owed->due.delay_us = pgqrsi_backoff_us(store, 1000, 60000, message->attempt);
     if (owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK) {
         int64_t due_us = pgqrsi_elapsed_us(store) + owed->due.delay_us;
-        if (due_us > worker->retry_until_us) worker->retry_until_us = due_us;
+        if (worker->retry_until_us == 0 || due_us > worker->retry_until_us) worker->retry_until_us = due_us;
     }
     if (worker->owed_count++ == 0) worker->owed_since_us = pgqrsi_monotonic_us();
     delivery->worker = NULL;
@@ -4174,6 +4201,7 @@ static pgqrs_result pgqrsi_worker_refusal(pgqrs_worker *worker, const pgqrs_back
         return worker->desc.until_empty ? pgqrsi_refusal(store, claim) : pgqrsi_worker_beat(worker);
     }
     if (claim->refused == PGQRS_ERR_WORKER_INTERRUPTED) {
+        worker->suspended = true;
         pgqrs_result result = pgqrsi_worker_change(store, worker->self, PGQRS_WORKER_SUSPEND);
         return result ? result : pgqrsi_refusal(store, claim);
     }
@@ -4203,6 +4231,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     claim.lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
     claim.worker = worker->self;
     claim.heartbeat = pgqrsi_worker_beat_due(worker);
+    worker->swallowed = store->swallowed;
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
     if (result) return result;
     worker->looked_at_us = pgqrsi_monotonic_us();
@@ -4211,6 +4240,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     worker->held = claim.messages;
     worker->next = 0;
     worker->next_due_us = claim.next_due_us;
+    worker->refused = claim.refused != PGQRS_OK;
     worker->lease_end_us = started_us + worker->lease_ms * PGQRSI_US_PER_MS;
     if (claim.heartbeat) worker->beat_at_us = started_us;
     return pgqrsi_worker_refusal(worker, &claim);
@@ -4227,13 +4257,18 @@ static pgqrs_result pgqrsi_worker_extend(pgqrs_worker *worker, size_t first, siz
                                          pgqrs_result *results)
 {
     pgqrs_store *store = worker->store;
+    const pgqrs_message *items = worker->held->items;
     int64_t started_us = pgqrsi_elapsed_us(store);
-    pgqrs_result result = pgqrsi_extend(store, &worker->held->items[first], count, lease_ms, worker->self, results);
-    if (!result) {
-        worker->beat_at_us = started_us;
-        if (started_us + lease_ms * PGQRSI_US_PER_MS > worker->lease_end_us)
-            worker->lease_end_us = started_us + lease_ms * PGQRSI_US_PER_MS;
-    }
+    pgqrs_result result = pgqrsi_extend(store, &items[first], count, lease_ms, worker->self, results);
+    bool all = !result;
+    if (!result) worker->beat_at_us = started_us;
+    for (size_t i = 0; results && i < count; i++)
+        all = all && results[i] == PGQRS_OK;
+    for (size_t i = worker->next; i < worker->held->count;
+         i++) /* does what was extended cover all that is not started? */
+        all = all && (count > 1 || items[i].lease == items[first].lease);
+    if (all && started_us + lease_ms * PGQRSI_US_PER_MS > worker->lease_end_us)
+        worker->lease_end_us = started_us + lease_ms * PGQRSI_US_PER_MS;
     return result;
 }
 
@@ -4307,9 +4342,11 @@ static void pgqrsi_worker_finished(pgqrs_worker *worker, const pgqrs_message *me
 static pgqrs_result pgqrsi_worker_call(pgqrs_worker *worker, const pgqrs_message *message)
 {
     pgqrs_result returned;
+    worker->in_handler = true;
     PGQRSI_FLAG_SET(worker->store->in_call, 0);
     returned = message ? worker->handler(message, worker->user) : worker->batch_handler(worker->held, worker->user);
     PGQRSI_FLAG_SET(worker->store->in_call, 1);
+    worker->in_handler = false;
     return returned;
 }
 
@@ -4433,12 +4470,17 @@ static pgqrs_result pgqrsi_worker_turn(pgqrs_worker *worker)
     return result ? result : pgqrsi_worker_tend(worker);
 }
 
+static bool pgqrsi_worker_all_done(const pgqrs_worker *worker)
+{
+    return worker->desc.max_messages && worker->handled >= worker->desc.max_messages;
+}
+
 /* Is there nothing left that this loop would wait for? */
 static bool pgqrsi_worker_drained(const pgqrs_worker *worker)
 {
     int64_t grace_us = 50 * PGQRSI_US_PER_MS; /* the server's clock and ours need not agree to the millisecond */
-    if (worker->desc.max_messages && worker->handled >= worker->desc.max_messages) return true;
-    if (!worker->desc.until_empty || worker->held) return false;
+    if (pgqrsi_worker_all_done(worker)) return true;
+    if (!worker->desc.until_empty || worker->held || worker->refused) return false;
     return worker->retry_until_us == 0 || pgqrsi_elapsed_us(worker->store) > worker->retry_until_us + grace_us ||
            worker->next_due_us < 0;
 }
@@ -4517,7 +4559,7 @@ static pgqrs_result pgqrsi_worker_close(pgqrs_worker *worker, pgqrs_result resul
         change.beat = true;
         pgqrs_result stopped = store->backend->worker_change(store->self, &change);
         last = last ? last : stopped;
-    } else if (worker->registered) {
+    } else if (!worker->own_name && worker->self.id) {
         pgqrs_result removed = store->backend->worker_delete(store->self, pgqrsi_now(store), worker->self.id, true);
         last = last || removed == PGQRS_ERR_WORKER_NOT_FOUND ? last : removed;
     }
@@ -4548,7 +4590,7 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
     pgqrs_store *store = worker->store;
     pgqrsi_wait whole;
     pgqrsi_wait_open(&whole, store, NULL, NULL, 0, timeout_ms);
-    bool again = !pgqrsi_worker_stopping(worker);
+    bool again = !pgqrsi_worker_stopping(worker) && !pgqrsi_worker_all_done(worker);
     pgqrs_result result = worker->wait.armed_at_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
     while (again && !result) {
         again = false;
@@ -4560,6 +4602,8 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
     }
     if (!result) result = pgqrsi_worker_flush(worker);
     if (!result && !worker->held && !worker->wait.armed_at_us) result = pgqrsi_wait_arm(&worker->wait);
+    if (pgqrsi_worker_all_done(worker)) /* pgqrs_worker_stopping tells the event loop */
+        PGQRSI_FLAG_SET(worker->stop, 1);
     pgqrsi_stop_take(store);
     return result;
 }
@@ -4568,7 +4612,9 @@ static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 {
     int64_t next_ms = pgqrsi_min(pgqrsi_worker_beat_left_ms(worker), worker->desc.poll_ms);
     bool looked = worker->looked_at_us && worker->looked_at_us >= worker->wait.armed_at_us;
-    if (worker->held || pgqrsi_worker_stopping(worker) || worker->owed_count || !looked) return 0;
+    if (worker->held || pgqrsi_worker_stopping(worker) || worker->owed_count || !looked ||
+        worker->swallowed != worker->store->swallowed)
+        return 0;
     if (worker->next_due_us >= 0) {
         int64_t left_us = worker->next_due_us - (pgqrsi_monotonic_us() - worker->looked_at_us);
         next_ms = pgqrsi_min(next_ms, left_us <= 0 ? 0 : left_us / PGQRSI_US_PER_MS + 1);
@@ -8243,255 +8289,357 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
  * no row is wider than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at.
  * `lo`, `lease`, `row` and `id` say what lies beyond the cursor in this direction, `edge` and `within` what the
  * bound is. */
-#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                                                                                                                                                              \
-    PGQRSI_PA_QUEUES("8")                                                                                                                                                                                                                                        \
-    PGQRSI_PA_SHOW "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
-        direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                                           \
-        "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                                 \
-        " WHERE x.id" id,                                                                                                                                                                                                                                        \
-        "",                                                                                                                                                                                                                                                      \
-        "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                                \
-                                                                 "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                                           \
-                                                                 " WHERE r.queue_id=q.id AND r.lo" lo                                                                                                                                                            \
-                                                                 " AND r.due_at>q.t"                                                                                                                                                                             \
-                                                                 " AND x.id" id,                                                                                                                                                                                 \
-                                                                 "r.lo " direction ",",                                                                                                                                                                          \
-                                                                 "$2 IN (0,2) AND $3=0") " UNION "                                                                                                                                                               \
-                                                                                         "ALL " PGQRSI_PA_LIST_ARM(direction,                                                                                                                                    \
-                                                                                                                   PGQRSI_PA_AT_LEASED,                                                                                                                          \
-                                                                                                                   "@"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "p"                                                                                                                                           \
-                                                                                                                   "g"                                                                                                                                           \
-                                                                                                                   "q"                                                                                                                                           \
-                                                                                                                   "r"                                                                                                                                           \
-                                                                                                                   "s"                                                                                                                                           \
-                                                                                                                   "_"                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "a"                                                                                                                                           \
-                                                                                                                   "s"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "s"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "u"                                                                                                                                           \
-                                                                                                                   "n"                                                                                                                                           \
-                                                                                                                   "n"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "s"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "("                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "o"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "n"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "a"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "m"                                                                                                                                           \
-                                                                                                                   "p"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   ")"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "r"                                                                                                                                           \
-                                                                                                                   "("                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "o"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "n"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "a"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "m"                                                                                                                                           \
-                                                                                                                   "p"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   ")" PGQRSI_PA_RUN_IDS                                                                                                                         \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "W"                                                                                                                                           \
-                                                                                                                   "H"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   "R"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "q"                                                                                                                                           \
-                                                                                                                   "u"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "u"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "_"                                                                                                                                           \
-                                                                                                                   "i"                                                                                                                                           \
-                                                                                                                   "d"                                                                                                                                           \
-                                                                                                                   "="                                                                                                                                           \
-                                                                                                                   "q"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "i"                                                                                                                                           \
-                                                                                                                   "d"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "." lease                                                                                                                                     \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "C"                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "S"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "W"                                                                                                                                           \
-                                                                                                                   "H"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "u"                                                                                                                                           \
-                                                                                                                   "n"                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   "i"                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   ">"                                                                                                                                           \
-                                                                                                                   "q"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "t"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "T"                                                                                                                                           \
-                                                                                                                   "H"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "2"                                                                                                                                           \
-                                                                                                                   "<"                                                                                                                                           \
-                                                                                                                   ">"                                                                                                                                           \
-                                                                                                                   "1"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "("                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "3"                                                                                                                                           \
-                                                                                                                   "="                                                                                                                                           \
-                                                                                                                   "0"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "O"                                                                                                                                           \
-                                                                                                                   "R"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "l"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "w"                                                                                                                                           \
-                                                                                                                   "o"                                                                                                                                           \
-                                                                                                                   "r"                                                                                                                                           \
-                                                                                                                   "k"                                                                                                                                           \
-                                                                                                                   "e"                                                                                                                                           \
-                                                                                                                   "r"                                                                                                                                           \
-                                                                                                                   "_"                                                                                                                                           \
-                                                                                                                   "i"                                                                                                                                           \
-                                                                                                                   "d"                                                                                                                                           \
-                                                                                                                   "="                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "3"                                                                                                                                           \
-                                                                                                                   ")"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   "L"                                                                                                                                           \
-                                                                                                                   "S"                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "2"                                                                                                                                           \
-                                                                                                                   "<"                                                                                                                                           \
-                                                                                                                   ">"                                                                                                                                           \
-                                                                                                                   "3"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "3"                                                                                                                                           \
-                                                                                                                   "="                                                                                                                                           \
-                                                                                                                   "0"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "E"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "A"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   "D"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "x"                                                                                                                                           \
-                                                                                                                   "."                                                                                                                                           \
-                                                                                                                   "i"                                                                                                                                           \
-                                                                                                                   "d" id,                                                                                                                                       \
-                                                                                                                   "",                                                                                                                                           \
-                                                                                                                   "$"                                                                                                                                           \
-                                                                                                                   "2"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "I"                                                                                                                                           \
-                                                                                                                   "N"                                                                                                                                           \
-                                                                                                                   " "                                                                                                                                           \
-                                                                                                                   "("                                                                                                                                           \
-                                                                                                                   "0"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "1"                                                                                                                                           \
-                                                                                                                   ","                                                                                                                                           \
-                                                                                                                   "3"                                                                                                                                           \
-                                                                                                                   ")") " UNION ALL SELECT s.* FROM q,LATERAL(SELECT " edge                                                                                      \
-                                                                                                                        " AS e FROM (SELECT d.lo_min,d.hi_max"                                                                                                   \
-                                                                                                                        " FROM @.pgqrs_done d WHERE d.queue_id=q.id AND " row                                                                                    \
-                                                                                                                        " AND ($3=0 OR d.worker_id=$3) AND (q.f OR (SELECT true"                                                                                 \
-                                                                                                                        " FROM unnest(d.lo,d.n) u(lo,n),LATERAL(SELECT FROM @.pgqrs_messages m WHERE m.queue_id=q.id AND m.id>=u.lo"                             \
-                                                                                                                        " AND m.id<u.lo+u.n AND m.id" id                                                                                                         \
-                                                                                                                        " AND " PGQRSI_PA_RANGE                                                                                                                  \
-                                                                                                                        " LIMIT 1) m LIMIT 1)) ORDER BY d.lo_min " direction                                                                                     \
-                                                                                                                        " LIMIT $7) z) e,"                                                                                                                       \
-                                                                                                                        "LATERAL(SELECT " PGQRSI_PA_AT_DONE                                                                                                      \
-                                                                                                                        " FROM @.pgqrs_done d,unnest(d.lo,d.n,d.attempt) r(lo,n,attempt)" PGQRSI_PA_RUN_IDS                                                      \
-                                                                                                                        " WHERE d.queue_id=q.id AND " row                                                                                                        \
-                                                                                                                        " AND d.lo_min" within                                                                                                                   \
-                                                                                                                        " AND ($3=0 OR d.worker_id=$3)"                                                                                                          \
-                                                                                                                        " AND x.id" id                                                                                                                           \
-                                                                                                                            PGQRSI_PA_IN_RANGE                                                                                                                   \
-                                                                                                                        " ORDER BY x.id " direction                                                                                                              \
-                                                                                                                        " LIMIT $7) s WHERE $2 IN (0,4)"                                                                                                         \
-                                                                                                                        " UNION ALL " PGQRSI_PA_LIST_ARM(                                                                                                        \
-                                                                                                                            direction,                                                                                                                           \
-                                                                                                                            PGQRSI_PA_AT_DEAD,                                                                                                                   \
-                                                                                                                            "@.pgqrs_dead x WHERE x.queue_id=q.id AND x.id" id                                                                                   \
-                                                                                                                            " AND ($3=0 OR x.worker_id=$3)",                                                                                                     \
-                                                                                                                            "",                                                                                                                                  \
-                                                                                                                            "$2 IN (0,5)") ") a ORDER BY 2 " direction                                                                                           \
-                                                                                                                                           " LIMIT $7" PGQRSI_PA_SHOWN                                                                                           \
-                                                                                                                                           " ORDER BY p.id " direction
+#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                                                                                                                                                   \
+    PGQRSI_PA_QUEUES("8")                                                                                                                                                                                                                             \
+    PGQRSI_PA_SHOW                                                                                                                                                                                                                                    \
+        "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
+            direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                            \
+            "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                  \
+            " WHERE x.id" id,                                                                                                                                                                                                                         \
+            "",                                                                                                                                                                                                                                       \
+            "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                 \
+                                                                     "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                            \
+                                                                     " WHERE r.queue_id=q.id AND r.lo" lo                                                                                                                                             \
+                                                                     " AND r.due_at>q.t"                                                                                                                                                              \
+                                                                     " AND x.id" id,                                                                                                                                                                  \
+                                                                     "r.lo " direction ",",                                                                                                                                                           \
+                                                                     "$2 IN (0,2) AND $3=0") " UNION "                                                                                                                                                \
+                                                                                             "ALL"                                                                                                                                                    \
+                                                                                             " " PGQRSI_PA_LIST_ARM(                                                                                                                                  \
+                                                                                                 direction,                                                                                                                                           \
+                                                                                                 PGQRSI_PA_AT_LEASED,                                                                                                                                 \
+                                                                                                 "@"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "p"                                                                                                                                                  \
+                                                                                                 "g"                                                                                                                                                  \
+                                                                                                 "q"                                                                                                                                                  \
+                                                                                                 "r"                                                                                                                                                  \
+                                                                                                 "s"                                                                                                                                                  \
+                                                                                                 "_"                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "a"                                                                                                                                                  \
+                                                                                                 "s"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "s"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "u"                                                                                                                                                  \
+                                                                                                 "n"                                                                                                                                                  \
+                                                                                                 "n"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "s"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "("                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "o"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "n"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "a"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "m"                                                                                                                                                  \
+                                                                                                 "p"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 ")"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "r"                                                                                                                                                  \
+                                                                                                 "("                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "o"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "n"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "a"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "m"                                                                                                                                                  \
+                                                                                                 "p"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 ")" PGQRSI_PA_RUN_IDS                                                                                                                                \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "W"                                                                                                                                                  \
+                                                                                                 "H"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 "R"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "q"                                                                                                                                                  \
+                                                                                                 "u"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "u"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "_"                                                                                                                                                  \
+                                                                                                 "i"                                                                                                                                                  \
+                                                                                                 "d"                                                                                                                                                  \
+                                                                                                 "="                                                                                                                                                  \
+                                                                                                 "q"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "i"                                                                                                                                                  \
+                                                                                                 "d"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "." lease " "                                                                                                                                        \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "C"                                                                                                                                                  \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "S"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "W"                                                                                                                                                  \
+                                                                                                 "H"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "u"                                                                                                                                                  \
+                                                                                                 "n"                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 "i"                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 ">"                                                                                                                                                  \
+                                                                                                 "q"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "t"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "T"                                                                                                                                                  \
+                                                                                                 "H"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "2"                                                                                                                                                  \
+                                                                                                 "<"                                                                                                                                                  \
+                                                                                                 ">"                                                                                                                                                  \
+                                                                                                 "1"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "("                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "3"                                                                                                                                                  \
+                                                                                                 "="                                                                                                                                                  \
+                                                                                                 "0"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "O"                                                                                                                                                  \
+                                                                                                 "R"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "l"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "w"                                                                                                                                                  \
+                                                                                                 "o"                                                                                                                                                  \
+                                                                                                 "r"                                                                                                                                                  \
+                                                                                                 "k"                                                                                                                                                  \
+                                                                                                 "e"                                                                                                                                                  \
+                                                                                                 "r"                                                                                                                                                  \
+                                                                                                 "_"                                                                                                                                                  \
+                                                                                                 "i"                                                                                                                                                  \
+                                                                                                 "d"                                                                                                                                                  \
+                                                                                                 "="                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "3"                                                                                                                                                  \
+                                                                                                 ")"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 "L"                                                                                                                                                  \
+                                                                                                 "S"                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "2"                                                                                                                                                  \
+                                                                                                 "<"                                                                                                                                                  \
+                                                                                                 ">"                                                                                                                                                  \
+                                                                                                 "3"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "3"                                                                                                                                                  \
+                                                                                                 "="                                                                                                                                                  \
+                                                                                                 "0"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "E"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "A"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 "D"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "x"                                                                                                                                                  \
+                                                                                                 "."                                                                                                                                                  \
+                                                                                                 "i"                                                                                                                                                  \
+                                                                                                 "d" id,                                                                                                                                              \
+                                                                                                 "",                                                                                                                                                  \
+                                                                                                 "$"                                                                                                                                                  \
+                                                                                                 "2"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "I"                                                                                                                                                  \
+                                                                                                 "N"                                                                                                                                                  \
+                                                                                                 " "                                                                                                                                                  \
+                                                                                                 "("                                                                                                                                                  \
+                                                                                                 "0"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "1"                                                                                                                                                  \
+                                                                                                 ","                                                                                                                                                  \
+                                                                                                 "3"                                                                                                                                                  \
+                                                                                                 ")") " UNION ALL "                                                                                                                                   \
+                                                                                                      "SELECT s.* "                                                                                                                                   \
+                                                                                                      "FROM "                                                                                                                                         \
+                                                                                                      "q,LATERAL("                                                                                                                                    \
+                                                                                                      "SELECT " edge                                                                                                                                  \
+                                                                                                      " AS e FROM "                                                                                                                                   \
+                                                                                                      "(SELECT "                                                                                                                                      \
+                                                                                                      "d.lo_min,d.hi_"                                                                                                                                \
+                                                                                                      "max"                                                                                                                                           \
+                                                                                                      " FROM "                                                                                                                                        \
+                                                                                                      "@.pgqrs_done "                                                                                                                                 \
+                                                                                                      "d WHERE "                                                                                                                                      \
+                                                                                                      "d.queue_id=q."                                                                                                                                 \
+                                                                                                      "id AND " row                                                                                                                                   \
+                                                                                                      " AND ($3=0 OR "                                                                                                                                \
+                                                                                                      "d.worker_id=$"                                                                                                                                 \
+                                                                                                      "3) AND (q.f "                                                                                                                                  \
+                                                                                                      "OR (SELECT "                                                                                                                                   \
+                                                                                                      "true"                                                                                                                                          \
+                                                                                                      " FROM "                                                                                                                                        \
+                                                                                                      "unnest(d.lo,d."                                                                                                                                \
+                                                                                                      "n) "                                                                                                                                           \
+                                                                                                      "u(lo,n),"                                                                                                                                      \
+                                                                                                      "LATERAL("                                                                                                                                      \
+                                                                                                      "SELECT FROM "                                                                                                                                  \
+                                                                                                      "@.pgqrs_"                                                                                                                                      \
+                                                                                                      "messages m "                                                                                                                                   \
+                                                                                                      "WHERE "                                                                                                                                        \
+                                                                                                      "m.queue_id=q."                                                                                                                                 \
+                                                                                                      "id AND "                                                                                                                                       \
+                                                                                                      "m.id>=u.lo"                                                                                                                                    \
+                                                                                                      " AND "                                                                                                                                         \
+                                                                                                      "m.id<u.lo+u.n "                                                                                                                                \
+                                                                                                      "AND m.id" id                                                                                                                                   \
+                                                                                                      " AND"                                                                                                                                          \
+                                                                                                      " " PGQRSI_PA_RANGE                                                                                                                             \
+                                                                                                      " LIMIT 1) m "                                                                                                                                  \
+                                                                                                      "LIMIT 1)) "                                                                                                                                    \
+                                                                                                      "ORDER BY "                                                                                                                                     \
+                                                                                                      "d.lo_"                                                                                                                                         \
+                                                                                                      "min " direction                                                                                                                                \
+                                                                                                      " LIMIT $7) z) "                                                                                                                                \
+                                                                                                      "e,"                                                                                                                                            \
+                                                                                                      "LATERAL("                                                                                                                                      \
+                                                                                                      "SELECT"                                                                                                                                        \
+                                                                                                      " " PGQRSI_PA_AT_DONE                                                                                                                           \
+                                                                                                      " FROM "                                                                                                                                        \
+                                                                                                      "@.pgqrs_done "                                                                                                                                 \
+                                                                                                      "d,unnest(d.lo,"                                                                                                                                \
+                                                                                                      "d.n,d.attempt)"                                                                                                                                \
+                                                                                                      " r(lo,n,"                                                                                                                                      \
+                                                                                                      "attempt"                                                                                                                                       \
+                                                                                                      ")" PGQRSI_PA_RUN_IDS                                                                                                                           \
+                                                                                                      " WHERE "                                                                                                                                       \
+                                                                                                      "d.queue_id=q."                                                                                                                                 \
+                                                                                                      "id AND " row                                                                                                                                   \
+                                                                                                      " AND "                                                                                                                                         \
+                                                                                                      "d.lo_"                                                                                                                                         \
+                                                                                                      "min" within                                                                                                                                    \
+                                                                                                      " AND ($3=0 OR "                                                                                                                                \
+                                                                                                      "d.worker_id=$"                                                                                                                                 \
+                                                                                                      "3)"                                                                                                                                            \
+                                                                                                      " AND x.id" id                                                                                                                                  \
+                                                                                                          PGQRSI_PA_IN_RANGE                                                                                                                          \
+                                                                                                      " ORDER BY "                                                                                                                                    \
+                                                                                                      "x."                                                                                                                                            \
+                                                                                                      "id " direction                                                                                                                                 \
+                                                                                                      " LIMIT $7) s "                                                                                                                                 \
+                                                                                                      "WHERE $2 IN "                                                                                                                                  \
+                                                                                                      "(0,4)"                                                                                                                                         \
+                                                                                                      " UNION "                                                                                                                                       \
+                                                                                                      "ALL"                                                                                                                                           \
+                                                                                                      " " PGQRSI_PA_LIST_ARM(                                                                                                                         \
+                                                                                                          direction,                                                                                                                                  \
+                                                                                                          PGQRSI_PA_AT_DEAD,                                                                                                                          \
+                                                                                                          "@.pgqrs_"                                                                                                                                  \
+                                                                                                          "dead x "                                                                                                                                   \
+                                                                                                          "WHERE "                                                                                                                                    \
+                                                                                                          "x.queue_"                                                                                                                                  \
+                                                                                                          "id=q.id "                                                                                                                                  \
+                                                                                                          "AND "                                                                                                                                      \
+                                                                                                          "x.id" id                                                                                                                                   \
+                                                                                                          " AND "                                                                                                                                     \
+                                                                                                          "($3=0 OR "                                                                                                                                 \
+                                                                                                          "x.worker_"                                                                                                                                 \
+                                                                                                          "id=$3)",                                                                                                                                   \
+                                                                                                          "",                                                                                                                                         \
+                                                                                                          "$2 IN "                                                                                                                                    \
+                                                                                                          "(0,5)") ")"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "a"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "O"                                                                                                                                \
+                                                                                                                   "R"                                                                                                                                \
+                                                                                                                   "D"                                                                                                                                \
+                                                                                                                   "E"                                                                                                                                \
+                                                                                                                   "R"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "B"                                                                                                                                \
+                                                                                                                   "Y"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "2"                                                                                                                                \
+                                                                                                                   " " direction                                                                                                                      \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "L"                                                                                                                                \
+                                                                                                                   "I"                                                                                                                                \
+                                                                                                                   "M"                                                                                                                                \
+                                                                                                                   "I"                                                                                                                                \
+                                                                                                                   "T"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "$"                                                                                                                                \
+                                                                                                                   "7" PGQRSI_PA_SHOWN                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "O"                                                                                                                                \
+                                                                                                                   "R"                                                                                                                                \
+                                                                                                                   "D"                                                                                                                                \
+                                                                                                                   "E"                                                                                                                                \
+                                                                                                                   "R"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "B"                                                                                                                                \
+                                                                                                                   "Y"                                                                                                                                \
+                                                                                                                   " "                                                                                                                                \
+                                                                                                                   "p"                                                                                                                                \
+                                                                                                                   "."                                                                                                                                \
+                                                                                                                   "i"                                                                                                                                \
+                                                                                                                   "d"                                                                                                                                \
+                                                                                                                   " " direction
 
 /* Where message $1 is; $2 is the time. */
 #define PGQRSI_PA_GET                                                                                                  \
     "WITH q AS MATERIALIZED (SELECT m.queue_id AS id,m.id AS k," PGQRSI_PA_NOW(                                        \
         "2") " AS t," PGQRSI_PA_NULLS " FROM @.pgqrs_messages m WHERE m.queue_id=ANY(ARRAY(SELECT id FROM "            \
-                                      "@.pgqrs_queues)) AND m.id=$1)" PGQRSI_PA_SHOW "SELECT " PGQRSI_PA_AT_READY      \
+             "@.pgqrs_queues)) AND m.id=$1)" PGQRSI_PA_SHOW "SELECT " PGQRSI_PA_AT_READY                               \
              " FROM q,LATERAL(SELECT q.k AS id) x,@.pgqrs_ready r"                                                     \
              " WHERE r.queue_id=q.id AND r.lo<=$1 AND r.lo>$1-50 AND $1<r.lo+r.n"                                      \
              " UNION ALL SELECT q.id,x.id,CASE WHEN r.due_at>q.t THEN 2 ELSE 1 END,r.attempt,0,q.n,r.due_at,0,q.x"     \
@@ -10529,10 +10677,15 @@ PGQRS_API pgqrs_result pgqrs_install(pgqrs_store *store)
     PGQRSI_CALL(store, store->backend->install(store->self, pgqrsi_now(store)));
 }
 
+static pgqrs_result pgqrsi_uninstall(pgqrs_store *store)
+{
+    pgqrsi_policy_forget(store);
+    return store->backend->uninstall(store->self);
+}
+
 PGQRS_API pgqrs_result pgqrs_uninstall(pgqrs_store *store)
 {
-    if (store) pgqrsi_policy_forget(store);
-    PGQRSI_CALL(store, store->backend->uninstall(store->self));
+    PGQRSI_CALL(store, pgqrsi_uninstall(store));
 }
 
 PGQRS_API pgqrs_result pgqrs_verify(pgqrs_store *store)
@@ -10671,7 +10824,7 @@ static pgqrs_result pgqrsi_settle_and_claim(pgqrs_store *store, pgqrs_settlement
         return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
                            "wait_ms must be 0 in pgqrs_settle: use pgqrs_dequeue_many to wait");
     if (!result) result = pgqrsi_settle(store, items, count, &claim);
-    if (!result) result = pgqrsi_refusal(store, &claim);
+    if (!result) result = pgqrsi_claim_refused(store, &claim);
     *next = claim.messages;
     return result || *next ? result : pgqrsi_empty_messages(store, next);
 }
@@ -10883,9 +11036,16 @@ PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue,
     return worker;
 }
 
+static pgqrs_result pgqrsi_worker_inside(pgqrs_worker *worker)
+{
+    return pgqrsi_fail(worker->store, PGQRS_ERR_WRONG_THREAD,
+                       "the handler of worker \"%s\" is running: poll and close it afterwards", worker->name);
+}
+
 static pgqrs_result pgqrsi_worker_poll_counted(pgqrs_worker *worker, int64_t timeout_ms, size_t *handled)
 {
     int64_t before = worker->handled;
+    if (worker->in_handler) return pgqrsi_worker_inside(worker);
     pgqrs_result result = pgqrsi_check_range(worker->store, "timeout_ms", timeout_ms, 0, PGQRS_FOREVER);
     if (!result) result = pgqrsi_worker_poll(worker, timeout_ms);
     if (handled) *handled = (size_t)(worker->handled - before);
@@ -10930,7 +11090,7 @@ PGQRS_API pgqrs_result pgqrs_worker_close(pgqrs_worker *worker)
 {
     pgqrs_store *store = worker ? worker->store : NULL;
     if (!worker) return PGQRS_OK;
-    PGQRSI_CALL(store, pgqrsi_worker_close(worker, PGQRS_OK));
+    PGQRSI_CALL(store, worker->in_handler ? pgqrsi_worker_inside(worker) : pgqrsi_worker_close(worker, PGQRS_OK));
 }
 
 /* --- workers */

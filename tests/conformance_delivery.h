@@ -570,6 +570,24 @@ static void archive_keeps_the_message_for_the_record(void)
     STATE("archived", id);
 }
 
+static void archive_after_a_failure_forgets_the_reason(void)
+{
+    int64_t ids[3];
+    const pgqrs_messages *got;
+    put_batch(T.queue, 3, 0, ids);
+    got = take_many(3);
+    OK(pgqrs_release_many(T.store, got->items, 3, &(pgqrs_release_desc){.reason = "no luck"}, NULL));
+    SAME("no luck", must_look(ids[1])->reason);
+    got = take_many(3);
+    OK(pgqrs_archive(T.store, &got->items[1]));
+    YES(must_look(ids[1])->reason == NULL);
+    EQ(2, must_look(ids[1])->attempt);
+    SAME("no luck", must_look(ids[0])->reason);
+    OK(pgqrs_archive(T.store, &got->items[0]));
+    OK(pgqrs_message_replay(T.store, ids[0]));
+    YES(must_look(ids[0])->reason == NULL);
+}
+
 static void delete_leaves_no_trace(void)
 {
     int64_t id = put();
@@ -967,6 +985,25 @@ static void settle_delivers_what_it_released(void)
     EQ(id, next->items[0].id);
     EQ(2, next->items[0].attempt);
     YES(next->items[0].lease != item.lease);
+}
+
+/* Settings of a queue that is gone cannot be read, and need not be: the lease went with it. */
+static void settle_with_a_retry_in_a_deleted_queue_settles_the_rest(void)
+{
+    const char *gone = another_queue("gone");
+    pgqrs_settlement items[2];
+    const pgqrs_message *kept, *lost;
+    put();
+    OK(pgqrs_enqueue(T.store, gone, "1", NULL, NULL));
+    kept = must_take();
+    lost = take_with(T.store, gone, (pgqrs_dequeue_desc){0});
+    assert_non_null(lost);
+    OK(pgqrs_queue_delete(T.store, gone, true));
+    items[0] = pgqrs_settlement_for(kept, PGQRS_ARCHIVE);
+    items[1] = pgqrs_settlement_for(lost, PGQRS_RETRY);
+    OK(pgqrs_settle(T.store, items, 2, NULL, NULL, NULL));
+    RESULT(PGQRS_OK, items[0].result);
+    RESULT(PGQRS_ERR_LEASE_LOST, items[1].result);
 }
 
 static void settle_without_items_only_claims(void)
@@ -1452,6 +1489,7 @@ static const test_case delivery_cases[] = {
     CASE(message_never_leased_cannot_be_settled, PLAIN),
     CASE(wrong_lease_size_is_only_a_hint, PLAIN),
     CASE(archive_keeps_the_message_for_the_record, PLAIN),
+    CASE(archive_after_a_failure_forgets_the_reason, PLAIN),
     CASE(delete_leaves_no_trace, PLAIN),
     CASE(retry_comes_back_after_the_backoff, PLAIN),
     CASE(retry_doubles_the_backoff_up_to_its_limit, PLAIN),
@@ -1480,6 +1518,7 @@ static const test_case delivery_cases[] = {
     CASE(settle_carries_out_mixed_verdicts, PLAIN),
     CASE(settle_over_several_leases_and_queues_and_claim, PLAIN),
     CASE(settle_delivers_what_it_released, PLAIN),
+    CASE(settle_with_a_retry_in_a_deleted_queue_settles_the_rest, PLAIN),
     CASE(settle_without_items_only_claims, PLAIN),
     CASE(settle_of_nothing_is_fine, PLAIN),
     CASE(settle_lost_and_held_leases_together, PLAIN),

@@ -1322,6 +1322,123 @@ static void loop_applies_the_retention(void)
     STATE("gone", id);
 }
 
+static pgqrs_result handle_and_be_reclaimed(const pgqrs_message *message, void *user)
+{
+    pgqrs_result result = handle(message, user);
+    if (H.calls == 1) {
+        advance_ms(3600000);
+        OK_ON(H.admin, pgqrs_worker_reclaim(H.admin, T.queue, 1000, NULL, NULL));
+    }
+    return result;
+}
+
+/* The claim that finds out about the reclaim comes back empty, which says nothing about the queue. */
+static void until_empty_outlives_a_reclaim(void)
+{
+    pgqrs_work_desc desc = {.until_empty = true, .batch = 1, .lease_ms = 36000000};
+    begin_handlers();
+    H.admin = another_store();
+    put_batch(T.queue, 6, 0, NULL);
+    OK(work(handle_and_be_reclaimed, desc));
+    EQ(7, H.calls); /* the first one again: its lease was lost */
+    NUMBERS(0, 0, 0, 6, 0);
+}
+
+static pgqrs_result poll_and_close_its_own_worker(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    note(message);
+    RESULT(PGQRS_ERR_WRONG_THREAD, pgqrs_worker_poll(H.worker, 0, NULL));
+    RESULT(PGQRS_ERR_WRONG_THREAD, pgqrs_worker_close(H.worker));
+    return pgqrs_message_reject(message, "kept");
+}
+
+static void handler_may_not_poll_or_close_its_worker(void)
+{
+    int64_t first = put(), second = put();
+    pgqrs_work_desc desc = {.batch = 1};
+    begin_handlers();
+    H.worker = pgqrs_worker_open(T.store, T.queue, poll_and_close_its_own_worker, NULL, NULL, &desc);
+    assert_non_null(H.worker);
+    OK(pgqrs_worker_poll(H.worker, 0, NULL));
+    OK(pgqrs_worker_poll(H.worker, 0, NULL));
+    OK(pgqrs_worker_close(H.worker));
+    EQ(2, H.calls);
+    SAME("kept", must_look(first)->reason);
+    SAME("kept", must_look(second)->reason);
+}
+
+static void poll_after_max_messages_does_nothing(void)
+{
+    pgqrs_work_desc desc = {.max_messages = 3};
+    pgqrs_worker *worker;
+    int i;
+    begin_handlers();
+    put_batch(T.queue, 8, 0, NULL);
+    worker = pgqrs_worker_open(T.store, T.queue, handle, NULL, NULL, &desc);
+    assert_non_null(worker);
+    for (i = 0; i < 6; i++)
+        OK(pgqrs_worker_poll(worker, 1000, NULL));
+    EQ(3, H.calls);
+    EQ(0, T.slept_us);
+    YES(pgqrs_worker_stopping(worker));
+    OK(pgqrs_worker_close(worker));
+    NUMBERS(5, 0, 0, 3, 0);
+}
+
+static pgqrs_result extend_what_was_taken_away(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    note(message);
+    if (H.calls == 2) {
+        int64_t ids[4];
+        size_t i;
+        for (i = 0; i < COUNT_OF(ids); i++)
+            ids[i] = message->id + (int64_t)i;
+        OK_ON(H.admin, pgqrs_message_delete(H.admin, ids, COUNT_OF(ids), true, NULL));
+        H.extended = pgqrs_message_extend(message, 3600000);
+        advance_ms(60000);
+    }
+    return PGQRS_OK;
+}
+
+/* An extension that was refused is not counted on: what was taken with it is not started after the lease. */
+static void lost_extension_is_not_counted_on(void)
+{
+    begin_handlers();
+    H.admin = another_store();
+    put_batch(T.queue, 5, 0, NULL);
+    OK(work(extend_what_was_taken_away, until_empty));
+    RESULT(PGQRS_ERR_LEASE_LOST, H.extended);
+    EQ(2, H.calls);
+    NUMBERS(0, 0, 0, 1, 0);
+}
+
+static void clock_before_1970_works(void)
+{
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc desc = {.wait_ms = 100};
+    int64_t start;
+    T.now_us = -5;
+    start = T.now_us;
+    OK(pgqrs_dequeue(T.store, T.queue, &desc, &message));
+    YES(message == NULL);
+    BETWEEN(start + 100000, start + 200000, T.now_us);
+}
+
+static void row_of_an_invented_name_goes_even_after_a_shutdown(void)
+{
+    pgqrs_worker *worker;
+    begin_handlers();
+    worker = pgqrs_worker_open(T.store, T.queue, handle, NULL, NULL, NULL);
+    assert_non_null(worker);
+    OK(pgqrs_worker_suspend(T.store, pgqrs_worker_self(worker).id));
+    OK(pgqrs_worker_shutdown(T.store, pgqrs_worker_self(worker).id));
+    RESULT(PGQRS_ERR_WORKER_STOPPED, pgqrs_worker_poll(worker, 0, NULL));
+    OK(pgqrs_worker_close(worker));
+    EQ(0, worker_rows());
+}
+
 static const test_case loop_cases[] = {
     CASE(work_until_empty_handles_all_in_order, PLAIN),
     CASE(work_on_an_empty_queue_ends_at_once, PLAIN),
@@ -1386,4 +1503,10 @@ static const test_case loop_cases[] = {
     CASE(hook_that_calls_back_is_refused, PLAIN),
     CASE(loop_moves_due_and_expired_messages_by_itself, PLAIN),
     CASE(loop_applies_the_retention, PLAIN),
+    CASE(until_empty_outlives_a_reclaim, TWO),
+    CASE(handler_may_not_poll_or_close_its_worker, PLAIN),
+    CASE(poll_after_max_messages_does_nothing, PLAIN),
+    CASE(lost_extension_is_not_counted_on, TWO),
+    CASE_ON(clock_before_1970_works, PLAIN, ON_SQLITE),
+    CASE(row_of_an_invented_name_goes_even_after_a_shutdown, PLAIN),
 };

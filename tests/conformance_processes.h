@@ -354,6 +354,80 @@ static void acknowledged_enqueues_survive_a_killed_producer(void)
     OK(pgqrs_verify(T.store));
 }
 
+/* --- producers that commit late --- */
+
+static PGconn *begin_on(pgqrs_store **store)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    PGconn *connection = open_connection(run.dsn);
+    *store = pgqrs_open_pgconn(connection, &desc, &err);
+    if (!*store)
+        fail_at(__FILE__, __LINE__, "pgqrs_open_pgconn: %s", err.message);
+    remember_store(*store);
+    PQclear(PQexec(connection, "BEGIN"));
+    return connection;
+}
+
+static void end_on(PGconn *connection, const char *how)
+{
+    PGresult *result = PQexec(connection, how);
+    EQ(PGRES_COMMAND_OK, PQresultStatus(result));
+    PQclear(result);
+}
+
+/* Whatever a consumer remembers about where the queue begins must not hide what was enqueued earlier and committed later. */
+static void messages_that_are_committed_late_are_delivered(void)
+{
+    enum { rounds = 120 };
+    pgqrs_store *slow, *slower;
+    PGconn *slow_connection = begin_on(&slow), *slower_connection = begin_on(&slower);
+    pgqrs_receipt first, second, third;
+    int i;
+    OK_ON(slower, pgqrs_enqueue(slower, T.queue, "1", NULL, &first));
+    OK_ON(slow, pgqrs_enqueue(slow, T.queue, "1", NULL, &second));
+    for (i = 0; i < rounds; i++) {
+        int64_t id = put();
+        const pgqrs_message *message = must_take();
+        EQ(id, message->id);
+        OK(pgqrs_archive(T.store, message));
+        if (i % 10 == 0)
+            advance_ms(400);
+    }
+    YES(take() == NULL);
+    end_on(slow_connection, "COMMIT");
+    EQ(second.id, must_take()->id);
+    YES(take() == NULL);
+    OK_ON(slower, pgqrs_enqueue(slower, T.queue, "1", NULL, &third));
+    for (i = 0; i < rounds; i++) {
+        put();
+        OK(pgqrs_archive(T.store, must_take()));
+        if (i % 10 == 0)
+            advance_ms(400);
+    }
+    end_on(slower_connection, "COMMIT");
+    EQ(first.id, must_take()->id);
+    EQ(third.id, must_take()->id);
+    YES(take() == NULL);
+    OK(pgqrs_verify(T.store));
+}
+
+static void messages_that_are_rolled_back_late_are_not_missed(void)
+{
+    pgqrs_store *slow;
+    PGconn *connection = begin_on(&slow);
+    int64_t ids[50];
+    const pgqrs_messages *got;
+    size_t i;
+    OK_ON(slow, pgqrs_enqueue(slow, T.queue, "1", NULL, NULL));
+    put_batch(T.queue, 50, 0, ids);
+    end_on(connection, "ROLLBACK");
+    got = take_many(100);
+    EQ(50, got->count);
+    for (i = 0; i < 50; i++)
+        EQ(ids[i], got->items[i].id);
+}
+
 /* --- waiting --- */
 
 static int enqueue_soon_in_child(void *user)
@@ -390,6 +464,57 @@ static void waiting_dequeue_is_woken_by_another_process(void)
     BETWEEN(0, 4000, monotonic_ms() - start);
     YES(message != NULL);
     child_ended_well(child);
+}
+
+static int commit_soon_in_child(void *user)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    PGconn *connection = PQconnectdb(run.dsn);
+    pgqrs_store *store = pgqrs_open_pgconn(connection, &desc, NULL);
+    (void)user;
+    if (!store)
+        return 1;
+    sleep_ms(200);
+    PQclear(PQexec(connection, "BEGIN"));
+    if (pgqrs_enqueue(store, T.queue, "1", NULL, NULL) != PGQRS_OK)
+        return 2;
+    sleep_ms(300);
+    PQclear(PQexec(connection, "COMMIT"));
+    pgqrs_close(store);
+    PQfinish(connection);
+    return 0;
+}
+
+static void waiting_dequeue_is_woken_by_the_commit_of_a_transaction(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pid_t child;
+    int64_t start;
+    desc.poll_ms = patient_poll_ms();
+    close_all_stores();
+    child = start_child(commit_soon_in_child, NULL);
+    T.store = open_store(&desc);
+    start = monotonic_ms();
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 20000}) != NULL);
+    BETWEEN(200, 4000, monotonic_ms() - start);
+    child_ended_well(child);
+}
+
+/* Who no longer waits is not on the list of those to wake, or every enqueue would go on notifying for nobody. */
+static void nobody_is_left_sleeping(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_worker *worker;
+    reopen_with(&desc);
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 50}) == NULL);
+    EQ(0, raw_int("SELECT count(*) FROM @pgqrs_sleepers"));
+    begin_handlers();
+    OK(work(handle, until_empty));
+    worker = pgqrs_worker_open(T.store, T.queue, handle, NULL, NULL, NULL);
+    assert_non_null(worker);
+    OK(pgqrs_worker_poll(worker, 50, NULL));
+    OK(pgqrs_worker_close(worker));
+    EQ(0, raw_int("SELECT count(*) FROM @pgqrs_sleepers"));
 }
 
 static void waiting_loop_is_woken_by_another_process(void)
@@ -696,7 +821,11 @@ static const test_case process_cases[] = {
     CASE_ON(killed_worker_can_take_over_its_own_name, FRESH, ON_SHARED),
     CASE_ON(killed_worker_can_be_reclaimed_early, FRESH, ON_SHARED),
     CASE_ON(acknowledged_enqueues_survive_a_killed_producer, PLAIN, ON_SHARED),
+    CASE_ON(messages_that_are_committed_late_are_delivered, PLAIN, ON_SERVER),
+    CASE_ON(messages_that_are_rolled_back_late_are_not_missed, PLAIN, ON_SERVER),
     CASE_ON(waiting_dequeue_is_woken_by_another_process, PLAIN, ON_SHARED),
+    CASE_ON(waiting_dequeue_is_woken_by_the_commit_of_a_transaction, PLAIN, ON_SERVER),
+    CASE_ON(nobody_is_left_sleeping, FRESH, ON_SERVER),
     CASE_ON(waiting_loop_is_woken_by_another_process, PLAIN, ON_SHARED),
     CASE_ON(descriptor_of_a_worker_speaks_when_something_comes, PLAIN, ON_SHARED),
     CASE(waiting_dequeue_is_woken_by_a_delay_that_ends, PLAIN),

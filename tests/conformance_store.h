@@ -781,6 +781,69 @@ static void verify_misses_a_column(void)
     FAILS(ERR_SCHEMA_DAMAGED, pgqrs_verify(T.store));
 }
 
+/* Each statement makes rows contradict each other; verify has to see it, whichever it is. */
+static void verify_notices_rows_that_contradict(void)
+{
+    static const char *const on_sqlite[] = {
+        "UPDATE pgqrs_messages SET lease = 5 WHERE state = 1",
+        "UPDATE pgqrs_messages SET lease = 0 WHERE state = 3",
+        "UPDATE pgqrs_messages SET due_at = 0 WHERE state = 2",
+        "UPDATE pgqrs_messages SET finished_at = 0 WHERE state = 5",
+        "PRAGMA foreign_keys=OFF; UPDATE pgqrs_messages SET queue_id = 4711 WHERE state = 4",
+        "PRAGMA foreign_keys=OFF; UPDATE pgqrs_workers SET queue_id = 4711",
+    };
+    static const char *const on_server[] = {
+        "DELETE FROM @pgqrs_messages",
+        "DELETE FROM @pgqrs_ready",
+        "DELETE FROM @pgqrs_dead",
+        "DELETE FROM @pgqrs_dedup",
+        "INSERT INTO @pgqrs_ready(queue_id, prio, lo, n) SELECT queue_id, 0, id, 1 FROM @pgqrs_dead",
+        "UPDATE @pgqrs_leases SET total = total + 1",
+        "UPDATE @pgqrs_done SET total = total + 1",
+        "UPDATE @pgqrs_workers SET queue_id = 4711",
+        "INSERT INTO @pgqrs_dedup SELECT queue_id, 'nobody', 4711 FROM @pgqrs_dead",
+        "INSERT INTO @pgqrs_failures SELECT 4711, queue_id, 1, now(), 'r' FROM @pgqrs_dead",
+    };
+    size_t i, count = on(ON_SERVER) ? COUNT_OF(on_server) : COUNT_OF(on_sqlite);
+    for (i = 0; i < count; i++) {
+        const char *sql = on(ON_SERVER) ? on_server[i] : on_sqlite[i];
+        pgqrs_queue_desc queue = test_queue_desc();
+        int64_t ids[5];
+        purge_fills(ids);
+        put_as((pgqrs_enqueue_desc){.dedup_key = "key"});
+        enlist("w", T.queue);
+        OK(pgqrs_verify(T.store));
+        raw_exec(sql);
+        if (pgqrs_verify(T.store) != PGQRS_ERR_SCHEMA_DAMAGED)
+            fail_at(__FILE__, __LINE__, "verify did not see: %s", sql);
+        FAILS(ERR_SCHEMA_DAMAGED, pgqrs_verify(T.store));
+        OK(pgqrs_uninstall(T.store));
+        OK(pgqrs_install(T.store));
+        OK(pgqrs_queue_create(T.store, T.queue, &queue));
+    }
+}
+
+/* For people with a database shell. What depends on the time goes by the real one, so only the finished are compared. */
+static void view_shows_a_row_per_message(void)
+{
+    int64_t ids[5];
+    char text[256];
+    const pgqrs_messages *got;
+    purge_fills(ids);
+    put_batch(T.queue, 60, 0, NULL);
+    got = take_many(61);
+    OK(pgqrs_archive_many(T.store, got->items, 40, NULL));
+    EQ(numbers().total, raw_int("SELECT count(*) FROM @pgqrs_message_view"));
+    EQ(numbers().total, raw_int("SELECT count(DISTINCT id) FROM @pgqrs_message_view"));
+    EQ(41, raw_int("SELECT count(*) FROM @pgqrs_message_view WHERE state = 'archived'"));
+    EQ(1, raw_int("SELECT count(*) FROM @pgqrs_message_view WHERE state = 'dead'"));
+    EQ(ids[1], raw_int("SELECT id FROM @pgqrs_message_view WHERE state = 'dead'"));
+    raw_query("SELECT payload FROM @pgqrs_message_view WHERE state = 'dead'", text, sizeof(text));
+    SAME(SECRET_PAYLOAD, text);
+    raw_query("SELECT queue FROM @pgqrs_message_view WHERE state = 'dead'", text, sizeof(text));
+    SAME(T.queue, text);
+}
+
 /* Concurrent installation: four processes, one database, no error. */
 static int install_in_child(void *user)
 {
@@ -1286,6 +1349,8 @@ static const test_case store_cases[] = {
     CASE(verify_misses_every_index, FRESH | TWO),
     CASE(verify_misses_every_table, FRESH | TWO),
     CASE(verify_misses_a_column, FRESH | TWO),
+    CASE(verify_notices_rows_that_contradict, FRESH | TWO),
+    CASE(view_shows_a_row_per_message, FRESH | TWO),
     CASE_ON(install_by_four_processes_at_once, NO_STORE | FRESH, ON_SHARED),
     CASE(borrowed_connection_does_everything, TWO),
     CASE(borrowed_connection_stays_open, TWO),
