@@ -6278,7 +6278,7 @@ static const char *const pgqrsi_pg_migration_1[] = {
     " prio integer NOT NULL, lo bigint NOT NULL, n smallint NOT NULL CHECK (n BETWEEN 1 AND 50),"
     " attempt smallint NOT NULL DEFAULT 0, expires_at timestamptz, keyed boolean NOT NULL DEFAULT false)"
     " WITH (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000)",
-    "CREATE INDEX pgqrs_ready_order ON @.pgqrs_ready(queue_id, prio, ord)",
+    "CREATE INDEX pgqrs_ready_order ON @.pgqrs_ready(queue_id, prio, ord, lo)",
     "CREATE INDEX pgqrs_ready_lo ON @.pgqrs_ready(queue_id, lo)",
     "CREATE INDEX pgqrs_ready_expiry ON @.pgqrs_ready(queue_id, expires_at) WHERE expires_at IS NOT NULL",
     "CREATE TABLE @.pgqrs_delayed(due_at timestamptz NOT NULL, queue_id bigint NOT NULL, prio integer NOT NULL,"
@@ -6827,7 +6827,7 @@ static const char pgqrsi_pg_settle_any_more[] =
 #define PGQRSI_PG_RANGES "unnest($8::int[], $9::bigint[], $10::int[]) AS r(p0, o0, p1)"
 #define PGQRSI_PG_IN_RANGE                                                                                             \
     "t.queue_id = g.id AND (t.prio, t.ord) >= (r.p0, r.o0) AND t.prio < r.p1"                                          \
-    " AND (t.expires_at IS NULL OR t.expires_at > g.now OR t.attempt > 0) ORDER BY t.prio, t.ord"
+    " AND (t.expires_at IS NULL OR t.expires_at > g.now OR t.attempt > 0) ORDER BY t.prio, t.ord, t.lo"
 static const char pgqrsi_pg_claim_sql[] =
     "WITH q AS MATERIALIZED (SELECT id, paused, lease_ms FROM @.pgqrs_queues WHERE name = $1),"
     " w AS MATERIALIZED (SELECT state FROM @.pgqrs_workers WHERE id = $5::bigint AND epoch = $6::bigint),"
@@ -7301,8 +7301,11 @@ static size_t pgqrsi_pg_lease_end(const pgqrsi_pg_item *items, size_t from, size
     return end;
 }
 
+/* Only ids without a gap go the short way: there number and ends leave no doubt that they are the lease's own. */
 static bool pgqrsi_pg_is_whole(const pgqrsi_pg_item *items, size_t from, size_t end)
 {
+    if (items[end - 1].verdict->id - items[from].verdict->id != (int64_t)(end - from) - 1)
+        return false;
     for (size_t i = from; i < end; i++) {
         const pgqrs_backend_verdict *verdict = items[i].verdict;
         if (verdict->verdict != PGQRS_ARCHIVE || verdict->lease_size != end - from ||
@@ -8778,6 +8781,19 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
       "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")         \
     X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                   \
     X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                    \
+    /* an unfinished message that expired before anyone started it holds no key: it is archived, as a claim would do */\
+    X(REPLAY_FREE, "WITH " PGQRSI_PA_GIVEN ",y AS MATERIALIZED (SELECT e.queue_id,e.message_id FROM k"                 \
+                   " JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                                   \
+                   " JOIN @.pgqrs_dedup e ON e.queue_id=m.queue_id AND e.key=m.dedup_key),"                            \
+                   "r AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"       \
+                   " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW("3") " RETURNING t.queue_id,t.lo),"             \
+                   "d AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"     \
+                   " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW("3") " RETURNING t.queue_id,t.lo),"             \
+                   "x AS MATERIALIZED (SELECT * FROM r UNION ALL SELECT * FROM d),"                                    \
+                   "a AS (INSERT INTO @.pgqrs_done(queue_id,lease,at,outcome,total,lo_min,hi_max,lo,n,attempt)"        \
+                   " SELECT queue_id,0," PGQRSI_PA_NOW("3") ",1,1,lo,lo,ARRAY[lo],ARRAY[1::smallint],"                 \
+                   "ARRAY[0::smallint] FROM x)"                                                                        \
+                   " DELETE FROM @.pgqrs_dedup e USING x WHERE e.queue_id=x.queue_id AND e.message_id=x.lo")           \
     X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"         \
                    "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"   \
                    " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                            \
@@ -8861,7 +8877,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
       "d AS (DELETE FROM @.pgqrs_workers t USING w WHERE t.id=w.id AND (w.state=5 OR $2)"                              \
       " RETURNING t.id),gone AS (DELETE FROM @.pgqrs_leases l USING d,h WHERE l.lease=h.lease"                         \
       " RETURNING " PGQRSI_PA_LEASE_COLUMNS ")," PGQRSI_PA_RELEASE(                                                    \
-          "'its worker was deleted'",                                                                                  \
+          "'its worker was removed'",                                                                                  \
           PGQRSI_PA_NOW("3")) " SELECT (SELECT count(*) FROM w),(SELECT count(*) FROM d)," PGQRSI_PA_RELEASED)         \
     X(RECLAIM,                                                                                                         \
       "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name=$1),"                                          \
@@ -9800,6 +9816,14 @@ static pgqrs_result pgqrsi_pg_replay_keys(pgqrsi_pg_batch *batch, pgqrs_result *
     return result;
 }
 
+static pgqrs_result pgqrsi_pg_replay_free(const pgqrsi_pg_batch *batch, int64_t now_us)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_batch_start(batch, &call, PGQRSI_PA_SQL_REPLAY_FREE);
+    pgqrsi_pg_time(&call, now_us);
+    return pgqrsi_pg_write_only(&call);
+}
+
 static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count,
                                          pgqrs_result *results)
 {
@@ -9814,6 +9838,7 @@ static pgqrs_result pgqrsi_pg_replay_ids(pgqrsi_pg *pg, int64_t now_us, const in
         else
             pgqrsi_pg_batch_add(&batch, i);
     }
+    if (!result && batch.used) result = pgqrsi_pg_replay_free(&batch, now_us);
     if (!result && batch.used) result = pgqrsi_pg_replay_keys(&batch, results);
     if (!result && batch.used) result = pgqrsi_pg_batch_take(&batch);
     if (!result && batch.used) result = pgqrsi_pg_batch_run(&batch, PGQRSI_PA_SQL_REPLAY);

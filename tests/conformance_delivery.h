@@ -518,6 +518,37 @@ static void made_up_lease_is_refused(void)
     EQ(T.now_us + TEST_LEASE_MS * INT64_C(1000), must_look(one)->lease_until_us);
 }
 
+/* As many ids as the lease has, with the same ends and the same sum, but not the same ids. */
+static void lease_with_the_wrong_ids_settles_only_the_right_ones(void)
+{
+    static const bool mine[9] = {true, false, false, true, false, true, false, false, true};
+    static const size_t given[4] = {0, 2, 6, 8};
+    const char *other = another_queue("other");
+    int64_t ids[9];
+    const pgqrs_messages *got;
+    pgqrs_settlement items[4];
+    size_t i;
+    for (i = 0; i < 9; i++)
+        ids[i] = put_into(mine[i] ? T.queue : other, "1", (pgqrs_enqueue_desc){0}).id;
+    got = take_many(4);
+    EQ(4, got->count);
+    EQ(5, take_many_with(T.store, other, (pgqrs_dequeue_desc){.limit = 5})->count);
+    for (i = 0; i < 4; i++) {
+        items[i] = pgqrs_settlement_for(&got->items[0], PGQRS_ARCHIVE);
+        items[i].id = ids[given[i]];
+    }
+    OK(pgqrs_settle(T.store, items, 4, NULL, NULL, NULL));
+    RESULT(PGQRS_OK, items[0].result);
+    RESULT(PGQRS_ERR_LEASE_LOST, items[1].result);
+    RESULT(PGQRS_ERR_LEASE_LOST, items[2].result);
+    RESULT(PGQRS_OK, items[3].result);
+    for (i = 0; i < 9; i++)
+        SAME(i == 0 || i == 8 ? "archived" : "leased", state_of(ids[i]));
+    OK(pgqrs_archive(T.store, &got->items[1]));
+    OK(pgqrs_archive(T.store, &got->items[2]));
+    OK(pgqrs_verify(T.store));
+}
+
 static void message_never_leased_cannot_be_settled(void)
 {
     int64_t id = put();
@@ -1486,6 +1517,7 @@ static const test_case delivery_cases[] = {
     CASE(stale_token_of_the_same_consumer_is_refused, PLAIN),
     CASE(stale_token_of_the_same_worker_is_refused, PLAIN),
     CASE(made_up_lease_is_refused, PLAIN),
+    CASE(lease_with_the_wrong_ids_settles_only_the_right_ones, PLAIN),
     CASE(message_never_leased_cannot_be_settled, PLAIN),
     CASE(wrong_lease_size_is_only_a_hint, PLAIN),
     CASE(archive_keeps_the_message_for_the_record, PLAIN),
