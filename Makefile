@@ -20,11 +20,11 @@ sanitized_binaries = $(addprefix build/sanitize/,$(1))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize check \
+.PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize check bench \
         install-deps clean build-tests build-sanitized
 
 help: ## show this list
-	@echo "pgqrs.h: a durable job queue you copy into a C program. Try it: make quickstart"
+	@echo "pgqrs.h: a durable queue and workflow engine you copy into a C program. Try it: make quickstart"
 	@echo
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
@@ -71,6 +71,11 @@ check: ## static checks: analyzer, exported symbols, what must not be in the rep
 	@tests/install-deps.sh test
 	@tests/run.sh -v tests/check.sh
 
+bench: ## measure against the floor on real servers (some minutes); prints a table, JSON lines in build/bench
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory build/bench/workflow
+	@bench/run.sh build/bench
+
 install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it names the packages)
 	@tests/install-deps.sh test
 
@@ -84,6 +89,10 @@ build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
 build/quickstart: examples/quickstart.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) -O1 -g -I. $< -o $@ -lsqlite3 -pthread
+
+build/bench/%: bench/%.c bench/bench.h $(HEADERS) tests/libs.sh
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) -O2 -g $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(CC="$(CC)" tests/libs.sh $<)
 
 # Every test program contains the whole library, so it depends on every header; Make has no way to see it otherwise.
 build/test/%: tests/%.c $(HEADERS) tests/libs.sh

@@ -1,5 +1,5 @@
 /*
-    pgqrs.h - a durable job queue that you copy into a C or C++ program                                       >>manual
+    pgqrs.h - a durable queue and workflow engine that you copy into a C or C++ program                       >>manual
 
     Do this
 
@@ -11,13 +11,14 @@
     pgqrs_sqlite.h alone needs neither libpq nor its headers. Both together work in any order; the DSN picks.
 
     CONTENTS
-        1  What it is                      8  Working: handlers and loops       15  Operations: looking and mending
-        2  A first program                 9  Foreign event loops               16  Configuration
-        3  What it promises               10  Waiting and waking                17  Postgres
-        4  The life of a message          11  Batches, and what is fast         18  Hooks
-        5  Enqueue                        12  Inside your own transaction       19  Macros
-        6  Dequeue, settle                13  Errors                            20  What it does not do
-        7  Failure, retry, dead letters   14  Threads, processes, signals       21  Writing a backend
+        1  What it is                      9  Workflows                         17  Operations: looking and mending
+        2  A first program                10  Runs: failing, waiting, ending    18  Configuration
+        3  What it promises               11  Foreign event loops               19  Postgres
+        4  The life of a message          12  Waiting and waking                20  Hooks
+        5  Enqueue                        13  Batches, and what is fast         21  Macros
+        6  Dequeue, settle                14  Inside your own transaction       22  What it does not do
+        7  Failure, retry, dead letters   15  Errors                            23  Writing a backend
+        8  Working: handlers and loops    16  Threads, processes, signals
 
     Searchable marks start with two angle brackets: ">>queues", ">>worker", ">>postgres" and so on.
 
@@ -26,8 +27,13 @@
 
     Producers put messages (JSON texts) into named queues, consumers take them, work, and say what became of them. All state
     is in tables of a database you already have; there is no server and no daemon. A message that was accepted is not lost,
-    whichever process dies when; a message that is being worked on belongs to one consumer at a time. pgqrs_sqlite.h keeps
-    everything in one file, pgqrs.h in a Postgres schema. Moving from one to the other is a change of the DSN.
+    whichever process dies when; a message that is being worked on belongs to one consumer at a time.
+
+    On top of that are workflows (chapter 9): functions made of named steps. What a step gave is stored, and a run whose process
+    dies is continued by another one after the last step that was done, an hour or a month later.
+
+    pgqrs_sqlite.h keeps everything in one file, pgqrs.h in a Postgres schema. Moving from one to the other is a change of
+    the DSN.
 
 
     2  A FIRST PROGRAM
@@ -62,7 +68,7 @@
     @end
 
     pgqrs_install and pgqrs_queue_create may run at every start: what is there is left alone (other settings of an existing
-    queue take a pgqrs_queue_update). A real program looks at what each call returns (chapter 13). In C++ before C++20 write
+    queue take a pgqrs_queue_update). A real program looks at what each call returns (chapter 15). In C++ before C++20 write
     `pgqrs_work_desc work{}; work.until_empty = true;` and pass &work.
 
 
@@ -76,9 +82,11 @@
       return PGQRS_ERR_LEASE_LOST.
     - Attempts are counted. A message that used them all up is moved to the dead letters, with the reason, and can be replayed.
     - Order: higher priority first, then in the order of enqueueing. A message that comes back goes to the tail.
+    - A run of a workflow that was triggered ends: as a success, as an error with a code, or cancelled. A step that is done is not
+      run again; a crash repeats at most the one that was under way. A transactional step happens exactly once.
 
-    What happens once: the verdict. What may happen again: the handler. A crash between the last side effect of a handler and
-    its verdict means another delivery, so make effects repeatable, or put them into the same transaction (chapter 12). This
+    What happens once: the verdict. What may happen again: the handler, or the step. A crash between its last side effect and
+    the verdict means another try, so make effects repeatable, or put them into the same transaction (chapters 10 and 14). This
     is what every queue with at-least-once delivery asks; what pgqrs adds is that a late verdict can do no harm.
 
 
@@ -218,7 +226,142 @@
     a handler runs; a handler longer than its lease calls pgqrs_message_extend, which beats too.
 
 
-    9  FOREIGN EVENT LOOPS
+    9  WORKFLOWS
+
+    A workflow is a function made of named steps; a run is the workflow at work on one input. A step asks whether it is still to
+    be done. If so its body runs and says what came of it, which is stored; otherwise the step gives what it gave the first
+    time. When the process dies, the function is entered from the top in another one, and skips its way to where it was.
+
+    @example workflow
+    static pgqrs_result archive_files(pgqrs_run *run, void *user)
+    {
+        const char *files, *archive;
+        if (pgqrs_step(run, "list_files", &files))
+            files = pgqrs_step_done(run, list_directory(user));
+        if (pgqrs_step(run, "create_archive", &archive)) {
+            char *path = zip(files);
+            archive = path ? pgqrs_step_done(run, path)
+                           : pgqrs_step_fail(run, &(pgqrs_failure){.code = "DISK", .transient = true});
+        }
+        return pgqrs_run_return(run, archive);
+    }
+
+    int64_t run_id;
+    pgqrs_run_info *ended;
+    pgqrs_workflow_create(store, "archive_files", NULL);
+    pgqrs_workflow_trigger(store, "archive_files", NULL, NULL, &run_id);
+    pgqrs_work_workflow(store, "archive_files", archive_files, "inbox", &(pgqrs_work_desc){.until_empty = true});
+    if (pgqrs_run_result(store, run_id, 0, &ended) == PGQRS_OK)
+        printf("%s\n", ended->output);
+    pgqrs_free(ended);
+    @end
+
+    Whoever triggers, works and waits for the result may be three programs. A run keeps the JSON it was triggered with, its input
+    (pgqrs_run_input); `user` is the worker's own. A run is a message of the workflow's queue, under the same id: priority,
+    delay, leases and pgqrs_queue_pause mean for runs what they mean for messages. An idempotency key makes a trigger
+    repeatable: the run that has the key is returned, ended or not.
+
+    The rules:
+
+    - What has an effect, or would come out differently the second time (a clock, a random number, a file), stands inside of a
+      step. Everything else runs again in every execution.
+    - A step is known by its name; in a loop by name and key (pgqrs_step_keyed, pgqrs_step_indexed). Each occurs once in a run.
+      A program that changes while runs are open finds their steps by name: new steps are run, steps that went are ignored, and
+      a step whose meaning changes gets a new name.
+    - A body ends with pgqrs_step_done, _fail or _pause. What it gives is JSON, so a text has its quotes: "\"inbox.zip\"". Texts
+      that the library hands out live until the function returns.
+    - A run that has to stop (it waits, failed, was cancelled, lost its lease, the worker is told to stop) skips every later step
+      and gives NULL for it, and the last call returns the reason. So steps in a row need no checks. Only where the function
+      itself looks into an output, in an if or in the condition of a loop, it looks for NULL first, which means: leave.
+
+    A step that is done is stored with what the run writes next: before the next body begins, before it sleeps or waits, with a
+    value, at the end; pgqrs_run_flush does it at once. So after a crash one body at most runs a second time, the one that was
+    under way. A run of three steps costs five commits: the trigger, the claim, two steps, and the third together with the end
+    of the run, the archiving of its message and the next claim. Nothing is written for a step that is skipped.
+
+    pgqrs_work_workflow is pgqrs_work for runs, one at a time. until_empty waits for retries and paused steps, not for sleeps
+    and events. pgqrs_stop ends the loop at the next step, and whoever takes the run goes on there. Workflows that share a queue
+    (pgqrs_workflow_desc.queue) are served by one worker with pgqrs_work_workflows; pgqrs_worker_open_workflows is for foreign
+    event loops.
+
+    The lease is how soon another process goes on after a crash, so it is short: 30 s, or the lease_ms of the queue. It is made
+    longer with the steps that are stored. A body that takes longer has lost its run, and is repeated until the attempts are used
+    up: give it a timeout_ms, which the lease lasts for in any case, or let it call pgqrs_run_extend now and then.
+
+
+    10  RUNS: FAILING, WAITING, ENDING
+
+    A failure is transient or for good. After a transient one the function is left, and the step is tried again after
+    base_ms · 2^n, at most cap_ms, ±25 %: by default 3 times, after 1, 2 and 4 s. pgqrs_workflow_desc.retry changes that for the
+    workflow, pgqrs_step_desc.retry for a step, .retry_after_ms for one failure. When the retries are used up, or at once when it
+    is for good, the run ends as an error with the failure's code and message. pgqrs_run_fail does the same outside of steps.
+
+    A crash is no failure of a step. It uses up one of the queue's max_attempts (5), and a run that brought down so many workers
+    is an error with the code "DEAD". Sleeps, waits and retries use up none. Once the cause is mended pgqrs_run_restart
+    goes on with the failed step, under the same id; pgqrs_run_fork makes a new run from the steps before one that is named.
+
+    A sleep survives restarts and holds no worker; so does waiting for an event, which somebody sends with pgqrs_run_send_event,
+    before or after the run gets there. The first event of a name counts. pgqrs_step_pause is for asking again: it leaves
+    the function and runs the same body later, at no cost of retries.
+
+    @example waiting
+    static pgqrs_result subscription(pgqrs_run *run, void *user)
+    {
+        (void)user;
+        const char *answer;
+        if (!pgqrs_run_sleep(run, "trial", INT64_C(14) * 24 * 60 * 60 * 1000)) // two weeks
+            return pgqrs_run_status(run);
+        if (!pgqrs_run_wait_event(run, "answer", 60 * 60 * 1000, &answer))
+            return pgqrs_run_status(run);
+        if (pgqrs_step(run, "invoice", NULL)) {
+            if (send_invoice(answer ? answer : "{}")) // NULL: no answer in time
+                pgqrs_step_done(run, NULL);
+            else
+                pgqrs_step_pause(run, 5000, "the printer is in use");
+        }
+        return pgqrs_run_return(run, NULL);
+    }
+    @end
+
+    Values (pgqrs_run_set) show the way of a run to others while it goes on: pgqrs_run_values_get reads them. They are set where
+    the call stands, once more in every execution unless that is inside of a step.
+
+    A transactional step commits what its body does in the database together with the step, so it happens exactly once whatever
+    crashes. A failure rolls it back.
+
+    @example transactional_step
+    static pgqrs_result transfer(pgqrs_run *run, void *user)
+    {
+        (void)user;
+        pgqrs_step_desc desc = {.transaction = true};
+        if (pgqrs_step_with(run, "move", &desc, NULL)) {
+            if (move_money(pgqrs_run_pgconn(run))) // pgqrs_run_sqlite3 on SQLite
+                pgqrs_step_done(run, NULL);
+            else
+                pgqrs_step_fail(run, &(pgqrs_failure){.code = "MONEY", .transient = true});
+        }
+        return pgqrs_run_return(run, NULL);
+    }
+    @end
+
+    Cancel stops a run at once when nobody has it, otherwise at its next step; nothing that was done is undone. A workflow's
+    timeout_ms ends runs that take too long, waits included, with the code "TIMEOUT"; a step's timeout_ms makes a body that took
+    longer a transient failure. Neither interrupts a body. Runs that ended are kept until pgqrs_run_purge, or until they are
+    older than the workflow's retention_ms (failed ones: failed_retention_ms).
+
+    @example run_control
+    pgqrs_explanation why;
+    if (pgqrs_run_explain(store, 4711, &why) == PGQRS_OK)
+        printf("%s\n", why.text);
+    pgqrs_run_cancel(store, 4711, &(pgqrs_cancel_desc){.by = "ada", .reason = "ordered twice"}, NULL);
+    @end
+
+    pgqrs_run_result waits for the end of a run and gives its output, or its failure as an error. In SQL:
+    SELECT * FROM pgqrs_run_view WHERE id = 4711 shows input, state, what it waits for, output and failure of every run;
+    SELECT * FROM pgqrs_step_view WHERE run_id = 4711 ORDER BY number what each step gave.
+
+
+    11  FOREIGN EVENT LOOPS
 
     @example event_loop
     pgqrs_worker *worker = pgqrs_worker_open(store, "invoices", handler, NULL, NULL, NULL);
@@ -237,22 +380,22 @@
     a system without inotify): poll(2) ignores it, and the deadline alone counts. Ask for both again after every call.
 
 
-    10  WAITING AND WAKING
+    12  WAITING AND WAKING
 
     A consumer that waits is woken by an enqueue: through NOTIFY on Postgres, and only when somebody sleeps, since a NOTIFY in
     every enqueue would serialise the commits of all producers; through inotify between processes on one SQLite file. Behind
     a transaction pooler, and for enqueues inside somebody else's transaction, it looks every poll_ms (250). It also wakes when a
-    delay or a lease of its queue ends.
+    delay or a lease of its queue ends. Whoever waits in pgqrs_run_result is woken in the same ways by the end of the run.
 
 
-    11  BATCHES, AND WHAT IS FAST
+    13  BATCHES, AND WHAT IS FAST
 
     What costs is the commit. In the order of effect: enqueue_many instead of enqueue; dequeue_many and settle with the next
     claim instead of one by one; pgqrs_work, which does this by itself; several processes (they do not wait for each other on
     Postgres, and share the disk fairly on SQLite). A claim costs the same with ten messages waiting and with a million.
 
 
-    12  INSIDE YOUR OWN TRANSACTION
+    14  INSIDE YOUR OWN TRANSACTION
 
     A store on your own connection writes inside your transaction: the order and the job that handles it are both there
     after COMMIT, or neither.
@@ -267,12 +410,13 @@
     pgqrs_close(mine); // the connection stays yours
     @end
 
-    The same with pgqrs_open_sqlite3 on a sqlite3 *. Settling works too: a handler's own writes and its verdict can commit
-    together, which makes the effect happen exactly once. On such a store nothing is retried or reconnected. On Postgres an
-    error of the database spoils the transaction, as always; errors found before (bad JSON, bad arguments) do not.
+    The same with pgqrs_open_sqlite3 on a sqlite3 *, and with pgqrs_workflow_trigger. Settling works too: a handler's own writes
+    and its verdict can commit together, which makes the effect happen exactly once. On such a store nothing is retried or
+    reconnected. On Postgres an error of the database spoils the transaction, as always; errors found before (bad JSON, bad
+    arguments) do not.
 
 
-    13  ERRORS
+    15  ERRORS
 
     Every call returns a pgqrs_result: 0, or a negative code. The detail is in pgqrs_last_error(store) until the next call.
     Its `kind` says what to do:
@@ -299,7 +443,7 @@
     Messages are for people, never hold a payload or a password, and may change; codes and kinds do not.
 
 
-    14  THREADS, PROCESSES, SIGNALS
+    16  THREADS, PROCESSES, SIGNALS
 
     A store belongs to one thread at a time; a call that comes while another runs gets PGQRS_ERR_WRONG_THREAD. Open one store per
     thread, as many as you like. Result objects may be read and freed by any thread and may outlive their store. The library
@@ -322,12 +466,13 @@
     (signal() would do as well, but in strict C modes it works only once.) The signal also cuts short what the handler itself is
     waiting for, as signals do.
 
-    After fork, a child opens stores of its own and does not use or close the parent's.
+    After fork, a child opens stores of its own and does not use or close the parent's. On SQLite every store is closed before
+    a fork: its locks do not survive one, and a child that was forked beside an open store is refused (PGQRS_ERR_UNSUPPORTED).
 
 
-    15  OPERATIONS: LOOKING AND MENDING
+    17  OPERATIONS: LOOKING AND MENDING
 
-    "Why is this message not moving?" has one answer for programs and people:
+    "Why is this message not moving?" has one answer for programs and people (for runs: chapter 10):
 
     @example explain
     pgqrs_explanation why;
@@ -345,7 +490,7 @@
     it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves.
 
 
-    16  CONFIGURATION
+    18  CONFIGURATION
 
     pgqrs_config_load merges, field by field: what the program says, environment variables, a YAML file (needs libyaml and
     PGQRS_YAML). A value that cannot be used is an error that names the variable or key, and so is an unknown key in the file.
@@ -378,14 +523,15 @@
     @end
 
 
-    17  POSTGRES
+    19  POSTGRES
 
     PostgreSQL 12 or newer, any schema (pgqrs_store_desc.schema), several of them in one database. pgqrs_install needs CREATE on the
     schema (or on the database, to make it); working needs SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on the sequences.
     Four tables keep four things apart, so that nothing large is ever rewritten: pgqrs_messages (what was said: written once,
     and the archive), pgqrs_ready (what may be taken: narrow rows, one for each run of consecutive messages), pgqrs_leases (who
     holds what until when: one row per claim), pgqrs_done (what became of it: one row per settled claim). Beside them: delayed,
-    dead, failures, dedup, queues, workers.
+    dead, failures, dedup, queues, workers; and for workflows: workflows, runs, steps, run_values,
+    run_events.
 
     Connections that the library opens are tuned for its own statements (generic plans, no sequential scans). Behind a
     transaction pooler such as pgBouncer it notices, sets nothing for the session, prepares nothing and does not LISTEN;
@@ -394,7 +540,7 @@
     in the database keeps vacuum from cleaning up; claims stay fast all the same, the tables just grow.
 
 
-    18  HOOKS
+    20  HOOKS
 
     Allocator, log, clock, random, sleep, JSON parser and observer are pairs of a function and a pointer in pgqrs_store_desc. With
     a clock hook its time decides everything, which is how tests move time:
@@ -413,7 +559,7 @@
     @end
 
 
-    19  MACROS
+    21  MACROS
 
         PGQRS_IMPLEMENTATION   in one source file, before the includes: the code itself. It needs POSIX 2008; with -std=c99 include
                                pgqrs before any system header there, or compile with -D_POSIX_C_SOURCE=200809L.
@@ -423,17 +569,19 @@
         PGQRS_TURSO            see pgqrs_sqlite.h.
 
 
-    20  WHAT IT DOES NOT DO
+    22  WHAT IT DOES NOT DO
 
     No exactly-once effects on things outside the database: nobody can. No global order across consumers: messages are started in
-    order, and finished when they are finished. No message groups, no cron. No Windows. It does not connect to anything but the
-    database you name, and sends nothing anywhere else.
+    order, and finished when they are finished. No message groups, no cron. No steps in parallel within a run: trigger other runs
+    for that, with idempotency keys, in a step. No undoing of steps when a run fails or is cancelled. Nothing checks that a
+    workflow's function is as repeatable as the rules ask. No Windows. It does not connect to anything but the database you name,
+    and sends nothing anywhere else.
 
 
-    21  WRITING A BACKEND
+    23  WRITING A BACKEND
 
-    The engine (validation, retry, states, loops) is separate from storage: a backend is one table of functions, described at
-    ">>backend interface" in the declarations. pgqrs_sqlite.h uses nothing else and is a complete example. Passing
+    The engine (validation, retry, states, loops, workflows) is separate from storage: a backend is one table of functions,
+    described at ">>backend interface" in the declarations. pgqrs_sqlite.h uses nothing else and is a complete example. Passing
     tests/conformance.c is what makes a backend a backend.
 */
 
@@ -536,7 +684,20 @@ extern "C" {
     X(ERR_STRING_TOO_LONG, -103, MISUSE, "a string or key in the payload is too long")                                 \
     X(ERR_FORBIDDEN_KEY, -104, MISUSE, "the payload has a forbidden key")                                              \
     X(ERR_MISSING_KEY, -105, MISUSE, "the payload lacks a required key")                                               \
-    X(ERR_RATE_LIMITED, -106, RETRY, "more enqueues than the store's rate limit allows")
+    X(ERR_RATE_LIMITED, -106, RETRY, "more enqueues than the store's rate limit allows")                               \
+    /* workflows */                                                                                                    \
+    X(ERR_WORKFLOW_NOT_FOUND, -120, MISUSE, "no workflow of this name")                                                \
+    X(ERR_WORKFLOW_EXISTS, -121, CONFLICT, "a workflow of this name is there already")                                 \
+    X(ERR_WORKFLOW_NOT_EMPTY, -122, CONFLICT, "the workflow still has runs that have not ended")                       \
+    X(ERR_RUN_NOT_FOUND, -123, MISUSE, "no run of this id")                                                            \
+    X(ERR_RUN_STATE, -124, CONFLICT, "the run is in a state that does not allow this")                                 \
+    X(ERR_RUN_FAILED, -125, CONFLICT, "the run has failed")                                                            \
+    X(ERR_RUN_CANCELLED, -126, CONFLICT, "the run was cancelled")                                                      \
+    X(ERR_RUN_WAITING, -127, RETRY, "the run waits; its function is entered again later")                              \
+    X(ERR_RUN_STOPPED, -128, RETRY, "the worker is told to stop; the run goes on elsewhere")                           \
+    X(ERR_STEP_NOT_FOUND, -129, MISUSE, "the run has no such step")                                                    \
+    X(ERR_STEP_MISUSE, -130, MISUSE, "a step is used in a way that cannot be right")                                   \
+    X(ERR_TIMEOUT, -131, RETRY, "not within the time given")
 
 /* clang-format off */
 typedef enum pgqrs_result {
@@ -733,7 +894,7 @@ typedef struct pgqrs_store_desc {
  * The scheme picks the backend among those whose header the program includes. Nothing is created in the database
  * (SQLite makes the file); call pgqrs_install for that. desc may be NULL, err may be NULL. NULL back: see *err.
  * Close with pgqrs_close. A store belongs to one thread at a time; open as many as you like. It must not be used on the other
- * side of a fork: a child opens its own. */
+ * side of a fork: a child opens its own, on SQLite only if no store was open at the fork (PGQRS_ERR_UNSUPPORTED). */
 PGQRS_API pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store_desc *desc, pgqrs_error *err);
 
 /* A store on a connection that stays yours: it is never closed, never set up, never reconnected, and a transaction
@@ -782,7 +943,7 @@ PGQRS_API pgqrs_result pgqrs_verify(pgqrs_store *store);
 
 /* The version of the installed tables; 0 when there are none. PGQRS_SCHEMA_VERSION is what this library writes. */
 PGQRS_API pgqrs_result pgqrs_schema_version(pgqrs_store *store, int32_t *version);
-#define PGQRS_SCHEMA_VERSION 1
+#define PGQRS_SCHEMA_VERSION 2
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>queues
@@ -1070,16 +1231,24 @@ PGQRS_API pgqrs_result pgqrs_dead_replay_all(pgqrs_store *store, const char *que
 
 /* Why is this message not moving? */
 typedef enum pgqrs_reason {
-    PGQRS_WHY_NEXT = 1,       /* deliverable, and somebody is working on the queue */
-    PGQRS_WHY_NO_WORKER = 2,  /* deliverable, but no live worker is registered for the queue */
-    PGQRS_WHY_PAUSED = 3,     /* its queue is paused */
-    PGQRS_WHY_DELAYED = 4,    /* waits until until_us: enqueued with a delay, or backing off after a failure */
-    PGQRS_WHY_LEASED = 5,     /* held by worker_id until until_us */
-    PGQRS_WHY_LEASE_OVER = 6, /* its lease ran out; the next claim or idle worker of the queue takes it back */
-    PGQRS_WHY_EXPIRED = 7,    /* nobody started it in time; it will be, or was, archived as expired */
-    PGQRS_WHY_ARCHIVED = 8,   /* done */
-    PGQRS_WHY_DEAD = 9,       /* in the dead letters: replay it once the cause is mended */
-    PGQRS_WHY_UNKNOWN_ID = 10 /* there is no such message (deleted, purged, or never there) */
+    PGQRS_WHY_NEXT = 1,        /* deliverable, and somebody is working on the queue */
+    PGQRS_WHY_NO_WORKER = 2,   /* deliverable, but no live worker is registered for the queue */
+    PGQRS_WHY_PAUSED = 3,      /* its queue is paused */
+    PGQRS_WHY_DELAYED = 4,     /* waits until until_us: enqueued with a delay, or backing off after a failure */
+    PGQRS_WHY_LEASED = 5,      /* held by worker_id until until_us */
+    PGQRS_WHY_LEASE_OVER = 6,  /* its lease ran out; the next claim or idle worker of the queue takes it back */
+    PGQRS_WHY_EXPIRED = 7,     /* nobody started it in time; it will be, or was, archived as expired */
+    PGQRS_WHY_ARCHIVED = 8,    /* done */
+    PGQRS_WHY_DEAD = 9,        /* in the dead letters: replay it once the cause is mended */
+    PGQRS_WHY_UNKNOWN_ID = 10, /* there is no such message (deleted, purged, or never there) */
+    /* runs of workflows only */
+    PGQRS_WHY_RETRY = 11,      /* a failed step is tried again at until_us */
+    PGQRS_WHY_STEP_PAUSE = 12, /* a step asked to be called again at until_us */
+    PGQRS_WHY_SLEEP = 13,      /* sleeps until until_us */
+    PGQRS_WHY_EVENT = 14,      /* waits for an event, until until_us at most */
+    PGQRS_WHY_CANCELLING = 15, /* cancel was asked for; worker_id stops at its next step, or at until_us */
+    PGQRS_WHY_RUN_ENDED = 16,  /* success or cancelled */
+    PGQRS_WHY_RUN_FAILED = 17  /* error: pgqrs_run_restart once the cause is mended */
 } pgqrs_reason;
 
 typedef struct pgqrs_explanation {
@@ -1125,9 +1294,10 @@ PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_
 typedef struct pgqrs_work_desc {
     const char *name; /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
                              refused (PGQRS_ERR_WORKER_ACTIVE) for stale_ms after a crash */
-    int32_t batch;    /* [the store's default_batch, 16] at most so many messages taken at once. Single-message handlers
-                             start with 1 and take more as long as a batch is done within settle_ms */
-    int64_t lease_ms; /* [the queue's] */
+    int32_t
+        batch; /* [the store's default_batch, 16; workflows: 1] at most so many messages taken at once. Single-message
+                             handlers start with 1 and take more as long as a batch is done within settle_ms */
+    int64_t lease_ms;  /* [the queue's] */
     int64_t settle_ms; /* [50] finished messages are settled after this time at the latest, usually with the next claim;
                              a crash in between delivers them again. -1: after every message */
     int64_t heartbeat_ms; /* [the store's heartbeat_ms, 5000] */
@@ -1135,7 +1305,8 @@ typedef struct pgqrs_work_desc {
     int64_t stale_ms;     /* [60000] a worker of the same name whose heartbeat is older is taken over */
     int64_t max_messages; /* [0: no limit] end after handling so many */
     bool until_empty; /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
-                             waited for (up to 15 s for a message that fails 5 times), other delayed ones are not */
+                             waited for (up to 15 s for a message that fails 5 times), as are runs whose step is to be tried
+                             or asked again; other delayed messages, sleeping runs and events are not */
 } pgqrs_work_desc;
 
 /* Works on a queue until told to stop (pgqrs_stop, a shutdown or interrupt of the worker, max_messages, until_empty) or
@@ -1272,6 +1443,438 @@ PGQRS_API pgqrs_result pgqrs_worker_reclaim(pgqrs_store *store, const char *queu
 PGQRS_API pgqrs_result pgqrs_worker_purge(pgqrs_store *store, int64_t older_than_ms, int64_t *removed);
 
 /* ------------------------------------------------------------------------------------------------------------------
+ * >>workflows: a function made of named steps that is resumed after its last completed step
+ *
+ *   trigger --> queued --> running --> success            open:  queued, running, paused, cancelling
+ *                 ^  ^       |  |  +--> error             ended: success, error, cancelled; never changes any more,
+ *                 |  |       |  +-----> cancelled                except that an error can be restarted
+ *                 |  +-crash-+
+ *                 +-- paused <- sleep, event, retry       cancelling: asked for while a worker has the run
+ *
+ * A run is a message of the workflow's queue, under the same id, so everything that holds for messages holds for runs:
+ * leases, order, priority, attempts, dead letters, pausing the queue. Names of workflows, steps, events and values: 1 to 255
+ * bytes of UTF-8 without control characters.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrs_backoff {
+    PGQRS_BACKOFF_EXPONENTIAL = 0, /* base_ms · 2^n, at most cap_ms */
+    PGQRS_BACKOFF_FIXED = 1        /* always base_ms */
+} pgqrs_backoff;
+
+/* When a transient failure is tried again. Zero means the default in brackets; for a step: the workflow's. */
+typedef struct pgqrs_retry_policy {
+    int32_t max_retries;    /* [3] tries after the first one; -1: none */
+    pgqrs_backoff backoff;  /* [exponential] */
+    int64_t base_ms;        /* [1000] */
+    int64_t cap_ms;         /* [60000] */
+    int32_t jitter_percent; /* [25] the delay is varied by up to so much in both directions, at most 100; -1: none */
+} pgqrs_retry_policy;
+
+/* The delay before retry `retry` (0 is the first) under a policy (NULL: the default one); `random` is 64 random bits. A pure
+ * function, for tests and for programs with retries of their own. Any thread. */
+PGQRS_API int64_t pgqrs_retry_delay_ms(const pgqrs_retry_policy *policy, int32_t retry, uint64_t random);
+
+/* Settings of a workflow, stored with it. Zero means the default in brackets. */
+typedef struct pgqrs_workflow_desc {
+    const char *queue;        /* [the workflow's name] made when it is not there. Workflows that one worker serves
+                                    together share a queue */
+    pgqrs_retry_policy retry; /* of its steps, and of the run as a whole */
+    int64_t lease_ms;         /* [the store's default_lease_ms, 30000] of the queue, when it is made here: the longest a
+                                    step may take, unless it has a timeout_ms of its own */
+    int32_t max_attempts; /* [the store's default_max_attempts, 5] of the queue, when it is made here: how often a run
+                                    may lose its worker (a crash, a lease that ended) before it is an error, code "DEAD" */
+    int64_t timeout_ms;   /* [0: none] a run not ended so long after its trigger fails when a worker next
+                                    looks at it: code "TIMEOUT" */
+    int64_t step_timeout_ms; /* [0: none] default of pgqrs_step_desc.timeout_ms */
+    int64_t retention_ms;    /* [0: keep] runs ended by success or cancel and older are removed by workers. What removes
+                                    their messages (the queue's own retention, a purge) removes them too */
+    int64_t failed_retention_ms; /* [0: keep] the same for runs that failed */
+    bool must_be_new;            /* create: an existing workflow is PGQRS_ERR_WORKFLOW_EXISTS instead of success */
+} pgqrs_workflow_desc;
+
+typedef struct pgqrs_workflow {
+    int64_t id;
+    const char *name;
+    pgqrs_workflow_desc settings; /* resolved */
+    int64_t created_at_us;
+} pgqrs_workflow;
+
+typedef struct pgqrs_workflows {
+    const pgqrs_workflow *items;
+    size_t count;
+} pgqrs_workflows;
+
+/* Creates a workflow, and its queue when that is not there. One that exists is left as it is, and that is success. How often a
+ * run may crash its worker, and the lease, are settings of the queue (max_attempts, lease_ms). */
+PGQRS_API pgqrs_result pgqrs_workflow_create(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc);
+
+/* Changes the settings whose member in desc is not zero; `queue` and `must_be_new` are ignored. To set a time back to 0, give -1.
+ * Open runs follow the new settings from their next delivery on; a deadline already set stays. */
+PGQRS_API pgqrs_result pgqrs_workflow_update(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc);
+
+/* *out is NULL when there is no such workflow. */
+PGQRS_API pgqrs_result pgqrs_workflow_get(pgqrs_store *store, const char *workflow, pgqrs_workflow **out);
+
+/* By id, ascending, those after `after_id`, at most `limit` (0: 100, at most 1000). */
+PGQRS_API pgqrs_result pgqrs_workflow_list(pgqrs_store *store, int64_t after_id, size_t limit, pgqrs_workflows **out);
+
+/* Removes a workflow with its ended runs; with open ones too when `force` is given, otherwise they are
+ * PGQRS_ERR_WORKFLOW_NOT_EMPTY. Its queue goes too when the workflow made it and nothing is left in it. Runs go in pieces: a crash leaves
+ * the workflow with fewer of them. */
+PGQRS_API pgqrs_result pgqrs_workflow_delete(pgqrs_store *store, const char *workflow, bool force);
+
+/* How a run is triggered. Zero means the default in brackets. */
+typedef struct pgqrs_trigger_desc {
+    size_t input_size; /* [strlen] */
+    int32_t priority;  /* [0] -32768 … 32767, higher first */
+    int64_t delay_ms;  /* [0] not started before now + delay_ms */
+    int64_t at_us;     /* [0] or not before this time; not both */
+    const char
+        *idempotency_key; /* [none] up to 255 bytes: the workflow's run that has it already, ended or not, is returned
+                                    instead of a new one, for as long as that run is kept */
+} pgqrs_trigger_desc;
+
+typedef struct pgqrs_trigger_item {
+    const char *input; /* JSON; NULL: null */
+    pgqrs_trigger_desc desc;
+} pgqrs_trigger_item;
+
+/* Makes a run: durable once this returns PGQRS_OK, together with its message, in one transaction (yours, on a borrowed
+ * connection). The input follows the store's validation rules. run_id may be NULL. */
+PGQRS_API pgqrs_result pgqrs_workflow_trigger(pgqrs_store *store, const char *workflow, const char *input,
+                                              const pgqrs_trigger_desc *desc, int64_t *run_id);
+
+/* All of them in one commit, or none; receipts (may be NULL) tell new runs from those whose key was there. Two items with the same
+ * key: PGQRS_ERR_INVALID_ARGUMENT. */
+PGQRS_API pgqrs_result pgqrs_workflow_trigger_many(pgqrs_store *store, const char *workflow,
+                                                   const pgqrs_trigger_item *items, size_t count,
+                                                   pgqrs_receipt *receipts);
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs from inside: what a workflow's function does
+ *
+ * A run is sticky: once it has to stop (cancelled, waiting, failed, lease lost, worker told to stop, store unreachable) every
+ * later step is skipped and gives NULL, and the last call returns the reason. So the function needs no checks, as long as everything
+ * that has an effect stands inside of steps; only where it looks into an output itself, in an if or a loop, it looks for NULL first,
+ * which means: leave. All texts handed out live until the function returns. The run is used on the thread that called the function,
+ * and not after it returned.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrs_run pgqrs_run;
+
+/* A workflow. Ends with pgqrs_run_return or pgqrs_run_fail; what it returns is what these returned. To leave early because the run has
+ * to stop it returns anything, pgqrs_run_status(run) for one. A function that returns PGQRS_OK without any of these has a bug: the
+ * run fails, code "UNFINISHED". Any other error of its own is a transient failure of the run as a whole. It may use the store
+ * that runs it for other things between steps. */
+typedef pgqrs_result (*pgqrs_workflow_handler)(pgqrs_run *run, void *user);
+
+PGQRS_API int64_t pgqrs_run_id(const pgqrs_run *run);
+PGQRS_API const char *pgqrs_run_workflow(const pgqrs_run *run);
+PGQRS_API const char *pgqrs_run_input(const pgqrs_run *run); /* JSON; never NULL */
+PGQRS_API int32_t pgqrs_run_attempt(const pgqrs_run *run);   /* 1, and one more after each crash */
+PGQRS_API pgqrs_store *pgqrs_run_store(const pgqrs_run *run);
+
+/* PGQRS_OK while the run goes on, otherwise why it must stop; and the same in words (never NULL, valid as long as the run). */
+PGQRS_API pgqrs_result pgqrs_run_status(const pgqrs_run *run);
+PGQRS_API const pgqrs_error *pgqrs_run_error(const pgqrs_run *run);
+
+/* Is this step still to be done? True: do it now, then say pgqrs_step_done, _fail or _pause. False: it was done before and *output is
+ * what it stored, or the run must stop and *output is NULL. Before the first true the step before is durable: a crash repeats at most
+ * the one step that was under way. The same name (and key) twice in one execution is an error of the program; steps in
+ * loops have keys. output may be NULL. */
+PGQRS_API bool pgqrs_step(pgqrs_run *run, const char *name, const char **output);
+PGQRS_API bool pgqrs_step_keyed(pgqrs_run *run, const char *name, const char *key, const char **output);
+PGQRS_API bool pgqrs_step_indexed(pgqrs_run *run, const char *name, int64_t index, const char **output);
+
+/* A step with everything. Zero means the default in brackets. */
+typedef struct pgqrs_step_desc {
+    const char *key;          /* [none] 1 to 255 bytes; tells steps of one name apart */
+    pgqrs_retry_policy retry; /* [the workflow's], member by member */
+    int64_t timeout_ms; /* [the workflow's] the lease is made to last so long, and a body that took longer has failed,
+                                 transiently, with the code "TIMEOUT": nothing interrupts it */
+    const char *input;  /* [none] JSON, kept with the step. When it is done already with another input the run fails,
+                                 code "INPUT_CHANGED" */
+    bool transaction;   /* [false] the body runs inside a transaction on the run's own connection, see
+                                 pgqrs_run_pgconn, and pgqrs_step_done commits it together with the step: exactly once. All
+                                 that the body does with pgqrs_run_store is part of it. Keep it short: on SQLite nobody else
+                                 writes meanwhile */
+} pgqrs_step_desc;
+
+PGQRS_API bool pgqrs_step_with(pgqrs_run *run, const char *name, const pgqrs_step_desc *desc, const char **output);
+
+/* The step under way is done. `output` is JSON (NULL: null); the run's own copy of it is returned, NULL when the run must stop. It is
+ * stored together with whatever the run does next: before the next step's body, a sleep, a wait, pgqrs_run_set, the end. With
+ * desc.transaction: now. JSON that is not well-formed, or exceeds the store's size or depth, fails the run: code "BAD_JSON". */
+PGQRS_API const char *pgqrs_step_done(pgqrs_run *run, const char *output);
+
+/* Why something failed. */
+typedef struct pgqrs_failure {
+    const char *code;    /* ["FAILED"] for programs, at most 64 bytes */
+    const char *message; /* [none] for people, cut at 500 bytes */
+    bool transient;      /* [false: for good] worth another try */
+    int64_t
+        retry_after_ms; /* [the policy's delay] another try after so long; -1: at once. Counts as a retry all the same */
+} pgqrs_failure;
+
+/* The step under way failed. Transiently: the function is left and entered again when the retry is due; when the retries are
+ * used up, or for good, the run ends as an error, with this failure. A transactional step is rolled back. failure NULL: for good,
+ * "FAILED". Returns NULL, to end an expression with. */
+PGQRS_API const char *pgqrs_step_fail(pgqrs_run *run, const pgqrs_failure *failure);
+
+/* The step under way is not ready yet: the function is left, and the body runs again after delay_ms. Costs neither a retry nor an
+ * attempt. A transactional step is rolled back. `why` (may be NULL) is shown to people. Returns NULL. */
+PGQRS_API const char *pgqrs_step_pause(pgqrs_run *run, int64_t delay_ms, const char *why);
+
+/* A sleep that survives restarts, of any length, and holds no worker. True: it is over, go on. False: leave the function now, it is
+ * entered again at that time. A name like a step's; the time is set when it is reached first. */
+PGQRS_API bool pgqrs_run_sleep(pgqrs_run *run, const char *name, int64_t duration_ms);
+PGQRS_API bool pgqrs_run_sleep_until(pgqrs_run *run, const char *name, int64_t at_us);
+
+/* Waits for an event of this run (pgqrs_run_send_event), sent before or after; at most timeout_ms (PGQRS_FOREVER: no limit), counted
+ * from when it is reached first. True: go on; *payload is the event's JSON, or NULL when the time was over. False: leave the
+ * function now, *payload is NULL. What came of it is the same in every later execution. */
+PGQRS_API bool pgqrs_run_wait_event(pgqrs_run *run, const char *event, int64_t timeout_ms, const char **payload);
+
+/* Values of the run that others may read while it goes on: progress, notes. Durable when this returns (in a transactional step: with
+ * it), at the price of a commit; inside of a step's body that is once, elsewhere in every execution. NULL removes. Unlike steps they
+ * are what was last set, whichever execution did it. Reading one is a query. */
+PGQRS_API pgqrs_result pgqrs_run_set(pgqrs_run *run, const char *name, const char *json);
+PGQRS_API const char *pgqrs_run_value(pgqrs_run *run, const char *name); /* NULL: not set */
+
+/* Stores now what is done and not stored yet. */
+PGQRS_API pgqrs_result pgqrs_run_flush(pgqrs_run *run);
+
+/* Keeps the run at least lease_ms more (0: the lease's usual length), for steps that take longer than the lease. Every stored
+ * step does it too. PGQRS_ERR_LEASE_LOST: somebody else may have the run. */
+PGQRS_API pgqrs_result pgqrs_run_extend(pgqrs_run *run, int64_t lease_ms);
+
+/* The connection the run's store works on, for transactional steps; NULL: another backend, or not connected. Not to be closed, and
+ * not to be used outside of such a step. */
+PGQRS_API struct pg_conn *pgqrs_run_pgconn(const pgqrs_run *run);
+PGQRS_API struct sqlite3 *pgqrs_run_sqlite3(const pgqrs_run *run);
+
+/* Between plain text and JSON, for outputs that are just a text: pgqrs_step_done(run, pgqrs_run_quote(run, path)). quote: the text as
+ * a JSON string; NULL for NULL, and for what is not UTF-8. unquote: the text in a JSON string; NULL for anything else. */
+PGQRS_API const char *pgqrs_run_quote(pgqrs_run *run, const char *text);
+PGQRS_API const char *pgqrs_run_unquote(pgqrs_run *run, const char *json);
+
+/* Ends the run: success with this JSON (NULL: null), unless it has to stop for another reason, which is returned. Stored with the last
+ * step, the archiving of its message and the next claim, in one transaction, right after the function returned. Any use of the run
+ * after it is PGQRS_ERR_STEP_MISUSE and changes nothing. */
+PGQRS_API pgqrs_result pgqrs_run_return(pgqrs_run *run, const char *output);
+
+/* Fails the run outside of a step; transient: the function is entered again, as often as the workflow's policy says. */
+PGQRS_API pgqrs_result pgqrs_run_fail(pgqrs_run *run, const pgqrs_failure *failure);
+
+/* --- workers */
+
+/* Which function runs which workflow. */
+typedef struct pgqrs_workflow_entry {
+    const char *workflow;
+    pgqrs_workflow_handler handler;
+    void *user;
+} pgqrs_workflow_entry;
+
+/* pgqrs_work for runs of one workflow. Takes one run at a time unless desc->batch says more. pgqrs_stop ends it at the next
+ * step: the run in hand is given back, and whoever takes it goes on there. */
+PGQRS_API pgqrs_result pgqrs_work_workflow(pgqrs_store *store, const char *workflow, pgqrs_workflow_handler handler,
+                                           void *user, const pgqrs_work_desc *desc);
+
+/* For several workflows that share a queue. A run of a workflow that is not among them is given back after a second. */
+PGQRS_API pgqrs_result pgqrs_work_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
+                                            const pgqrs_work_desc *desc);
+
+/* The same in slices: see pgqrs_worker_open. The entries are copied. */
+PGQRS_API pgqrs_worker *pgqrs_worker_open_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries,
+                                                    size_t count, const pgqrs_work_desc *desc);
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs from outside: questions and control. A run that does not exist, or was purged: PGQRS_ERR_RUN_NOT_FOUND.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrs_run_state {
+    PGQRS_RUN_QUEUED = 1,     /* waits for a worker, or for its first time */
+    PGQRS_RUN_RUNNING = 2,    /* a worker has it, until lease_until_us at least */
+    PGQRS_RUN_PAUSED = 3,     /* waits for what `wait` says */
+    PGQRS_RUN_CANCELLING = 4, /* cancel was asked for; it stops at the next step */
+    PGQRS_RUN_CANCELLED = 5,
+    PGQRS_RUN_SUCCESS = 6,
+    PGQRS_RUN_ERROR = 7 /* failed, or its message is among the dead letters: code "DEAD" */
+} pgqrs_run_state;
+
+/* "queued", "running", …; "unknown" for anything else. Any thread. */
+PGQRS_API const char *pgqrs_run_state_name(pgqrs_run_state state);
+
+/* What a paused run waits for. */
+typedef enum pgqrs_run_wait {
+    PGQRS_WAIT_NONE = 0,
+    PGQRS_WAIT_RETRY = 1, /* a failed step, or the failed run, is tried again */
+    PGQRS_WAIT_PAUSE = 2, /* pgqrs_step_pause */
+    PGQRS_WAIT_SLEEP = 3, /* pgqrs_run_sleep */
+    PGQRS_WAIT_EVENT = 4  /* pgqrs_run_wait_event */
+} pgqrs_run_wait;
+
+/* "retry", "pause", "sleep", "event"; "none". Any thread. */
+PGQRS_API const char *pgqrs_run_wait_name(pgqrs_run_wait wait);
+
+/* Codes of the library's own in error_code: FAILED (none was given), TIMEOUT, UNFINISHED, MISUSE, BAD_JSON, BAD_INPUT,
+ * INPUT_CHANGED, DEAD, and the name of a result that the function returned. */
+typedef struct pgqrs_run_info {
+    int64_t id;
+    const char *workflow;
+    const char *queue;
+    pgqrs_run_state state;
+    const char *input; /* JSON; NULL when its message was removed */
+    size_t input_size;
+    const char *output; /* JSON; NULL unless success */
+    size_t output_size;
+    const char *error_code; /* error: as in pgqrs_failure; NULL otherwise */
+    const char *error_message;
+    const char *error_step;      /* NULL: not in a step */
+    pgqrs_run_wait wait;         /* paused: for what */
+    const char *wait_name;       /* name of the step, sleep or event */
+    int64_t wait_until_us;       /* 0: no limit */
+    int32_t attempt;             /* deliveries that count, see pgqrs_message */
+    int32_t retries;             /* of the run as a whole so far */
+    const char *idempotency_key; /* NULL: none */
+    int64_t triggered_at_us;
+    int64_t started_at_us; /* first execution that left a trace; 0: none yet */
+    int64_t finished_at_us;
+    int64_t deadline_at_us;         /* 0: none */
+    int64_t cancel_requested_at_us; /* 0: never */
+    const char *cancelled_by;       /* NULL: not said */
+    const char *cancel_reason;
+    int64_t worker_id; /* running: who has it; 0: not registered */
+    const char *worker;
+    int64_t lease_until_us;
+    int64_t forked_from; /* run id; 0: not a fork */
+} pgqrs_run_info;
+
+typedef struct pgqrs_runs {
+    const pgqrs_run_info *items;
+    size_t count;
+} pgqrs_runs;
+
+typedef enum pgqrs_step_kind {
+    PGQRS_STEP_BODY = 1,  /* pgqrs_step */
+    PGQRS_STEP_SLEEP = 2, /* pgqrs_run_sleep */
+    PGQRS_STEP_EVENT = 3  /* pgqrs_run_wait_event */
+} pgqrs_step_kind;
+
+typedef enum pgqrs_step_state {
+    PGQRS_STEP_DONE = 1,     /* an event that timed out is done without output */
+    PGQRS_STEP_RETRYING = 2, /* failed, tried again at due_at_us */
+    PGQRS_STEP_WAITING = 3,  /* paused, sleeping or waiting until due_at_us (0: no limit) */
+    PGQRS_STEP_FAILED = 4
+} pgqrs_step_state;
+
+/* "done", "retrying", "waiting", "failed"; "unknown". Any thread. */
+PGQRS_API const char *pgqrs_step_state_name(pgqrs_step_state state);
+
+typedef struct pgqrs_step_info {
+    int32_t number; /* 1, 2, … in the order in which they were recorded first */
+    pgqrs_step_kind kind;
+    pgqrs_step_state state;
+    const char *name;
+    const char *key;    /* NULL: none */
+    const char *input;  /* NULL: none was given */
+    const char *output; /* JSON; NULL unless done */
+    size_t output_size;
+    const char *error_code; /* of the last failure; NULL: none, or done since */
+    const char *error_message;
+    int32_t retries; /* used so far */
+    int64_t started_at_us;
+    int64_t finished_at_us; /* 0: not done and not failed */
+    int64_t due_at_us;
+} pgqrs_step_info;
+
+typedef struct pgqrs_steps {
+    const pgqrs_step_info *items; /* by number */
+    size_t count;
+} pgqrs_steps;
+
+typedef struct pgqrs_run_value_info {
+    const char *name;
+    const char *value; /* JSON */
+    size_t value_size;
+    int64_t set_at_us;
+} pgqrs_run_value_info;
+
+typedef struct pgqrs_run_values {
+    const pgqrs_run_value_info *items; /* by name */
+    size_t count;
+} pgqrs_run_values;
+
+/* *out is NULL when there is no such run. */
+PGQRS_API pgqrs_result pgqrs_run_get(pgqrs_store *store, int64_t run_id, pgqrs_run_info **out);
+
+/* Waits until the run has ended, at most timeout_ms (0: just looks; PGQRS_FOREVER: until pgqrs_stop). Success: PGQRS_OK and *out. Failed:
+ * PGQRS_ERR_RUN_FAILED, cancelled: PGQRS_ERR_RUN_CANCELLED, and pgqrs_last_error says why; not ended in time: PGQRS_ERR_TIMEOUT; *out
+ * is NULL then. Woken by the run's end on Postgres and, for one SQLite file, between processes and threads; elsewhere it looks
+ * every poll_ms. Not inside a workflow's own store while it runs. */
+PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int64_t timeout_ms, pgqrs_run_info **out);
+
+/* Which runs. Zero means no restriction, or the default in brackets. */
+typedef struct pgqrs_run_filter {
+    const char *workflow; /* one that does not exist is PGQRS_ERR_WORKFLOW_NOT_FOUND */
+    pgqrs_run_state state;
+    const char *idempotency_key;
+    int64_t triggered_from_us;   /* triggered at or after */
+    int64_t triggered_before_us; /* triggered before */
+    int64_t after_id;            /* the last id of the page before, in either direction */
+    bool oldest_first;           /* [false: newest first] by id */
+    size_t limit;                /* [100] at most 1000 */
+} pgqrs_run_filter;
+
+PGQRS_API pgqrs_result pgqrs_run_list(pgqrs_store *store, const pgqrs_run_filter *filter, pgqrs_runs **out);
+/* Counts all that match; after_id, oldest_first and limit are ignored. */
+PGQRS_API pgqrs_result pgqrs_run_count(pgqrs_store *store, const pgqrs_run_filter *filter, int64_t *count);
+PGQRS_API pgqrs_result pgqrs_run_steps(pgqrs_store *store, int64_t run_id, pgqrs_steps **out);
+PGQRS_API pgqrs_result pgqrs_run_values_get(pgqrs_store *store, int64_t run_id, pgqrs_run_values **out);
+
+/* Why is this run not moving? The sentence and the reason; PGQRS_WHY_UNKNOWN_ID, and PGQRS_OK, when there is no such run. */
+PGQRS_API pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out);
+
+typedef struct pgqrs_cancel_desc {
+    const char *by;     /* [none] who, at most 255 bytes */
+    const char *reason; /* [none] why, cut at 500 bytes */
+} pgqrs_cancel_desc;
+
+/* Cancels a run: at once when nobody has it, otherwise at its next step. *state (may be NULL) tells which: PGQRS_RUN_CANCELLED or
+ * _CANCELLING. Again on the same run: no change, and success. An ended run: PGQRS_ERR_RUN_STATE. */
+PGQRS_API pgqrs_result pgqrs_run_cancel(pgqrs_store *store, int64_t run_id, const pgqrs_cancel_desc *desc,
+                                        pgqrs_run_state *state);
+
+/* Sends an event to a run: JSON (NULL: null). The first of a name counts; later ones change nothing and set *accepted (may be NULL)
+ * to false. It wakes a run that waits for it. An ended run: PGQRS_ERR_RUN_STATE. */
+PGQRS_API pgqrs_result pgqrs_run_send_event(pgqrs_store *store, int64_t run_id, const char *event, const char *payload,
+                                            bool *accepted);
+
+/* Runs a failed run again under the same id: completed steps are kept, the failed one and all retries begin anew, a deadline is set
+ * anew. Any other run: PGQRS_ERR_RUN_STATE. */
+PGQRS_API pgqrs_result pgqrs_run_restart(pgqrs_store *store, int64_t run_id);
+
+typedef struct pgqrs_fork_desc {
+    const char *step;  /* [the first] the new run has all steps that were recorded before this one, and runs it anew */
+    const char *key;   /* [none] of that step */
+    const char *input; /* [the same] JSON */
+} pgqrs_fork_desc;
+
+/* Makes a new run of the same workflow from a run in any state, which stays as it is. Values and events are not copied, completed
+ * waits are. A step that the run does not have: PGQRS_ERR_STEP_NOT_FOUND. */
+PGQRS_API pgqrs_result pgqrs_run_fork(pgqrs_store *store, int64_t run_id, const pgqrs_fork_desc *desc,
+                                      int64_t *new_run_id);
+
+typedef struct pgqrs_run_purge_desc {
+    pgqrs_run_state state; /* [every ended one] success, error or cancelled */
+    int64_t older_than_ms; /* [0: any age] since it ended */
+} pgqrs_run_purge_desc;
+
+/* Removes ended runs of a workflow with their steps, values, events and messages, bit by bit; *removed (may be NULL) counts them. */
+PGQRS_API pgqrs_result pgqrs_run_purge(pgqrs_store *store, const char *workflow, const pgqrs_run_purge_desc *desc,
+                                       int64_t *removed);
+
+/* ------------------------------------------------------------------------------------------------------------------
  * >>metrics: one definition each, computed in one snapshot; ready + delayed + leased + archived + dead = total
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -1359,7 +1962,7 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
  * time to use for every decision. Points in time are given as pgqrs_when.
  * --------------------------------------------------------------------------------------------------------------- */
 
-#define PGQRS_BACKEND_VERSION 1
+#define PGQRS_BACKEND_VERSION 2
 
 #define PGQRS_CAN_CLOCK 0x1u /* has a clock that all its users share: now_us may be 0 */
 #define PGQRS_CAN_WAKE 0x2u  /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
@@ -1402,7 +2005,11 @@ typedef struct pgqrs_backend_verdict {
     uint32_t lease_size; /* hint, 0: unknown */
     pgqrs_verdict verdict;
     pgqrs_when due;
-    const char *reason;  /* NULL or at most 500 bytes */
+    const char *reason; /* NULL or at most 500 bytes */
+    bool fresh;         /* GIVE_BACK: attempts are counted from zero again */
+    /* NULL, or what to store of the run that this message is, before the verdict and in the same transaction. Its LEASE_LOST is the
+     * verdict's too. A GIVE_BACK of a run that is asked to cancel, or whose event was sent meanwhile, is due at once */
+    struct pgqrs_backend_run_write *run;
     pgqrs_result result; /* out: PGQRS_OK or PGQRS_ERR_LEASE_LOST */
 } pgqrs_backend_verdict;
 
@@ -1469,6 +2076,109 @@ typedef struct pgqrs_backend_worker_change {
     int64_t held;             /* with if_idle and not changed: messages it holds */
 } pgqrs_backend_worker_change;
 
+/* --- workflows
+ *
+ * A run is a row of its own and a message of the workflow's queue with the same id; its input is that message's payload. What is
+ * stored of its state is open (0), cancelled, success or error, a request to cancel, and what it waits for. The rest is read off the
+ * message, in this order: an open run whose message is dead, or neither deliverable nor leased nor delayed (archived, removed), is
+ * PGQRS_RUN_ERROR with the code "DEAD" and the dead letter's reason; one asked to cancel is CANCELLING; one whose message is leased and
+ * the lease not over is RUNNING; one with a wait whose message is not deliverable yet is PAUSED; all others are QUEUED. So nothing is
+ * written to start a run. worker, worker_id and lease_until_us are those of a lease that is not over. */
+
+typedef struct pgqrs_backend_trigger_item {
+    const char *input;
+    size_t input_size;
+    int32_t priority;
+    pgqrs_when due;
+    const char *idempotency_key; /* NULL: none; no two items have the same */
+} pgqrs_backend_trigger_item;
+
+/* Stores runs and messages, in the order given; WORKFLOW_NOT_FOUND. A key that a run of the workflow has already: that run's id and
+ * `duplicate`, nothing stored for it. The deadline is now + the workflow's timeout_ms, when it has one. */
+typedef struct pgqrs_backend_trigger {
+    int64_t now_us;
+    const char *workflow;
+    const pgqrs_backend_trigger_item *items;
+    size_t count; /* at least 1 */
+} pgqrs_backend_trigger;
+
+typedef struct pgqrs_backend_run_event {
+    const char *name;
+    const char *payload;
+    size_t payload_size;
+} pgqrs_backend_run_event;
+
+/* All that a delivery needs to go on; a result object. */
+typedef struct pgqrs_backend_run {
+    int64_t now_us; /* the store's time at which this was true */
+    int64_t id;
+    const char *workflow;
+    pgqrs_run_state stored; /* 0: open; CANCELLED, SUCCESS or ERROR */
+    bool cancel;            /* a cancel is asked for */
+    int32_t retries;
+    int64_t started_at_us;
+    int64_t deadline_at_us;
+    pgqrs_workflow_desc settings; /* of the workflow */
+    const pgqrs_step_info *steps; /* every one, by number */
+    size_t step_count;
+    const pgqrs_backend_run_event *events; /* every one, any order */
+    size_t event_count;
+} pgqrs_backend_run;
+
+typedef struct pgqrs_backend_value {
+    const char *name;
+    const char *value; /* NULL: remove */
+    size_t value_size;
+} pgqrs_backend_value;
+
+/* What a worker stores of a run, all in one transaction, and only while `lease` holds the run's message, is not over and the run
+ * is open: otherwise nothing changes and `result` is PGQRS_ERR_LEASE_LOST. The lease must be locked until the commit, so that it cannot
+ * end in between and be taken by somebody who does not see these steps. Repeating a write changes nothing. */
+typedef struct pgqrs_backend_run_write {
+    int64_t now_us;
+    int64_t run_id;
+    int64_t lease;
+    int64_t lease_us;             /* not 0: the lease also ends no sooner than this from now */
+    const pgqrs_step_info *steps; /* inserted, or replaced where (run, number) is there */
+    size_t step_count;
+    const pgqrs_backend_value *values; /* inserted, replaced or removed by (run, name) */
+    size_t value_count;
+    /* What becomes of the run. 0: stays as it is, retries and wait included. QUEUED: goes on later, wait_… and retries are stored
+     * (wait NONE clears it). SUCCESS, ERROR, CANCELLED: ends now, finished_at = now, wait cleared. SUCCESS of a run asked to cancel is
+     * stored as CANCELLED, without the output. */
+    pgqrs_run_state state;
+    int32_t retries;
+    int64_t started_at_us; /* stored when the row has none */
+    pgqrs_run_wait wait;
+    const char *wait_name;
+    int64_t wait_until_us;
+    const char *output; /* SUCCESS */
+    size_t output_size;
+    const char *error_code; /* ERROR */
+    const char *error_message;
+    const char *error_step;
+    /* out */
+    pgqrs_result result;
+    bool cancel; /* a cancel is asked for */
+} pgqrs_backend_run_write;
+
+/* Removes runs of a workflow, oldest first, with everything that belongs to them, message included. */
+typedef struct pgqrs_backend_run_purge {
+    int64_t now_us;
+    const char *workflow;
+    uint32_t states;       /* bits (1 << state) of SUCCESS, ERROR (dead letters included), CANCELLED */
+    bool open;             /* also those not ended, whoever holds them */
+    int64_t older_than_us; /* since they ended; 0: any age */
+    size_t limit;
+    int64_t removed; /* out: 0 means that there are no more */
+} pgqrs_backend_run_purge;
+
+typedef enum pgqrs_backend_verb {
+    PGQRS_BACKEND_BEGIN = 1,
+    PGQRS_BACKEND_COMMIT = 2,
+    PGQRS_BACKEND_ROLLBACK = 3
+} pgqrs_backend_verb;
+
 typedef struct pgqrs_backend {
     int32_t version;            /* PGQRS_BACKEND_VERSION this table was written for */
     const char *name;           /* "sqlite" */
@@ -1534,6 +2244,48 @@ typedef struct pgqrs_backend {
     pgqrs_result (*worker_stats)(void *self, int64_t now_us, const char *queue_or_null, int64_t stale_us,
                                  pgqrs_worker_stats *out);
     pgqrs_result (*maintain)(void *self, int64_t now_us, int64_t *changed);
+
+    /* workflows. RUN_NOT_FOUND and WORKFLOW_NOT_FOUND where there is none, unless said otherwise */
+    pgqrs_result (*workflow_create)(void *self, int64_t now_us, const char *workflow,
+                                    const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue, bool *created);
+    pgqrs_result (*workflow_change)(void *self, const char *workflow, const pgqrs_workflow_desc *change);
+    pgqrs_result (*workflow_list)(void *self, const char *workflow_or_null, int64_t after_id, size_t limit,
+                                  pgqrs_workflows **out);
+    /* Only one without runs (WORKFLOW_NOT_EMPTY); its queue too if it made it and nothing else is there */
+    pgqrs_result (*workflow_delete)(void *self, int64_t now_us, const char *workflow);
+    pgqrs_result (*trigger)(void *self, const pgqrs_backend_trigger *request, pgqrs_receipt *receipts);
+
+    /* *out NULL: no run has this id. Its lease was just claimed by the caller */
+    pgqrs_result (*run_load)(void *self, int64_t now_us, int64_t run_id, pgqrs_backend_run **out);
+    pgqrs_result (*run_write)(void *self, pgqrs_backend_run_write *write);
+    pgqrs_result (*run_list)(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_run_filter *filter,
+                             pgqrs_runs **out);
+    pgqrs_result (*run_count)(void *self, int64_t now_us, const pgqrs_run_filter *filter, int64_t *count);
+    pgqrs_result (*run_steps)(void *self, int64_t run_id, pgqrs_steps **out);
+    pgqrs_result (*run_values)(void *self, int64_t run_id, pgqrs_run_values **out);
+    /* An open run: nobody holds its message (a lease that is over counts as nobody): CANCELLED and the message archived; else the
+     * request is noted once and *state is CANCELLING. An ended run: nothing, and *state is what it is */
+    pgqrs_result (*run_cancel)(void *self, int64_t now_us, int64_t run_id, const char *by, const char *reason,
+                               pgqrs_run_state *state);
+    /* *accepted false and PGQRS_OK when there is one of this name. *state: of the run; ended: nothing stored */
+    pgqrs_result (*run_send)(void *self, int64_t now_us, int64_t run_id, const char *event, const char *payload,
+                             size_t payload_size, bool *accepted, pgqrs_run_state *state);
+    /* Only of a run in PGQRS_RUN_ERROR, otherwise nothing and *state is what it is. Steps not done are removed, retries, wait, error,
+     * finished_at and cancel cleared, deadline set anew, the message made deliverable like a replay */
+    pgqrs_result (*run_restart)(void *self, int64_t now_us, int64_t run_id, pgqrs_run_state *state);
+    /* A new run and message (priority of the old one) with copies of the steps that are done and whose number is below `before` */
+    pgqrs_result (*run_fork)(void *self, int64_t now_us, int64_t run_id, int32_t before, const char *input_or_null,
+                             size_t input_size, int64_t *new_run_id);
+    pgqrs_result (*run_purge)(void *self, pgqrs_backend_run_purge *purge);
+    /* Like wait_begin, for the end of a run; wait_fd and wait_end are shared */
+    pgqrs_result (*run_wait_begin)(void *self, int64_t now_us, int64_t run_id, int64_t for_us);
+
+    /* A transaction around other calls, for transactional steps: after BEGIN every call takes part until COMMIT or ROLLBACK, none is
+     * repeated or reconnected. TRANSACTION when one is open already (a borrowed connection's too). After a COMMIT that failed nothing is
+     * open any more; OUTCOME_UNKNOWN when it may have happened */
+    pgqrs_result (*transaction)(void *self, pgqrs_backend_verb verb);
+    struct pg_conn *(*pgconn)(void *self); /* NULL, or the member: not this backend's */
+    struct sqlite3 *(*database)(void *self);
 } pgqrs_backend;
 
 /* Makes a backend known to pgqrs_open; the headers of the built-in ones do it before main where the compiler can (gcc,
@@ -2941,6 +3693,7 @@ struct pgqrs_store {
     int stop;                       /* set by pgqrs_stop, taken by the call it ends */
     uint64_t swallowed;             /* wake-ups that one wait may have taken from another */
     int in_call;                    /* one call at a time: see pgqrsi_begin */
+    int handlers;                   /* of its workers, running now */
     struct pgqrsi_policy *policies; /* what the engine remembers of queues, see >>queue */
 };
 
@@ -3378,8 +4131,9 @@ static const int64_t pgqrsi_wait_probes_us[] = {2000, 10000, 50000};
 
 typedef struct pgqrsi_wait {
     pgqrs_store *store;
-    const char *queue;
-    int *stop; /* a second flag that ends it, or NULL */
+    const char *queue; /* for messages of this queue, */
+    int64_t run_id;    /* or for the end of this run */
+    int *stop;         /* a second flag that ends it, or NULL */
     int64_t poll_us;
     int64_t end_us;      /* by pgqrsi_elapsed_us */
     int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still while we really sleep */
@@ -3435,7 +4189,7 @@ static int64_t pgqrsi_wait_left_us(const pgqrsi_wait *wait)
 
 static bool pgqrsi_wait_can_arm(const pgqrsi_wait *wait)
 {
-    return (wait->store->capabilities & PGQRS_CAN_WAKE) && wait->queue;
+    return (wait->store->capabilities & PGQRS_CAN_WAKE) && (wait->queue || wait->run_id);
 }
 
 /* The first time: lie down. Later: swallow what woke us, and stay down. Either way the queue must be looked at again before
@@ -3445,7 +4199,10 @@ static pgqrs_result pgqrsi_wait_arm(pgqrsi_wait *wait)
     pgqrs_store *store = wait->store;
     if (!pgqrsi_wait_can_arm(wait)) return PGQRS_OK;
     if (pgqrsi_readable(store->backend->wait_fd(store->self))) store->swallowed++;
-    pgqrs_result result = store->backend->wait_begin(store->self, pgqrsi_now(store), wait->queue, PGQRSI_WAIT_ARM_US);
+    const pgqrs_backend *backend = store->backend;
+    int64_t now_us = pgqrsi_now(store);
+    pgqrs_result result = wait->run_id ? backend->run_wait_begin(store->self, now_us, wait->run_id, PGQRSI_WAIT_ARM_US)
+                                       : backend->wait_begin(store->self, now_us, wait->queue, PGQRSI_WAIT_ARM_US);
     if (!result && !wait->armed_at_us) {
         wait->armed_at_us = pgqrsi_monotonic_us();
         wait->probe = 0;
@@ -3468,7 +4225,7 @@ static void pgqrsi_wait_sleep(pgqrsi_wait *wait, int64_t us)
 static int64_t pgqrsi_wait_step_us(pgqrsi_wait *wait)
 {
     size_t probes = sizeof pgqrsi_wait_probes_us / sizeof pgqrsi_wait_probes_us[0];
-    if (!wait->armed_at_us || wait->probe >= probes) return wait->poll_us;
+    if ((!wait->armed_at_us && !wait->run_id) || wait->probe >= probes) return wait->poll_us;
     return pgqrsi_min(wait->poll_us, pgqrsi_wait_probes_us[wait->probe++]);
 }
 
@@ -3494,6 +4251,8 @@ static pgqrs_result pgqrsi_wait_next(pgqrsi_wait *wait, int64_t next_due_us, boo
 /* The call that ends because of pgqrs_stop takes the request with it. */
 static bool pgqrsi_stop_take(pgqrs_store *store)
 {
+    if (store->handlers > 0)
+        return PGQRSI_FLAG_GET(store->stop) != 0; /* it is meant for the loop around the handler, too */
     if (!PGQRSI_FLAG_TAKE(store->stop)) return false;
     pgqrsi_pipe_drain(store->wake);
     return true;
@@ -3942,7 +4701,8 @@ struct pgqrs_worker {
     pgqrs_handler handler;
     pgqrs_batch_handler batch_handler;
     void *user;
-    pgqrs_work_desc desc; /* resolved */
+    struct pgqrsi_runs *runs; /* instead of a handler: see >>workflow */
+    pgqrs_work_desc desc;     /* resolved */
     pgqrs_worker_ref self;
     bool own_name; /* the name is the program's: the row stays */
     bool registered;
@@ -4046,12 +4806,30 @@ static pgqrs_result pgqrsi_worker_enlist(pgqrs_worker *worker)
     return pgqrsi_worker_change(store, worker->self, PGQRS_WORKER_BEGIN_POLLING);
 }
 
+static void pgqrsi_runs_free(pgqrs_worker *worker);
+static void pgqrsi_runs_settled(pgqrs_worker *worker);
+static void pgqrsi_worker_handle_run(pgqrs_worker *worker);
+
 static void pgqrsi_worker_free(pgqrs_worker *worker)
 {
     pgqrs_store *store = worker->store;
     pgqrsi_wait_close(&worker->wait);
+    pgqrsi_runs_free(worker);
     pgqrs_free(worker->held);
     pgqrsi_mem_free(&store->settings.allocator, worker, worker->bytes);
+}
+
+/* Takes over `runs`, which it frees in any case. *out may be a worker even on failure: it is to be closed then. */
+static pgqrs_result pgqrsi_worker_start_up(pgqrs_worker *worker, struct pgqrsi_runs *runs, pgqrs_worker **out)
+{
+    worker->runs = runs;
+    pgqrs_result result = pgqrsi_worker_enlist(worker);
+    if (result && !worker->registered) {
+        pgqrsi_worker_free(worker);
+        return result;
+    }
+    *out = worker;
+    return result;
 }
 
 static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
@@ -4070,13 +4848,7 @@ static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pg
     worker->handler = handler;
     worker->batch_handler = batch_handler;
     worker->user = user;
-    result = pgqrsi_worker_enlist(worker);
-    if (result && !worker->registered) {
-        pgqrsi_worker_free(worker);
-        return result;
-    }
-    *out = worker;
-    return result;
+    return pgqrsi_worker_start_up(worker, NULL, out);
 }
 
 /* --- verdicts */
@@ -4147,6 +4919,7 @@ static void pgqrsi_worker_settled(pgqrs_worker *worker)
                        "lease_ms, or call "
                        "pgqrs_message_extend in the handler",
                        worker->queue, (long long)worker->owed[i].id);
+    pgqrsi_runs_settled(worker);
     worker->owed_count = 0;
 }
 
@@ -4272,6 +5045,15 @@ static pgqrs_result pgqrsi_worker_extend(pgqrs_worker *worker, size_t first, siz
     return result;
 }
 
+static pgqrs_result pgqrsi_message_extend(pgqrs_worker *worker, const pgqrs_message *message, int64_t lease_ms)
+{
+    pgqrs_result outcome = PGQRS_OK;
+    int64_t length_ms = lease_ms ? lease_ms : worker->lease_ms;
+    size_t index = (size_t)(message - worker->held->items);
+    pgqrs_result result = pgqrsi_worker_extend(worker, index, 1, length_ms, &outcome);
+    return result || outcome == PGQRS_OK ? result : pgqrsi_lease_lost(worker->store, message->id);
+}
+
 /* Before a message is started: is it surely still ours? Half of the lease gone is the time to renew it; all of it gone means
  * that the rest of the batch is somebody else's by now. */
 static bool pgqrsi_worker_lease_ok(pgqrs_worker *worker)
@@ -4343,14 +5125,16 @@ static pgqrs_result pgqrsi_worker_call(pgqrs_worker *worker, const pgqrs_message
 {
     pgqrs_result returned;
     worker->in_handler = true;
+    worker->store->handlers++;
     PGQRSI_FLAG_SET(worker->store->in_call, 0);
     returned = message ? worker->handler(message, worker->user) : worker->batch_handler(worker->held, worker->user);
     PGQRSI_FLAG_SET(worker->store->in_call, 1);
+    worker->store->handlers--;
     worker->in_handler = false;
     return returned;
 }
 
-static void pgqrsi_worker_handle_one(pgqrs_worker *worker)
+static void pgqrsi_worker_handle_message(pgqrs_worker *worker)
 {
     pgqrs_message *message = pgqrsi_worker_message(worker, worker->next);
     int64_t started_us = pgqrsi_monotonic_us();
@@ -4429,7 +5213,7 @@ static pgqrs_result pgqrsi_worker_handle(pgqrs_worker *worker)
         if (pgqrsi_worker_stopping(worker))
             pgqrsi_worker_return_rest(worker);
         else if (pgqrsi_worker_lease_ok(worker))
-            pgqrsi_worker_handle_one(worker);
+            worker->runs ? pgqrsi_worker_handle_run(worker) : pgqrsi_worker_handle_message(worker);
         bool late = worker->owed_count &&
                     pgqrsi_monotonic_us() - worker->owed_since_us >= worker->desc.settle_ms * PGQRSI_US_PER_MS;
         if (late && pgqrsi_worker_unstarted(worker) > 0) result = pgqrsi_worker_flush(worker);
@@ -4572,16 +5356,22 @@ static pgqrs_result pgqrsi_worker_close(pgqrs_worker *worker, pgqrs_result resul
     return result;
 }
 
+/* Runs a worker that was opened with `result`, and closes it. */
+static pgqrs_result pgqrsi_work_through(pgqrs_worker *worker, pgqrs_result result)
+{
+    pgqrs_store *store = worker->store;
+    if (!result) result = pgqrsi_worker_run(worker);
+    result = pgqrsi_worker_close(worker, result);
+    pgqrsi_stop_take(store);
+    return result;
+}
+
 static pgqrs_result pgqrsi_work(pgqrs_store *store, const char *queue, pgqrs_handler handler,
                                 pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
 {
     pgqrs_worker *worker = NULL;
     pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
-    if (!worker) return result;
-    if (!result) result = pgqrsi_worker_run(worker);
-    result = pgqrsi_worker_close(worker, result);
-    pgqrsi_stop_take(store);
-    return result;
+    return worker ? pgqrsi_work_through(worker, result) : result;
 }
 
 /* For foreign loops: one batch, everything settled before it returns, lying down armed so that the descriptor speaks. */
@@ -4623,8 +5413,1226 @@ static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * >>workflow: runs and steps build on deliveries above and on the backend table; they are not part of this version.
+ * >>workflow: runs and steps, on top of the deliveries above
+ *
+ * A delivery of a run: load it (one query), call the function, put what came of it into the verdict's `run`, which the next
+ * exchange stores with the verdict and the next claim. In between, finished steps wait in `pending` and are written before the
+ * next body is entered: one write per step, the last one for free. Nothing else is remembered between deliveries.
  * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_CODE_MAX 64
+#define PGQRSI_RUN_PENDING 8
+#define PGQRSI_RUN_AGAIN_MS 1000 /* before a run of a workflow that this worker does not serve is offered again */
+#define PGQRSI_RUN_FRESH_US (50 * PGQRSI_US_PER_MS)
+#define PGQRSI_NO_STEP SIZE_MAX
+
+typedef struct pgqrsi_step {
+    pgqrs_step_info info;
+    bool met; /* in this execution */
+} pgqrsi_step;
+
+struct pgqrs_run {
+    pgqrs_worker *worker; /* NULL: its function is not running */
+    const pgqrs_message *message;
+    pgqrs_backend_run *loaded; /* and the arena of every text below; NULL: nothing to store */
+    int64_t loaded_at_us;      /* by pgqrsi_elapsed_us */
+    pgqrsi_step *steps;
+    size_t step_count, step_room;
+    uint32_t *table; /* open addressing by kind, name and key: index + 1, 0 is free */
+    size_t table_size;
+    int32_t last_number;
+    pgqrs_step_info pending[PGQRSI_RUN_PENDING]; /* finished, not stored */
+    size_t pending_count;
+    bool progress; /* a step was completed in this delivery */
+    bool stored;   /* something was written in this delivery */
+    bool cancel;   /* a write saw that a cancel is asked for: heeded once no step is under way */
+    /* the step under way */
+    size_t open; /* PGQRSI_NO_STEP: none */
+    bool transaction;
+    int64_t outer_lease_end_us; /* what holds when the transaction is rolled back */
+    pgqrs_retry_policy policy;
+    int64_t timeout_us;
+    int64_t opened_at_us; /* by pgqrsi_elapsed_us */
+    /* how it ends */
+    bool stranger;       /* of a workflow that the worker does not serve */
+    pgqrs_result status; /* not PGQRS_OK: no body is entered any more */
+    pgqrs_error error;
+    bool returned;
+    const char *output;
+    size_t output_size;
+    bool failed;
+    char code[PGQRSI_CODE_MAX + 1];
+    char text[PGQRSI_REASON_MAX + 1];
+    const char *failed_step;
+    int32_t retries;
+    pgqrs_run_wait wait;
+    const char *wait_name;
+    int64_t wait_until_us;
+    pgqrs_backend_run_write write;
+};
+
+typedef struct pgqrsi_entry {
+    char workflow[PGQRSI_NAME_MAX + 1];
+    pgqrs_workflow_handler handler;
+    void *user;
+} pgqrsi_entry;
+
+/* What makes a worker a worker of workflows. */
+typedef struct pgqrsi_runs {
+    size_t bytes;
+    pgqrsi_entry *entries;
+    size_t entry_count;
+    pgqrs_run *items; /* parallel to the worker's deliveries */
+    size_t count;
+} pgqrsi_runs;
+
+/* --- retry policies */
+
+static pgqrs_retry_policy pgqrsi_retry_resolve(const pgqrs_retry_policy *own, const pgqrs_retry_policy *fallback)
+{
+    pgqrs_retry_policy policy = *own;
+    policy.max_retries = PGQRSI_DEFAULT(own->max_retries, fallback->max_retries);
+    policy.backoff = own->backoff || own->base_ms ? own->backoff : fallback->backoff;
+    policy.base_ms = PGQRSI_DEFAULT(own->base_ms, fallback->base_ms);
+    if (!own->base_ms && own->cap_ms && own->cap_ms < policy.base_ms) policy.base_ms = own->cap_ms;
+    policy.cap_ms = PGQRSI_DEFAULT(own->cap_ms, fallback->cap_ms > policy.base_ms ? fallback->cap_ms : policy.base_ms);
+    policy.jitter_percent = PGQRSI_DEFAULT(own->jitter_percent, fallback->jitter_percent);
+    return policy;
+}
+
+static const pgqrs_retry_policy pgqrsi_retry_default = {3, PGQRS_BACKOFF_EXPONENTIAL, 1000, 60000, 25};
+
+static int64_t pgqrsi_retry_delay_ms(const pgqrs_retry_policy *policy, int32_t retry, uint64_t random)
+{
+    int64_t delay_ms = policy->base_ms < policy->cap_ms ? policy->base_ms : policy->cap_ms;
+    if (policy->backoff == PGQRS_BACKOFF_FIXED) delay_ms = policy->base_ms;
+    if (delay_ms <= 0) return 0;
+    for (int32_t i = 0; policy->backoff != PGQRS_BACKOFF_FIXED && i < retry && delay_ms < policy->cap_ms; i++)
+        delay_ms = delay_ms > policy->cap_ms / 2 ? policy->cap_ms : delay_ms * 2;
+    int64_t percent = policy->jitter_percent < 0 ? 0 : pgqrsi_min(policy->jitter_percent, 100);
+    delay_ms = pgqrsi_min(delay_ms, INT64_MAX / 4);
+    int64_t spread_ms = delay_ms / 100 * percent + delay_ms % 100 * percent / 100;
+    return delay_ms - spread_ms + (int64_t)(random % ((uint64_t)spread_ms * 2 + 1));
+}
+
+static pgqrs_result pgqrsi_retry_check(const pgqrs_retry_policy *policy, pgqrs_error *err)
+{
+    const struct {
+        const char *member;
+        int64_t value, least, most;
+    } ranges[] = {
+        {"retry.max_retries", policy->max_retries, -1, INT32_MAX},
+        {"retry.backoff", (int64_t)policy->backoff, PGQRS_BACKOFF_EXPONENTIAL, PGQRS_BACKOFF_FIXED},
+        {"retry.base_ms", policy->base_ms, 0, PGQRSI_LEASE_MAX_MS},
+        {"retry.cap_ms", policy->cap_ms, 0, PGQRSI_LEASE_MAX_MS},
+        {"retry.jitter_percent", policy->jitter_percent, -1, 100},
+    };
+    for (size_t i = 0; i < sizeof ranges / sizeof ranges[0]; i++)
+        if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
+            return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "%s is %lld, allowed is %lld to %lld",
+                                    ranges[i].member, (long long)ranges[i].value, (long long)ranges[i].least,
+                                    (long long)ranges[i].most);
+    if (policy->base_ms && policy->cap_ms && policy->base_ms > policy->cap_ms)
+        return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "retry.base_ms (%lld) is above retry.cap_ms (%lld)",
+                                (long long)policy->base_ms, (long long)policy->cap_ms);
+    return PGQRS_OK;
+}
+
+/* --- how a run stops */
+
+static int64_t pgqrsi_run_now(const pgqrs_run *run)
+{
+    return run->loaded->now_us + (pgqrsi_elapsed_us(run->worker->store) - run->loaded_at_us);
+}
+
+/* The first reason to stop is the one that counts. */
+static pgqrs_result pgqrsi_run_halt(pgqrs_run *run, pgqrs_result why, const char *format, ...) PGQRSI_PRINTF(3, 4);
+static pgqrs_result pgqrsi_run_halt(pgqrs_run *run, pgqrs_result why, const char *format, ...)
+{
+    va_list arguments;
+    if (run->status) return run->status;
+    va_start(arguments, format);
+    pgqrsi_error_format(&run->error, why, format, arguments);
+    va_end(arguments);
+    return run->status = why;
+}
+
+static pgqrs_result pgqrsi_run_halt_store(pgqrs_run *run, pgqrs_result result)
+{
+    if (run->status) return run->status;
+    run->error = run->worker->store->error;
+    if (run->error.code != result) pgqrsi_error_set(&run->error, result, "%s", pgqrs_result_text(result));
+    return run->status = result;
+}
+
+static pgqrs_result pgqrsi_run_lost(pgqrs_run *run)
+{
+    return pgqrsi_run_halt(run, PGQRS_ERR_LEASE_LOST,
+                           "run %lld: its lease has ended, somebody else may have it; give the queue a longer "
+                           "lease_ms, or call pgqrs_run_extend",
+                           (long long)run->message->id);
+}
+
+static pgqrs_result pgqrsi_run_no_memory(pgqrs_run *run)
+{
+    return pgqrsi_run_halt(run, PGQRS_ERR_NO_MEMORY, "out of memory: the allocator returned NULL");
+}
+
+static void pgqrsi_code_copy(const char *code, char out[PGQRSI_CODE_MAX + 1])
+{
+    size_t bad = 0;
+    snprintf(out, PGQRSI_CODE_MAX + 1, "%s", code && *code ? code : "FAILED");
+    pgqrsi_text_trim(out, PGQRSI_CODE_MAX + 1);
+    while (!pgqrsi_utf8_valid(out, strlen(out), &bad))
+        out[bad] = '?';
+}
+
+/* For good: the run ends as an error. `step` is one of its own texts, or NULL. */
+static pgqrs_result pgqrsi_run_fail_for_good(pgqrs_run *run, pgqrs_result why, const char *step, const char *code,
+                                             const char *text)
+{
+    if (run->status) return run->status;
+    run->failed = true;
+    run->failed_step = step;
+    pgqrsi_code_copy(code, run->code);
+    run->text[0] = '\0';
+    if (text) pgqrsi_reason_copy(text, run->text);
+    return pgqrsi_run_halt(run, why, "run %lld of \"%s\" failed%s%s%s: %s%s%s", (long long)run->message->id,
+                           run->loaded->workflow, step ? " in step \"" : "", step ? step : "", step ? "\"" : "",
+                           run->code, run->text[0] ? ": " : "", run->text);
+}
+
+/* The program uses the run in a way that cannot be right: that must be seen, not be retried. */
+static pgqrs_result pgqrsi_run_misuse(pgqrs_run *run, const char *format, ...) PGQRSI_PRINTF(2, 3);
+static pgqrs_result pgqrsi_run_misuse(pgqrs_run *run, const char *format, ...)
+{
+    pgqrs_error detail;
+    va_list arguments;
+    va_start(arguments, format);
+    pgqrsi_error_format(&detail, PGQRS_ERR_STEP_MISUSE, format, arguments);
+    va_end(arguments);
+    return pgqrsi_run_fail_for_good(run, PGQRS_ERR_STEP_MISUSE, NULL, "MISUSE", detail.message);
+}
+
+/* Goes on later: when `until_us` has come, 0: not by itself. */
+static pgqrs_result pgqrsi_run_suspend(pgqrs_run *run, pgqrs_run_wait wait, const char *name, int64_t until_us)
+{
+    run->wait = wait;
+    run->wait_name = name;
+    run->wait_until_us = until_us;
+    return pgqrsi_run_halt(run, PGQRS_ERR_RUN_WAITING, "run %lld waits (%s%s%s): its function is entered again later",
+                           (long long)run->message->id, pgqrs_run_wait_name(wait), name ? " " : "", name ? name : "");
+}
+
+static int64_t pgqrsi_run_after(const pgqrs_run *run, int64_t delay_ms)
+{
+    return pgqrsi_min(pgqrsi_later_us(pgqrsi_run_now(run), delay_ms), PGQRSI_TIME_MAX_US);
+}
+
+static int64_t pgqrsi_run_retry_at(const pgqrs_run *run, const pgqrs_retry_policy *policy, int32_t retries,
+                                   const pgqrs_failure *failure)
+{
+    int64_t delay_ms = pgqrsi_retry_delay_ms(policy, retries, pgqrsi_random(run->worker->store));
+    if (failure->retry_after_ms) delay_ms = failure->retry_after_ms < 0 ? 0 : failure->retry_after_ms;
+    return pgqrsi_run_after(run, delay_ms);
+}
+
+/* The run as a whole failed, outside of a step. */
+static pgqrs_result pgqrsi_run_try_again(pgqrs_run *run, const pgqrs_failure *failure)
+{
+    const pgqrs_retry_policy *policy = &run->loaded->settings.retry;
+    if (!failure->transient || run->retries >= policy->max_retries)
+        return pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, NULL, failure->code, failure->message);
+    int64_t due_us = pgqrsi_run_retry_at(run, policy, run->retries, failure);
+    run->retries++;
+    return pgqrsi_run_suspend(run, PGQRS_WAIT_RETRY, NULL, due_us);
+}
+
+/* --- the steps in memory */
+
+static const char *pgqrsi_text_or_empty(const char *text)
+{
+    return text ? text : "";
+}
+
+static size_t pgqrsi_step_slot(const pgqrs_run *run, pgqrs_step_kind kind, const char *name, const char *key)
+{
+    uint64_t hash = pgqrsi_hash(name) * 31 + pgqrsi_hash(pgqrsi_text_or_empty(key)) + (uint64_t)kind;
+    size_t mask = run->table_size - 1;
+    size_t slot = (size_t)(hash ^ (hash >> 32)) & mask;
+    for (; run->table[slot]; slot = (slot + 1) & mask) {
+        const pgqrs_step_info *info = &run->steps[run->table[slot] - 1].info;
+        if (info->kind == kind && strcmp(info->name, name) == 0 &&
+            strcmp(pgqrsi_text_or_empty(info->key), pgqrsi_text_or_empty(key)) == 0)
+            break;
+    }
+    return slot;
+}
+
+/* Room for `room` steps; the old arrays stay in the arena. */
+static bool pgqrsi_run_grow(pgqrs_run *run, size_t room)
+{
+    size_t table_size = 16;
+    while (table_size < 2 * room)
+        table_size *= 2;
+    pgqrsi_step *steps = (pgqrsi_step *)pgqrsi_result_alloc(run->loaded, room * sizeof *steps);
+    uint32_t *table = (uint32_t *)pgqrsi_result_alloc(run->loaded, table_size * sizeof *table);
+    if (!steps || !table) return false;
+    if (run->step_count) memcpy(steps, run->steps, run->step_count * sizeof *steps);
+    run->steps = steps;
+    run->step_room = room;
+    run->table = table;
+    run->table_size = table_size;
+    for (size_t i = 0; i < run->step_count; i++) {
+        const pgqrs_step_info *info = &steps[i].info;
+        table[pgqrsi_step_slot(run, info->kind, info->name, info->key)] = (uint32_t)i + 1;
+    }
+    return true;
+}
+
+static bool pgqrsi_run_index(pgqrs_run *run)
+{
+    const pgqrs_backend_run *loaded = run->loaded;
+    if (!pgqrsi_run_grow(run, loaded->step_count + 16)) return false;
+    for (size_t i = 0; i < loaded->step_count; i++) {
+        const pgqrs_step_info *info = &loaded->steps[i];
+        run->steps[i].info = *info;
+        run->step_count = i + 1;
+        run->table[pgqrsi_step_slot(run, info->kind, info->name, info->key)] = (uint32_t)i + 1;
+        if (info->number > run->last_number) run->last_number = info->number;
+    }
+    return true;
+}
+
+static pgqrsi_step *pgqrsi_run_add(pgqrs_run *run, pgqrs_step_kind kind, const char *name, const char *key)
+{
+    if (run->step_count == run->step_room && !pgqrsi_run_grow(run, run->step_room * 2)) return NULL;
+    pgqrsi_step *step = &run->steps[run->step_count];
+    memset(step, 0, sizeof *step);
+    step->info.kind = kind;
+    step->info.name = pgqrsi_result_text(run->loaded, name, -1);
+    step->info.key = pgqrsi_result_text(run->loaded, key, -1);
+    if (!step->info.name || (key && !step->info.key)) return NULL;
+    step->info.number = ++run->last_number;
+    run->table[pgqrsi_step_slot(run, kind, name, key)] = (uint32_t)++run->step_count;
+    return step;
+}
+
+static const char *pgqrsi_step_noun(pgqrs_step_kind kind)
+{
+    return kind == PGQRS_STEP_SLEEP ? "sleep" : kind == PGQRS_STEP_EVENT ? "event" : "step";
+}
+
+static bool pgqrsi_run_check_name(pgqrs_run *run, const char *what, const char *name)
+{
+    pgqrs_error detail;
+    if (pgqrsi_check_name(what, name, &detail) == PGQRS_OK) return true;
+    pgqrsi_run_misuse(run, "%s", detail.message);
+    return false;
+}
+
+/* The step of this name, known or new; NULL when the run has to stop. */
+static pgqrsi_step *pgqrsi_run_meet(pgqrs_run *run, pgqrs_step_kind kind, const char *name, const char *key)
+{
+    if (!pgqrsi_run_check_name(run, pgqrsi_step_noun(kind), name)) return NULL;
+    if (key && !pgqrsi_run_check_name(run, "step key", key)) return NULL;
+    if (run->open != PGQRSI_NO_STEP) {
+        pgqrsi_run_misuse(run, "%s \"%s\" begins inside of step \"%s\": first say what became of that one",
+                          pgqrsi_step_noun(kind), name, run->steps[run->open].info.name);
+        return NULL;
+    }
+    uint32_t place = run->table[pgqrsi_step_slot(run, kind, name, key)];
+    pgqrsi_step *step = place ? &run->steps[place - 1] : pgqrsi_run_add(run, kind, name, key);
+    if (!step) {
+        pgqrsi_run_no_memory(run);
+    } else if (step->met) {
+        pgqrsi_run_misuse(run, "%s \"%s\"%s%s is met twice in one execution: give each its own %s",
+                          pgqrsi_step_noun(kind), name, key ? " with key " : "", pgqrsi_text_or_empty(key),
+                          kind == PGQRS_STEP_BODY ? "name or key" : "name");
+        return NULL;
+    } else {
+        step->met = true;
+    }
+    return step;
+}
+
+/* --- storing */
+
+static void pgqrsi_run_write_begin(pgqrs_run *run)
+{
+    pgqrs_backend_run_write *write = &run->write;
+    memset(write, 0, sizeof *write);
+    write->now_us = pgqrsi_now(run->worker->store);
+    write->run_id = run->message->id;
+    write->lease = run->message->lease;
+    write->steps = run->pending;
+    write->step_count = run->pending_count;
+    write->retries = run->retries;
+}
+
+/* Stores what is pending, and a value. */
+static bool pgqrsi_run_store_now(pgqrs_run *run, int64_t lease_us, const pgqrs_backend_value *value)
+{
+    pgqrs_worker *worker = run->worker;
+    int64_t started_us = pgqrsi_elapsed_us(worker->store);
+    pgqrsi_run_write_begin(run);
+    run->write.lease_us = lease_us;
+    run->write.values = value;
+    run->write.value_count = value ? 1 : 0;
+    run->write.started_at_us = run->stored || run->loaded->started_at_us ? 0 : run->loaded->now_us;
+    pgqrs_result result = worker->store->backend->run_write(worker->store->self, &run->write);
+    if (result) return pgqrsi_run_halt_store(run, result) == PGQRS_OK;
+    if (run->write.result) return pgqrsi_run_lost(run) == PGQRS_OK;
+    run->pending_count = 0;
+    run->stored = true;
+    run->cancel = run->cancel || run->write.cancel;
+    if (lease_us && started_us + lease_us > worker->lease_end_us) worker->lease_end_us = started_us + lease_us;
+    return true;
+}
+
+/* A step under way when the cancel came is still recorded. */
+static void pgqrsi_run_heed_cancel(pgqrs_run *run)
+{
+    if (run->cancel && run->open == PGQRSI_NO_STEP && !run->transaction)
+        pgqrsi_run_halt(run, PGQRS_ERR_RUN_CANCELLED, "run %lld is asked to cancel", (long long)run->message->id);
+}
+
+static bool pgqrsi_run_put(pgqrs_run *run, const pgqrsi_step *step)
+{
+    if (run->pending_count == PGQRSI_RUN_PENDING && !pgqrsi_run_store_now(run, 0, NULL)) return false;
+    run->pending[run->pending_count++] = step->info;
+    return true;
+}
+
+/* How long the lease is to last from now; 0: it need not be touched. A body with a timeout gets that and time to report. Otherwise
+ * a body gets nearly the whole lease whenever something is written anyway, and half of it at least. */
+static int64_t pgqrsi_run_lease_us(const pgqrs_run *run, int64_t need_us)
+{
+    int64_t whole_us = run->worker->lease_ms * PGQRSI_US_PER_MS;
+    int64_t left_us = run->worker->lease_end_us - pgqrsi_elapsed_us(run->worker->store);
+    int64_t least_us = run->pending_count ? whole_us - whole_us / 8 : whole_us / 2;
+    if (need_us && left_us < need_us + whole_us / 2) return need_us + whole_us;
+    return left_us < least_us ? whole_us : 0;
+}
+
+/* May a body be entered without asking the store? Only right after the run was loaded. */
+static bool pgqrsi_run_is_fresh(const pgqrs_run *run)
+{
+    return !run->stored && pgqrsi_elapsed_us(run->worker->store) - run->loaded_at_us < PGQRSI_RUN_FRESH_US;
+}
+
+static bool pgqrsi_run_is_late(pgqrs_run *run)
+{
+    int64_t deadline_us = run->loaded->deadline_at_us;
+    if (!deadline_us || pgqrsi_run_now(run) < deadline_us) return false;
+    pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, NULL, "TIMEOUT", "the run's timeout_ms is over");
+    return true;
+}
+
+/* Before a body is entered: everything done so far is durable, and the run is still ours and wanted. */
+static bool pgqrsi_run_boundary(pgqrs_run *run, int64_t need_us)
+{
+    pgqrs_worker *worker = run->worker;
+    long long id = (long long)run->message->id;
+    if (pgqrsi_worker_stopping(worker))
+        pgqrsi_run_halt(run, PGQRS_ERR_RUN_STOPPED, "run %lld is given back because its worker is told to stop", id);
+    else
+        (void)pgqrsi_run_is_late(run);
+    if (run->status) return false;
+    (void)pgqrsi_worker_beat(worker); /* whether it may go on, the lease decides */
+    int64_t lease_us = pgqrsi_run_lease_us(run, need_us);
+    if (run->pending_count || lease_us || !pgqrsi_run_is_fresh(run)) (void)pgqrsi_run_store_now(run, lease_us, NULL);
+    pgqrsi_run_heed_cancel(run);
+    return run->status == PGQRS_OK;
+}
+
+/* --- checks of what the function says */
+
+/* Messages about JSON begin with what it is. */
+static void pgqrsi_error_rename(pgqrs_error *err, const char *what)
+{
+    static const char payload[] = "payload: ";
+    char rest[PGQRS_ERROR_MESSAGE_SIZE];
+    if (strncmp(err->message, payload, sizeof payload - 1) != 0) return;
+    snprintf(rest, sizeof rest, "%s", err->message + sizeof payload - 1);
+    snprintf(err->message, sizeof err->message, "%s: %.300s", what, rest);
+    pgqrsi_text_trim(err->message, sizeof err->message);
+}
+
+/* JSON that the run stores: well-formed, and within the store's size and depth. The rules about keys are for payloads. */
+static pgqrs_result pgqrsi_run_check_json(const pgqrs_run *run, const char *json, size_t size, pgqrs_error *detail)
+{
+    pgqrs_store_desc settings = run->worker->store->settings;
+    settings.validation.forbidden_key_count = 0;
+    settings.validation.required_key_count = 0;
+    settings.validation.max_string_bytes = 0;
+    return pgqrsi_check_payload(&settings, json, size, detail);
+}
+
+/* The run's own copy; NULL when the run has to stop. */
+static const char *pgqrsi_run_take_json(pgqrs_run *run, const char *what, const char *step, const char *json)
+{
+    pgqrs_error detail;
+    char text[PGQRSI_REASON_MAX + 1];
+    const char *given = json ? json : "null";
+    size_t size = strlen(given);
+    pgqrs_result result = pgqrsi_run_check_json(run, given, size, &detail);
+    if (result == PGQRS_ERR_NO_MEMORY) {
+        pgqrsi_run_no_memory(run);
+        return NULL;
+    }
+    if (result) {
+        pgqrsi_error_rename(&detail, what);
+        snprintf(text, sizeof text, "%s%s", detail.message,
+                 result == PGQRS_ERR_JSON ? "; a plain text is JSON in quotes: \"\\\"like this\\\"\"" : "");
+        pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, step, "BAD_JSON", text);
+        return NULL;
+    }
+    char *copy = pgqrsi_result_text(run->loaded, given, (int64_t)size);
+    if (!copy) pgqrsi_run_no_memory(run);
+    return copy;
+}
+
+/* --- texts as JSON */
+
+static const char *pgqrsi_run_quote(pgqrs_run *run, const char *text)
+{
+    static const char hex[] = "0123456789abcdef";
+    size_t size = strlen(text);
+    if (!pgqrsi_utf8_valid(text, size, NULL)) return NULL;
+    char *quoted = size < SIZE_MAX / 8 ? (char *)pgqrsi_result_alloc(run->loaded, 6 * size + 3) : NULL;
+    char *out = quoted;
+    if (!quoted) {
+        pgqrsi_run_no_memory(run);
+        return NULL;
+    }
+    *out++ = '"';
+    for (; *text; text++) {
+        unsigned char c = (unsigned char)*text;
+        if (c < 0x20) {
+            memcpy(out, "\\u00", 4);
+            out[4] = hex[c >> 4];
+            out[5] = hex[c & 15];
+            out += 6;
+            continue;
+        }
+        if (c == '"' || c == '\\') *out++ = '\\';
+        *out++ = (char)c;
+    }
+    memcpy(out, "\"", 2);
+    return quoted;
+}
+
+typedef struct pgqrsi_unquoting {
+    pgqrs_run *run;
+    const char *text;
+} pgqrsi_unquoting;
+
+static bool pgqrsi_run_unquote_report(pgqrs_json_event event, const char *text, size_t size, void *context)
+{
+    pgqrsi_unquoting *unquoting = (pgqrsi_unquoting *)context;
+    if (event != PGQRS_JSON_STRING || memchr(text, 0, size)) return false;
+    unquoting->text = pgqrsi_result_text(unquoting->run->loaded, text, (int64_t)size);
+    if (!unquoting->text) pgqrsi_run_no_memory(unquoting->run);
+    return unquoting->text != NULL;
+}
+
+static const char *pgqrsi_run_unquote(pgqrs_run *run, const char *json)
+{
+    const pgqrs_store_desc *settings = &run->worker->store->settings;
+    pgqrs_allocator allocator = settings->allocator;
+    void *user = settings->json.parse == pgqrsi_json_parse ? &allocator : settings->json.user;
+    size_t offset = 0;
+    pgqrsi_unquoting unquoting;
+    unquoting.run = run;
+    unquoting.text = NULL;
+    bool fine = settings->json.parse(json, strlen(json), pgqrsi_run_unquote_report, &unquoting, &offset, user);
+    return fine ? unquoting.text : NULL;
+}
+
+/* --- transactional steps */
+
+static bool pgqrsi_run_transact(pgqrs_run *run, pgqrs_backend_verb verb)
+{
+    pgqrs_store *store = run->worker->store;
+    pgqrs_result result = store->backend->transaction(store->self, verb);
+    if (verb == PGQRS_BACKEND_BEGIN)
+        run->outer_lease_end_us = run->worker->lease_end_us;
+    else if (result || verb == PGQRS_BACKEND_ROLLBACK)
+        run->worker->lease_end_us = run->outer_lease_end_us;
+    run->transaction = verb == PGQRS_BACKEND_BEGIN && !result;
+    if (result && verb != PGQRS_BACKEND_ROLLBACK) pgqrsi_run_halt_store(run, result);
+    return result == PGQRS_OK;
+}
+
+/* Takes back what the body wrote; what it reported with it is not stored either. */
+static void pgqrsi_run_rollback(pgqrs_run *run)
+{
+    if (!run->transaction) return;
+    (void)pgqrsi_run_transact(run, PGQRS_BACKEND_ROLLBACK);
+    run->pending_count = 0;
+}
+
+/* Inside a transaction the checkpoint is written now, and committed with the rest. */
+static bool pgqrsi_run_commit(pgqrs_run *run)
+{
+    if (pgqrsi_run_store_now(run, 0, NULL) && pgqrsi_run_transact(run, PGQRS_BACKEND_COMMIT)) return true;
+    pgqrsi_run_rollback(run);
+    return false;
+}
+
+/* --- steps with a body */
+
+static bool pgqrsi_step_check(pgqrs_run *run, const char *name, const pgqrs_step_desc *desc)
+{
+    pgqrs_error detail;
+    pgqrs_result result = pgqrsi_retry_check(&desc->retry, &detail);
+    if (!result && (desc->timeout_ms < 0 || desc->timeout_ms > PGQRSI_LEASE_MAX_MS))
+        result = pgqrsi_error_set(&detail, PGQRS_ERR_INVALID_ARGUMENT, "timeout_ms is %lld, allowed is 0 to %lld",
+                                  (long long)desc->timeout_ms, (long long)PGQRSI_LEASE_MAX_MS);
+    if (!result && desc->input) result = pgqrsi_run_check_json(run, desc->input, strlen(desc->input), &detail);
+    if (result == PGQRS_ERR_NO_MEMORY)
+        pgqrsi_run_no_memory(run);
+    else if (result)
+        pgqrsi_run_misuse(run, "step \"%s\": %s", name ? name : "", detail.message);
+    return result == PGQRS_OK;
+}
+
+/* A step that is done already: its output, if it was done with the same input. */
+static void pgqrsi_step_recall(pgqrs_run *run, const pgqrsi_step *step, const pgqrs_step_desc *desc,
+                               const char **output)
+{
+    bool same = !desc->input || (step->info.input && strcmp(step->info.input, desc->input) == 0);
+    if (same)
+        *output = step->info.output;
+    else
+        pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, step->info.name, "INPUT_CHANGED",
+                                 "the step was completed with another input than it is given now: give it another key, "
+                                 "or fork the run from it");
+}
+
+/* A failed, paused or sleeping step whose time has not come: somebody woke the run early. */
+static bool pgqrsi_step_waits(pgqrs_run *run, const pgqrsi_step *step)
+{
+    const pgqrs_step_info *info = &step->info;
+    if (info->state != PGQRS_STEP_RETRYING && info->state != PGQRS_STEP_WAITING) return false;
+    if (info->due_at_us <= pgqrsi_run_now(run)) return false;
+    pgqrsi_run_suspend(run, info->state == PGQRS_STEP_RETRYING ? PGQRS_WAIT_RETRY : PGQRS_WAIT_PAUSE, info->name,
+                       info->due_at_us);
+    return true;
+}
+
+static bool pgqrsi_step_enter(pgqrs_run *run, pgqrsi_step *step, const pgqrs_step_desc *desc)
+{
+    const pgqrs_workflow_desc *settings = &run->loaded->settings;
+    int64_t timeout_ms = PGQRSI_DEFAULT(desc->timeout_ms, settings->step_timeout_ms);
+    if (!pgqrsi_run_boundary(run, timeout_ms * PGQRSI_US_PER_MS)) return false;
+    step->info.input = desc->input ? pgqrsi_result_text(run->loaded, desc->input, -1) : NULL;
+    if (desc->input && !step->info.input) return pgqrsi_run_no_memory(run) == PGQRS_OK;
+    if (desc->transaction && !pgqrsi_run_transact(run, PGQRS_BACKEND_BEGIN)) return false;
+    step->info.started_at_us = pgqrsi_run_now(run);
+    run->open = (size_t)(step - run->steps);
+    run->policy = pgqrsi_retry_resolve(&desc->retry, &settings->retry);
+    run->timeout_us = timeout_ms * PGQRSI_US_PER_MS;
+    run->opened_at_us = pgqrsi_elapsed_us(run->worker->store);
+    return true;
+}
+
+static bool pgqrsi_step_begin(pgqrs_run *run, const char *name, const pgqrs_step_desc *given, const char **output)
+{
+    pgqrs_step_desc desc;
+    memset(&desc, 0, sizeof desc);
+    if (given) desc = *given;
+    if (!pgqrsi_step_check(run, name, &desc)) return false;
+    pgqrsi_step *step = pgqrsi_run_meet(run, PGQRS_STEP_BODY, name, desc.key);
+    if (!step) return false;
+    if (step->info.state == PGQRS_STEP_DONE) {
+        pgqrsi_step_recall(run, step, &desc, output);
+        return false;
+    }
+    return !pgqrsi_step_waits(run, step) && pgqrsi_step_enter(run, step, &desc);
+}
+
+/* The step under way, which ends here; NULL: there is none. */
+static pgqrsi_step *pgqrsi_step_close(pgqrs_run *run, const char *verb)
+{
+    if (run->open == PGQRSI_NO_STEP) {
+        pgqrsi_run_misuse(run, "%s is called, but no step is under way", verb);
+        return NULL;
+    }
+    pgqrsi_step *step = &run->steps[run->open];
+    run->open = PGQRSI_NO_STEP;
+    return step;
+}
+
+static bool pgqrsi_step_note_failure(pgqrs_run *run, pgqrsi_step *step, const pgqrs_failure *failure)
+{
+    char text[PGQRSI_REASON_MAX + 1] = "";
+    char code[PGQRSI_CODE_MAX + 1];
+    pgqrsi_code_copy(failure->code, code);
+    if (failure->message) pgqrsi_reason_copy(failure->message, text);
+    step->info.error_code = pgqrsi_result_text(run->loaded, code, -1);
+    step->info.error_message = failure->message ? pgqrsi_result_text(run->loaded, text, -1) : NULL;
+    step->info.output = NULL;
+    step->info.output_size = 0;
+    if (step->info.error_code && (!failure->message || step->info.error_message)) return true;
+    pgqrsi_run_no_memory(run);
+    return false;
+}
+
+/* Later, or never again. */
+static void pgqrsi_step_failed(pgqrs_run *run, pgqrsi_step *step, const pgqrs_failure *failure)
+{
+    pgqrs_step_info *info = &step->info;
+    pgqrsi_run_rollback(run);
+    if (!pgqrsi_step_note_failure(run, step, failure)) return;
+    if (failure->transient && info->retries < run->policy.max_retries) {
+        info->due_at_us = pgqrsi_run_retry_at(run, &run->policy, info->retries, failure);
+        info->state = PGQRS_STEP_RETRYING;
+        info->retries++;
+        if (pgqrsi_run_put(run, step)) pgqrsi_run_suspend(run, PGQRS_WAIT_RETRY, info->name, info->due_at_us);
+        return;
+    }
+    info->state = PGQRS_STEP_FAILED;
+    info->due_at_us = 0;
+    info->finished_at_us = pgqrsi_run_now(run);
+    if (pgqrsi_run_put(run, step))
+        pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, info->name, failure->code, failure->message);
+}
+
+static bool pgqrsi_step_late(pgqrs_run *run, pgqrsi_step *step)
+{
+    pgqrs_failure failure;
+    if (!run->timeout_us || pgqrsi_elapsed_us(run->worker->store) - run->opened_at_us <= run->timeout_us) return false;
+    memset(&failure, 0, sizeof failure);
+    failure.code = "TIMEOUT";
+    failure.message = "the step took longer than its timeout_ms";
+    failure.transient = true;
+    pgqrsi_step_failed(run, step, &failure);
+    return true;
+}
+
+static void pgqrsi_step_finish(pgqrs_run *run, pgqrsi_step *step, const char *output)
+{
+    pgqrs_step_info *info = &step->info;
+    info->state = PGQRS_STEP_DONE;
+    info->output = output;
+    info->output_size = output ? strlen(output) : 0;
+    info->error_code = NULL;
+    info->error_message = NULL;
+    info->due_at_us = 0;
+    info->finished_at_us = pgqrsi_run_now(run);
+}
+
+static const char *pgqrsi_step_done(pgqrs_run *run, const char *given)
+{
+    pgqrsi_step *step = pgqrsi_step_close(run, "pgqrs_step_done");
+    if (!step || pgqrsi_step_late(run, step)) return NULL;
+    const char *output = pgqrsi_run_take_json(run, "output", step->info.name, given);
+    if (!output) {
+        pgqrsi_run_rollback(run);
+        return NULL;
+    }
+    pgqrsi_step_finish(run, step, output);
+    if (!pgqrsi_run_put(run, step)) return NULL;
+    if (run->transaction && !pgqrsi_run_commit(run)) return NULL;
+    run->progress = true;
+    return output;
+}
+
+static void pgqrsi_step_fail(pgqrs_run *run, const pgqrs_failure *failure)
+{
+    pgqrs_failure unnamed;
+    memset(&unnamed, 0, sizeof unnamed);
+    pgqrsi_step *step = pgqrsi_step_close(run, "pgqrs_step_fail");
+    if (step) pgqrsi_step_failed(run, step, failure ? failure : &unnamed);
+}
+
+static void pgqrsi_step_pause(pgqrs_run *run, int64_t delay_ms, const char *why)
+{
+    pgqrs_failure note;
+    pgqrsi_step *step = pgqrsi_step_close(run, "pgqrs_step_pause");
+    if (!step) return;
+    pgqrsi_run_rollback(run);
+    if (delay_ms < 0 || delay_ms > PGQRSI_DELAY_MAX_MS) {
+        pgqrsi_run_misuse(run, "step \"%s\" pauses for %lld ms: allowed is 0 to %lld", step->info.name,
+                          (long long)delay_ms, (long long)PGQRSI_DELAY_MAX_MS);
+        return;
+    }
+    memset(&note, 0, sizeof note);
+    note.code = "PAUSED";
+    note.message = why;
+    if (!pgqrsi_step_note_failure(run, step, &note)) return;
+    step->info.state = PGQRS_STEP_WAITING;
+    step->info.due_at_us = pgqrsi_run_after(run, delay_ms);
+    if (pgqrsi_run_put(run, step)) pgqrsi_run_suspend(run, PGQRS_WAIT_PAUSE, step->info.name, step->info.due_at_us);
+}
+
+/* --- sleeps and events: steps without a body */
+
+static bool pgqrsi_run_sleep(pgqrs_run *run, const char *name, int64_t until_us)
+{
+    pgqrsi_step *step = pgqrsi_run_meet(run, PGQRS_STEP_SLEEP, name, NULL);
+    if (!step) return false;
+    bool known = step->info.state != 0;
+    if (step->info.state == PGQRS_STEP_DONE) return true;
+    if (!known) {
+        step->info.started_at_us = pgqrsi_run_now(run);
+        step->info.due_at_us = until_us;
+    }
+    int64_t due_us = step->info.due_at_us;
+    if (due_us <= pgqrsi_run_now(run)) {
+        pgqrsi_step_finish(run, step, NULL);
+        return pgqrsi_run_put(run, step);
+    }
+    step->info.state = PGQRS_STEP_WAITING;
+    if (known || pgqrsi_run_put(run, step)) pgqrsi_run_suspend(run, PGQRS_WAIT_SLEEP, step->info.name, due_us);
+    return false;
+}
+
+static const pgqrs_backend_run_event *pgqrsi_run_event(const pgqrs_run *run, const char *name)
+{
+    for (size_t i = 0; i < run->loaded->event_count; i++)
+        if (strcmp(run->loaded->events[i].name, name) == 0) return &run->loaded->events[i];
+    return NULL;
+}
+
+/* What came of the wait is a step like any other: recorded once, the same ever after. */
+static bool pgqrsi_run_wait_event(pgqrs_run *run, const char *name, int64_t timeout_ms, const char **payload)
+{
+    pgqrsi_step *step = pgqrsi_run_meet(run, PGQRS_STEP_EVENT, name, NULL);
+    if (!step) return false;
+    pgqrs_step_info *info = &step->info;
+    bool known = info->state != 0;
+    if (info->state == PGQRS_STEP_DONE) {
+        *payload = info->output;
+        return true;
+    }
+    if (!known) {
+        info->started_at_us = pgqrsi_run_now(run);
+        info->due_at_us = timeout_ms == PGQRS_FOREVER ? 0 : pgqrsi_run_after(run, timeout_ms);
+    }
+    const pgqrs_backend_run_event *event = pgqrsi_run_event(run, name);
+    if (event || (info->due_at_us && info->due_at_us <= pgqrsi_run_now(run))) {
+        pgqrsi_step_finish(run, step, event ? event->payload : NULL);
+        *payload = info->output;
+        return pgqrsi_run_put(run, step);
+    }
+    info->state = PGQRS_STEP_WAITING;
+    if (known || pgqrsi_run_put(run, step)) pgqrsi_run_suspend(run, PGQRS_WAIT_EVENT, info->name, info->due_at_us);
+    return false;
+}
+
+/* --- values */
+
+static pgqrs_result pgqrsi_run_set(pgqrs_run *run, const char *name, const char *json)
+{
+    pgqrs_backend_value value;
+    memset(&value, 0, sizeof value);
+    if (!pgqrsi_run_check_name(run, "value", name)) return run->status;
+    value.name = name;
+    value.value = json ? pgqrsi_run_take_json(run, name, NULL, json) : NULL;
+    if (json && !value.value) return run->status;
+    value.value_size = json ? strlen(json) : 0;
+    (void)pgqrsi_run_store_now(run, 0, &value);
+    pgqrsi_run_heed_cancel(run);
+    return run->status;
+}
+
+static const char *pgqrsi_run_value(pgqrs_run *run, const char *name)
+{
+    pgqrs_store *store = run->worker->store;
+    pgqrs_run_values *values = NULL;
+    const char *found = NULL;
+    if (!pgqrsi_run_check_name(run, "value", name)) return NULL;
+    pgqrs_result result = store->backend->run_values(store->self, run->message->id, &values);
+    if (result) pgqrsi_run_halt_store(run, result);
+    for (size_t i = 0; !result && i < values->count && !found; i++) {
+        if (strcmp(values->items[i].name, name) != 0) continue;
+        found = pgqrsi_result_text(run->loaded, values->items[i].value, (int64_t)values->items[i].value_size);
+        if (!found) pgqrsi_run_no_memory(run);
+    }
+    pgqrs_free(values);
+    return found;
+}
+
+/* --- the end */
+
+static pgqrs_result pgqrsi_run_return(pgqrs_run *run, const char *output)
+{
+    if (run->open != PGQRSI_NO_STEP)
+        return pgqrsi_run_misuse(run, "the run returns inside of step \"%s\": first say what became of it",
+                                 run->steps[run->open].info.name);
+    if (pgqrsi_run_is_late(run)) return run->status;
+    run->output = pgqrsi_run_take_json(run, "the run's output", NULL, output);
+    run->returned = run->output != NULL;
+    run->output_size = run->output ? strlen(run->output) : 0;
+    return run->status;
+}
+
+static pgqrs_result pgqrsi_run_fail(pgqrs_run *run, const pgqrs_failure *failure)
+{
+    pgqrs_failure unnamed;
+    memset(&unnamed, 0, sizeof unnamed);
+    run->open = PGQRSI_NO_STEP;
+    pgqrsi_run_rollback(run);
+    return pgqrsi_run_try_again(run, failure ? failure : &unnamed);
+}
+
+/* The function came back: with an end, with a reason to stop, or with neither. */
+static void pgqrsi_run_conclude(pgqrs_run *run, pgqrs_result returned)
+{
+    pgqrs_failure failure;
+    const char *open = run->open != PGQRSI_NO_STEP ? run->steps[run->open].info.name : NULL;
+    pgqrsi_run_rollback(run);
+    if (run->returned || run->status) return;
+    memset(&failure, 0, sizeof failure);
+    failure.code = "UNFINISHED";
+    failure.message = open ? "the function returned inside of a step: nothing said what became of it"
+                           : "the function returned without pgqrs_run_return or pgqrs_run_fail";
+    if (returned != PGQRS_OK) {
+        failure.code = pgqrs_result_name(returned);
+        failure.message = "the function returned this result";
+        failure.transient = true;
+    }
+    pgqrsi_run_try_again(run, &failure);
+}
+
+static void pgqrsi_run_write_end(pgqrs_run *run, pgqrs_run_state state)
+{
+    pgqrs_backend_run_write *write = &run->write;
+    pgqrsi_run_write_begin(run);
+    write->state = state;
+    write->started_at_us = run->loaded->now_us;
+    if (state == PGQRS_RUN_QUEUED) {
+        write->wait = run->wait;
+        write->wait_name = run->wait_name;
+        write->wait_until_us = run->wait_until_us;
+    } else if (state == PGQRS_RUN_SUCCESS) {
+        write->output = run->output;
+        write->output_size = run->output_size;
+    } else if (state == PGQRS_RUN_ERROR) {
+        write->error_code = run->code;
+        write->error_message = run->text[0] ? run->text : NULL;
+        write->error_step = run->failed_step;
+    }
+}
+
+/* The store failed under it. It costs an attempt, so that a run that always makes it fail ends among the dead letters. */
+static void pgqrsi_run_trouble(const pgqrs_run *run, pgqrs_delivery *delivery)
+{
+    delivery->verdict = PGQRS_RETRY;
+    pgqrsi_reason_copy(run->error.message, delivery->reason);
+}
+
+/* Back in the line, without a try being counted, now or when its time has come. */
+static void pgqrsi_run_give_back(pgqrs_run *run, pgqrs_delivery *delivery, pgqrs_backend_verdict *verdict)
+{
+    int64_t deadline_us = run->loaded->deadline_at_us;
+    delivery->verdict = PGQRS_GIVE_BACK;
+    verdict->fresh = run->progress;
+    if (run->status == PGQRS_ERR_RUN_STOPPED) return;
+    verdict->due.at_us = run->wait_until_us ? run->wait_until_us : PGQRSI_TIME_MAX_US;
+    if (deadline_us && deadline_us < verdict->due.at_us) verdict->due.at_us = deadline_us;
+}
+
+/* What is to be stored, and what becomes of the message. */
+static void pgqrsi_run_judge(pgqrs_run *run, pgqrs_delivery *delivery, pgqrs_backend_verdict *verdict)
+{
+    pgqrs_run_state state = (pgqrs_run_state)0;
+    if (run->returned)
+        state = PGQRS_RUN_SUCCESS;
+    else if (run->failed)
+        state = PGQRS_RUN_ERROR;
+    else if (run->status == PGQRS_ERR_RUN_CANCELLED)
+        state = PGQRS_RUN_CANCELLED;
+    else if (run->status == PGQRS_ERR_RUN_WAITING)
+        state = PGQRS_RUN_QUEUED;
+    pgqrsi_run_write_end(run, state);
+    if (state || run->pending_count) verdict->run = &run->write;
+    if (state == PGQRS_RUN_QUEUED || run->status == PGQRS_ERR_RUN_STOPPED)
+        pgqrsi_run_give_back(run, delivery, verdict);
+    else if (state == 0)
+        pgqrsi_run_trouble(run, delivery);
+    else
+        delivery->verdict = PGQRS_ARCHIVE;
+}
+
+static void pgqrsi_run_tell(pgqrs_run *run)
+{
+    pgqrs_store *store = run->worker->store;
+    long long id = (long long)run->message->id;
+    if (run->returned)
+        pgqrsi_log(store, PGQRS_LOG_DEBUG, "workflow \"%s\": run %lld is done", run->loaded->workflow, id);
+    else if (run->status == PGQRS_ERR_RUN_WAITING || run->status == PGQRS_ERR_RUN_CANCELLED)
+        pgqrsi_log(store, PGQRS_LOG_INFO, "%s", run->error.message);
+    else if (run->status)
+        pgqrsi_log(store, PGQRS_LOG_WARN, "%s", run->error.message);
+}
+
+/* --- a delivery */
+
+static const pgqrsi_entry *pgqrsi_run_entry(const pgqrsi_runs *runs, const char *workflow)
+{
+    for (size_t i = 0; i < runs->entry_count; i++)
+        if (strcmp(runs->entries[i].workflow, workflow) == 0) return &runs->entries[i];
+    return NULL;
+}
+
+/* Cases in which the function is not called. True: the delivery has its verdict already. */
+static bool pgqrsi_run_dismiss(pgqrs_run *run, pgqrs_delivery *delivery)
+{
+    pgqrs_store *store = run->worker->store;
+    const pgqrs_backend_run *loaded = run->loaded;
+    long long id = (long long)run->message->id;
+    if (!loaded) {
+        delivery->verdict = PGQRS_REJECT;
+        pgqrsi_reason_copy("not a run of a workflow: trigger it with pgqrs_workflow_trigger", delivery->reason);
+        pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": message %lld goes to the dead letters: %s", run->worker->queue,
+                   id, delivery->reason);
+    } else if (loaded->stored) {
+        delivery->verdict = PGQRS_ARCHIVE;
+    } else if (!pgqrsi_run_entry(run->worker->runs, loaded->workflow)) {
+        run->stranger = true;
+        delivery->verdict = PGQRS_GIVE_BACK;
+        delivery->delay_ms = PGQRSI_RUN_AGAIN_MS;
+        pgqrsi_log(store, PGQRS_LOG_WARN, "run %lld is of workflow \"%s\", which this worker does not serve", id,
+                   loaded->workflow);
+    }
+    return delivery->verdict != 0;
+}
+
+static void pgqrsi_run_bad_input(pgqrs_run *run, pgqrs_error *detail)
+{
+    pgqrsi_error_rename(detail, "input");
+    pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, NULL, "BAD_INPUT", detail->message);
+}
+
+/* Reasons to stop before the function is called. */
+static void pgqrsi_run_admit(pgqrs_run *run)
+{
+    pgqrs_error detail;
+    const pgqrs_backend_run *loaded = run->loaded;
+    if (loaded->cancel)
+        pgqrsi_run_halt(run, PGQRS_ERR_RUN_CANCELLED, "run %lld is cancelled", (long long)loaded->id);
+    else if (pgqrsi_run_is_late(run))
+        return;
+    else if (pgqrsi_run_check_json(run, run->message->payload, run->message->payload_size, &detail) == PGQRS_ERR_JSON)
+        pgqrsi_run_bad_input(run, &detail);
+    else if (!pgqrsi_run_index(run))
+        pgqrsi_run_no_memory(run);
+}
+
+static void pgqrsi_run_load(pgqrs_run *run)
+{
+    pgqrs_store *store = run->worker->store;
+    run->loaded_at_us = pgqrsi_elapsed_us(store);
+    pgqrs_result result = store->backend->run_load(store->self, pgqrsi_now(store), run->message->id, &run->loaded);
+    if (result) pgqrsi_run_halt_store(run, result);
+    if (run->loaded) run->retries = run->loaded->retries;
+}
+
+static pgqrs_result pgqrsi_run_call(pgqrs_run *run)
+{
+    pgqrs_worker *worker = run->worker;
+    const pgqrsi_entry *entry = pgqrsi_run_entry(worker->runs, run->loaded->workflow);
+    worker->in_handler = true;
+    worker->store->handlers++;
+    PGQRSI_FLAG_SET(worker->store->in_call, 0);
+    pgqrs_result returned = entry->handler(run, entry->user);
+    PGQRSI_FLAG_SET(worker->store->in_call, 1);
+    worker->store->handlers--;
+    worker->in_handler = false;
+    return returned;
+}
+
+/* False: the lease is gone, nothing is owed. */
+static bool pgqrsi_run_execute(pgqrs_run *run, pgqrs_delivery *delivery, pgqrs_backend_verdict *verdict)
+{
+    pgqrsi_run_load(run);
+    if (run->status) { /* it could not even be read */
+        pgqrsi_run_tell(run);
+        pgqrsi_run_trouble(run, delivery);
+        return true;
+    }
+    if (pgqrsi_run_dismiss(run, delivery)) return true;
+    pgqrsi_run_admit(run);
+    if (!run->status) pgqrsi_run_conclude(run, pgqrsi_run_call(run));
+    pgqrsi_run_tell(run);
+    if (run->status == PGQRS_ERR_LEASE_LOST && !run->returned) return false;
+    pgqrsi_run_judge(run, delivery, verdict);
+    return true;
+}
+
+static void pgqrsi_run_free(pgqrs_run *run)
+{
+    pgqrs_free(run->loaded);
+    run->loaded = NULL;
+    run->worker = NULL;
+}
+
+/* Waits for a retry and for a paused step count as the loop's own retries; sleeps and events do not, they may take years. */
+static bool pgqrsi_run_is_retry(const pgqrs_run *run)
+{
+    return run->status == PGQRS_ERR_RUN_WAITING && (run->wait == PGQRS_WAIT_RETRY || run->wait == PGQRS_WAIT_PAUSE);
+}
+
+static void pgqrsi_run_owe(pgqrs_worker *worker, pgqrs_run *run, const pgqrs_message *message,
+                           const pgqrs_backend_verdict *judged)
+{
+    int64_t retry_until_us = worker->retry_until_us;
+    size_t slot = worker->owed_count;
+    int64_t now_us = run->loaded ? pgqrsi_run_now(run) : 0;
+    pgqrsi_worker_owe(worker, message);
+    pgqrs_backend_verdict *owed = &worker->owed[slot];
+    owed->run = judged->run;
+    owed->fresh = judged->fresh;
+    if (judged->due.at_us || judged->due.delay_us) owed->due = judged->due;
+    if (owed->verdict != PGQRS_GIVE_BACK) return;
+    int64_t wait_us = owed->due.at_us ? owed->due.at_us - now_us : owed->due.delay_us;
+    int64_t due_us = pgqrsi_elapsed_us(worker->store) + (wait_us > 0 ? wait_us : 0);
+    worker->retry_until_us = retry_until_us;
+    if (pgqrsi_run_is_retry(run) && due_us > retry_until_us) worker->retry_until_us = due_us;
+}
+
+static void pgqrsi_worker_handle_run(pgqrs_worker *worker)
+{
+    pgqrs_message *message = pgqrsi_worker_message(worker, worker->next);
+    int64_t started_us = pgqrsi_monotonic_us();
+    size_t slot = worker->owed_count;
+    pgqrs_run *run = &worker->runs->items[slot];
+    pgqrs_backend_verdict judged;
+    memset(&judged, 0, sizeof judged);
+    memset(run, 0, sizeof *run);
+    run->worker = worker;
+    run->message = message;
+    run->open = PGQRSI_NO_STEP;
+    pgqrsi_worker_start(worker, message, slot);
+    worker->next++;
+    pgqrsi_worker_tell(worker, PGQRS_EVENT_STARTED, message, PGQRS_OK, started_us);
+    bool owed = pgqrsi_run_execute(run, &worker->deliveries[slot], &judged);
+    pgqrsi_worker_tell(worker, PGQRS_EVENT_FINISHED, message, run->returned ? PGQRS_OK : run->status, started_us);
+    if (owed)
+        pgqrsi_run_owe(worker, run, message, &judged);
+    else
+        pgqrsi_run_free(run);
+    run->worker = NULL;
+    message->delivery = NULL;
+    if (!run->stranger) worker->handled++;
+}
+
+/* What was owed is stored, or refused for good: the texts of the runs are not needed any more. */
+static void pgqrsi_runs_settled(pgqrs_worker *worker)
+{
+    for (size_t i = 0; worker->runs && i < worker->owed_count; i++)
+        pgqrsi_run_free(&worker->runs->items[i]);
+}
+
+/* --- workers of workflows */
+
+static pgqrs_result pgqrsi_workflow_unknown(pgqrs_store *store, const char *workflow)
+{
+    return pgqrsi_fail(store, PGQRS_ERR_WORKFLOW_NOT_FOUND,
+                       "there is no workflow \"%s\": create it with pgqrs_workflow_create", workflow);
+}
+
+static pgqrs_result pgqrsi_workflow_find(pgqrs_store *store, const char *workflow, pgqrs_workflows **out)
+{
+    pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
+    *out = NULL;
+    if (!result) result = store->backend->workflow_list(store->self, workflow, 0, 1, out);
+    if (!result && (*out)->count == 0) {
+        pgqrs_free(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
+/* The queue of one entry; the first one decides, the others have to agree. */
+static pgqrs_result pgqrsi_runs_queue(pgqrs_store *store, const pgqrs_workflow_entry *entry, char *queue)
+{
+    pgqrs_workflows *found = NULL;
+    if (!entry->handler)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "the handler of workflow \"%s\" is NULL",
+                           entry->workflow ? entry->workflow : "");
+    pgqrs_result result = pgqrsi_workflow_find(store, entry->workflow, &found);
+    if (!result && !found) result = pgqrsi_workflow_unknown(store, entry->workflow);
+    if (result) return result;
+    const char *name = found->items[0].settings.queue;
+    if (!queue[0])
+        snprintf(queue, PGQRSI_NAME_MAX + 1, "%s", name);
+    else if (strcmp(queue, name) != 0)
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                             "workflow \"%s\" is on queue \"%s\", not on \"%s\": one worker serves workflows that were "
+                             "created with the same pgqrs_workflow_desc.queue",
+                             entry->workflow, name, queue);
+    pgqrs_free(found);
+    return result;
+}
+
+static void pgqrsi_runs_free(pgqrs_worker *worker)
+{
+    pgqrsi_runs *runs = worker->runs;
+    if (!runs) return;
+    for (size_t i = 0; i < runs->count; i++)
+        pgqrsi_run_free(&runs->items[i]);
+    pgqrsi_mem_free(&worker->store->settings.allocator, runs, runs->bytes);
+    worker->runs = NULL;
+}
+
+static pgqrsi_runs *pgqrsi_runs_alloc(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
+                                      size_t batch)
+{
+    size_t head = PGQRSI_ROUND(sizeof(pgqrsi_runs));
+    size_t items = PGQRSI_ROUND(batch * sizeof(pgqrs_run));
+    size_t bytes = head + items + count * sizeof(pgqrsi_entry);
+    pgqrsi_runs *runs = (pgqrsi_runs *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
+    if (!runs) return NULL;
+    runs->bytes = bytes;
+    runs->items = (pgqrs_run *)(void *)((char *)runs + head);
+    runs->count = batch;
+    runs->entries = (pgqrsi_entry *)(void *)((char *)runs + head + items);
+    runs->entry_count = count;
+    for (size_t i = 0; i < count; i++) {
+        snprintf(runs->entries[i].workflow, sizeof runs->entries[i].workflow, "%s", entries[i].workflow);
+        runs->entries[i].handler = entries[i].handler;
+        runs->entries[i].user = entries[i].user;
+    }
+    return runs;
+}
+
+/* One run at a time, each stored at its end, unless the caller says otherwise. */
+static pgqrs_result pgqrsi_worker_open_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
+                                                 const pgqrs_work_desc *given, pgqrs_worker **out)
+{
+    char queue[PGQRSI_NAME_MAX + 1] = "";
+    pgqrs_work_desc wanted, desc;
+    pgqrs_result result = PGQRS_OK;
+    *out = NULL;
+    memset(&wanted, 0, sizeof wanted);
+    if (given) wanted = *given;
+    wanted.batch = PGQRSI_DEFAULT(wanted.batch, 1);
+    wanted.settle_ms = PGQRSI_DEFAULT(wanted.settle_ms, wanted.batch > 1 ? 0 : -1);
+    if (!entries || !count || count > PGQRSI_LIST_MAX)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "give 1 to %d workflows", PGQRSI_LIST_MAX);
+    for (size_t i = 0; i < count && !result; i++)
+        result = pgqrsi_runs_queue(store, &entries[i], queue);
+    if (!result) result = pgqrsi_work_check(store, &wanted, &desc);
+    if (result) return result;
+    pgqrs_worker *worker = pgqrsi_worker_alloc(store, queue, &desc);
+    pgqrsi_runs *runs = worker ? pgqrsi_runs_alloc(store, entries, count, (size_t)desc.batch) : NULL;
+    if (runs) return pgqrsi_worker_start_up(worker, runs, out);
+    if (worker) pgqrsi_worker_free(worker);
+    return pgqrsi_no_memory(store);
+}
+
+static pgqrs_result pgqrsi_work_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
+                                          const pgqrs_work_desc *desc)
+{
+    pgqrs_worker *worker = NULL;
+    pgqrs_result result = pgqrsi_worker_open_workflows(store, entries, count, desc, &worker);
+    return worker ? pgqrsi_work_through(worker, result) : result;
+}
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>admin: queues, inspection, repair, numbers
@@ -5060,6 +7068,661 @@ static pgqrs_result pgqrsi_message_explain(pgqrs_store *store, int64_t id, pgqrs
     return result;
 }
 
+/* --- workflows */
+
+static pgqrs_result pgqrsi_workflow_desc_check(pgqrs_store *store, const pgqrs_workflow_desc *desc)
+{
+    int64_t least = -1; /* an update sets back to 0 with it */
+    pgqrs_result result = desc->queue ? pgqrsi_check_queue(store, desc->queue) : PGQRS_OK;
+    if (!result) result = pgqrsi_retry_check(&desc->retry, &store->error);
+    if (!result) result = pgqrsi_check_range(store, "lease_ms", desc->lease_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "max_attempts", desc->max_attempts, 0, INT16_MAX);
+    if (!result) result = pgqrsi_check_range(store, "timeout_ms", desc->timeout_ms, least, PGQRSI_DELAY_MAX_MS);
+    if (!result)
+        result = pgqrsi_check_range(store, "step_timeout_ms", desc->step_timeout_ms, least, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_check_range(store, "retention_ms", desc->retention_ms, least, PGQRSI_DELAY_MAX_MS);
+    if (!result)
+        result =
+            pgqrsi_check_range(store, "failed_retention_ms", desc->failed_retention_ms, least, PGQRSI_DELAY_MAX_MS);
+    return result;
+}
+
+static pgqrs_result pgqrsi_workflow_create(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc)
+{
+    pgqrs_workflow_desc settings;
+    pgqrs_queue_desc queue;
+    bool created = false;
+    memset(&settings, 0, sizeof settings);
+    memset(&queue, 0, sizeof queue);
+    if (desc) settings = *desc;
+    pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
+    if (!result) result = pgqrsi_workflow_desc_check(store, &settings);
+    if (result) return result;
+    if (!settings.queue) settings.queue = workflow;
+    settings.retry = pgqrsi_retry_resolve(&settings.retry, &pgqrsi_retry_default);
+    settings.timeout_ms = settings.timeout_ms < 0 ? 0 : settings.timeout_ms;
+    settings.step_timeout_ms = settings.step_timeout_ms < 0 ? 0 : settings.step_timeout_ms;
+    settings.retention_ms = settings.retention_ms < 0 ? 0 : settings.retention_ms;
+    settings.failed_retention_ms = settings.failed_retention_ms < 0 ? 0 : settings.failed_retention_ms;
+    queue.lease_ms = settings.lease_ms;
+    queue.max_attempts = settings.max_attempts;
+    pgqrsi_queue_desc_resolve(store, &queue);
+    result = store->backend->workflow_create(store->self, pgqrsi_now(store), workflow, &settings, &queue, &created);
+    pgqrsi_policy_forget(store);
+    if (!result && !created && settings.must_be_new)
+        return pgqrsi_fail(store, PGQRS_ERR_WORKFLOW_EXISTS, "workflow \"%s\" exists already", workflow);
+    return result;
+}
+
+static pgqrs_result pgqrsi_workflow_update(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc)
+{
+    pgqrs_workflow_desc settings;
+    memset(&settings, 0, sizeof settings);
+    if (desc) settings = *desc;
+    pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
+    settings.queue = NULL;
+    if (!result) result = pgqrsi_workflow_desc_check(store, &settings);
+    return result ? result : store->backend->workflow_change(store->self, workflow, &settings);
+}
+
+static pgqrs_result pgqrsi_workflow_get(pgqrs_store *store, const char *workflow, pgqrs_workflow **out)
+{
+    pgqrs_workflows *found = NULL;
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = pgqrsi_workflow_find(store, workflow, &found);
+    if (result || !found) return result;
+    pgqrs_workflow *one = (pgqrs_workflow *)pgqrsi_result_alias(found, sizeof *one);
+    if (!one) {
+        pgqrs_free(found);
+        return pgqrsi_no_memory(store);
+    }
+    *one = found->items[0];
+    *out = one;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_workflow_list(pgqrs_store *store, int64_t after_id, size_t limit, pgqrs_workflows **out)
+{
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = pgqrsi_check_limit(store, &limit);
+    if (!result) result = pgqrsi_check_range(store, "after_id", after_id, 0, INT64_MAX);
+    return result ? result : store->backend->workflow_list(store->self, NULL, after_id, limit, out);
+}
+
+#define PGQRSI_RUN_ENDED_BITS (1u << PGQRS_RUN_SUCCESS | 1u << PGQRS_RUN_ERROR | 1u << PGQRS_RUN_CANCELLED)
+
+/* Removes runs bit by bit. */
+static pgqrs_result pgqrsi_run_purge_all(pgqrs_store *store, pgqrs_backend_run_purge *purge, int64_t *removed)
+{
+    pgqrs_result result = PGQRS_OK;
+    purge->limit = PGQRSI_LIST_MAX;
+    do {
+        purge->now_us = pgqrsi_now(store);
+        purge->removed = 0;
+        result = store->backend->run_purge(store->self, purge);
+        if (!result) *removed += purge->removed;
+    } while (!result && purge->removed > 0);
+    return result;
+}
+
+/* Counts runs that have not ended. */
+static pgqrs_result pgqrsi_workflow_open_runs(pgqrs_store *store, const char *workflow, int64_t *open)
+{
+    static const pgqrs_run_state states[] = {PGQRS_RUN_QUEUED, PGQRS_RUN_RUNNING, PGQRS_RUN_PAUSED,
+                                             PGQRS_RUN_CANCELLING};
+    pgqrs_run_filter filter;
+    pgqrs_result result = PGQRS_OK;
+    memset(&filter, 0, sizeof filter);
+    filter.workflow = workflow;
+    *open = 0;
+    for (size_t i = 0; i < sizeof states / sizeof states[0] && !result; i++) {
+        int64_t count = 0;
+        filter.state = states[i];
+        result = store->backend->run_count(store->self, pgqrsi_now(store), &filter, &count);
+        *open += count;
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_workflow_must_exist(pgqrs_store *store, const char *workflow)
+{
+    pgqrs_workflows *found = NULL;
+    pgqrs_result result = pgqrsi_workflow_find(store, workflow, &found);
+    if (!result && !found) result = pgqrsi_workflow_unknown(store, workflow);
+    pgqrs_free(found);
+    return result;
+}
+
+static pgqrs_result pgqrsi_workflow_delete(pgqrs_store *store, const char *workflow, bool force)
+{
+    pgqrs_backend_run_purge purge;
+    int64_t open = 0, removed = 0;
+    pgqrs_result result = pgqrsi_workflow_must_exist(store, workflow);
+    if (!result && !force) result = pgqrsi_workflow_open_runs(store, workflow, &open);
+    if (result) return result;
+    if (open > 0)
+        return pgqrsi_fail(store, PGQRS_ERR_WORKFLOW_NOT_EMPTY,
+                           "workflow \"%s\" has %lld runs that have not ended: cancel them, or delete with force",
+                           workflow, (long long)open);
+    memset(&purge, 0, sizeof purge);
+    purge.workflow = workflow;
+    purge.states = PGQRSI_RUN_ENDED_BITS;
+    purge.open = force;
+    result = pgqrsi_run_purge_all(store, &purge, &removed);
+    if (!result) result = store->backend->workflow_delete(store->self, pgqrsi_now(store), workflow);
+    pgqrsi_policy_forget(store);
+    return result;
+}
+
+/* --- triggers */
+
+static pgqrs_result pgqrsi_trigger_check(pgqrs_store *store, const pgqrs_trigger_item *item,
+                                         pgqrs_backend_trigger_item *out)
+{
+    const pgqrs_trigger_desc *desc = &item->desc;
+    memset(out, 0, sizeof *out);
+    out->input = item->input ? item->input : "null";
+    out->input_size = item->input && desc->input_size ? desc->input_size : strlen(out->input);
+    out->priority = desc->priority;
+    out->idempotency_key = desc->idempotency_key;
+    pgqrs_result result = pgqrsi_check_range(store, "priority", desc->priority, INT16_MIN, INT16_MAX);
+    if (!result) result = pgqrsi_check_when(store, "delay_ms", desc->delay_ms, "at_us", desc->at_us, &out->due);
+    if (!result) result = pgqrsi_check_label(store, "idempotency_key", desc->idempotency_key);
+    if (!result) result = pgqrsi_check_payload(&store->settings, out->input, out->input_size, &store->error);
+    if (result) pgqrsi_error_rename(&store->error, "input");
+    return result;
+}
+
+static int pgqrsi_trigger_compare(const void *a, const void *b)
+{
+    const pgqrs_backend_trigger_item *left = *(const pgqrs_backend_trigger_item *const *)a;
+    const pgqrs_backend_trigger_item *right = *(const pgqrs_backend_trigger_item *const *)b;
+    return strcmp(left->idempotency_key, right->idempotency_key);
+}
+
+/* `sorted` is room for count pointers. */
+static pgqrs_result pgqrsi_trigger_keys(pgqrs_store *store, const pgqrs_backend_trigger_item *items, size_t count,
+                                        const pgqrs_backend_trigger_item **sorted)
+{
+    size_t keys = 0;
+    for (size_t i = 0; i < count; i++)
+        if (items[i].idempotency_key) sorted[keys++] = &items[i];
+    qsort((void *)sorted, keys, sizeof sorted[0], pgqrsi_trigger_compare);
+    for (size_t i = 1; i < keys; i++) {
+        if (strcmp(sorted[i - 1]->idempotency_key, sorted[i]->idempotency_key) != 0) continue;
+        pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "two items have the same idempotency_key");
+        store->error.index = (sorted[i] > sorted[i - 1] ? sorted[i] : sorted[i - 1]) - items;
+        return PGQRS_ERR_INVALID_ARGUMENT;
+    }
+    return PGQRS_OK;
+}
+
+/* Runs that were there already are no news. The queue has to be asked for, which only an observer pays. */
+static void pgqrsi_trigger_tell(pgqrs_store *store, const char *workflow, const pgqrs_receipt *receipts, size_t count,
+                                int64_t started_us)
+{
+    pgqrs_workflows *found = NULL;
+    int64_t made = 0;
+    if (!store->settings.observer.observe) return;
+    for (size_t i = 0; i < count; i++)
+        made += !receipts[i].duplicate;
+    pgqrs_event event = pgqrsi_event(PGQRS_EVENT_ENQUEUED, NULL, made, started_us);
+    if (made == 0) return;
+    if (pgqrsi_workflow_find(store, workflow, &found) == PGQRS_OK && found)
+        event.queue = found->items[0].settings.queue;
+    pgqrsi_observe(store, event);
+    pgqrs_free(found);
+}
+
+static pgqrs_result pgqrsi_trigger_send(pgqrs_store *store, const char *workflow,
+                                        const pgqrs_backend_trigger_item *items, size_t count, pgqrs_receipt *receipts)
+{
+    pgqrs_backend_trigger request;
+    int64_t started_us = pgqrsi_monotonic_us();
+    pgqrs_result result = pgqrsi_bucket_take(&store->bucket, count, started_us, &store->error);
+    if (result) return result;
+    request.now_us = pgqrsi_now(store);
+    request.workflow = workflow;
+    request.items = items;
+    request.count = count;
+    result = store->backend->trigger(store->self, &request, receipts);
+    if (!result)
+        pgqrsi_trigger_tell(store, workflow, receipts, count, started_us);
+    else if (result != PGQRS_ERR_OUTCOME_UNKNOWN)
+        pgqrsi_bucket_put_back(&store->bucket, count);
+    return result;
+}
+
+static pgqrs_result pgqrsi_workflow_trigger(pgqrs_store *store, const char *workflow, const pgqrs_trigger_item *items,
+                                            size_t count, pgqrs_receipt *receipts, bool single)
+{
+    size_t each = sizeof(pgqrs_backend_trigger_item) + sizeof(pgqrs_receipt) + sizeof(void *);
+    pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
+    if (result || count == 0) return result;
+    if (!items) return pgqrsi_null_argument(store, "items");
+    if (count > (size_t)INT32_MAX / each) return pgqrsi_no_memory(store);
+    pgqrs_backend_trigger_item *checked =
+        (pgqrs_backend_trigger_item *)pgqrsi_mem_alloc(&store->settings.allocator, count * each);
+    if (!checked) return pgqrsi_no_memory(store);
+    pgqrs_receipt *made = (pgqrs_receipt *)(void *)(checked + count);
+    const pgqrs_backend_trigger_item **sorted = (const pgqrs_backend_trigger_item **)(void *)(made + count);
+    for (size_t i = 0; i < count && !result; i++) {
+        result = pgqrsi_trigger_check(store, &items[i], &checked[i]);
+        if (result) store->error.index = single ? -1 : (int64_t)i;
+    }
+    if (!result) result = pgqrsi_trigger_keys(store, checked, count, sorted);
+    if (!result) result = pgqrsi_trigger_send(store, workflow, checked, count, made);
+    if (!result && receipts) memcpy(receipts, made, count * sizeof *made);
+    pgqrsi_mem_free(&store->settings.allocator, checked, count * each);
+    return result;
+}
+
+/* --- runs: questions */
+
+static pgqrs_result pgqrsi_run_unknown(pgqrs_store *store, int64_t id)
+{
+    return pgqrsi_fail(store, PGQRS_ERR_RUN_NOT_FOUND, "there is no run %lld: it was purged, or never there",
+                       (long long)id);
+}
+
+/* *out NULL: there is no such run. The first of a list of one, in the list's own arena. */
+static pgqrs_result pgqrsi_run_find(pgqrs_store *store, int64_t id, pgqrs_run_info **out)
+{
+    pgqrs_runs *runs = NULL;
+    pgqrs_run_filter filter;
+    memset(&filter, 0, sizeof filter);
+    filter.limit = 1;
+    *out = NULL;
+    if (id <= 0) return PGQRS_OK;
+    pgqrs_result result = store->backend->run_list(store->self, pgqrsi_now(store), id, &filter, &runs);
+    if (!result && runs->count > 0) {
+        *out = (pgqrs_run_info *)pgqrsi_result_alias(runs, sizeof **out);
+        if (*out) {
+            **out = runs->items[0];
+            return PGQRS_OK;
+        }
+        result = pgqrsi_no_memory(store);
+    }
+    pgqrs_free(runs);
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_get(pgqrs_store *store, int64_t id, pgqrs_run_info **out)
+{
+    return out ? pgqrsi_run_find(store, id, out) : pgqrsi_null_argument(store, "out");
+}
+
+static pgqrs_result pgqrsi_run_must_exist(pgqrs_store *store, int64_t id)
+{
+    pgqrs_run_info *info = NULL;
+    pgqrs_result result = pgqrsi_run_find(store, id, &info);
+    if (!result && !info) result = pgqrsi_run_unknown(store, id);
+    pgqrs_free(info);
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_filter(pgqrs_store *store, const pgqrs_run_filter *given, pgqrs_run_filter *filter)
+{
+    memset(filter, 0, sizeof *filter);
+    if (given) *filter = *given;
+    pgqrs_result result = filter->workflow ? pgqrsi_check_name("workflow", filter->workflow, &store->error) : PGQRS_OK;
+    if (!result) result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_RUN_ERROR);
+    if (!result) result = pgqrsi_check_label(store, "idempotency_key", filter->idempotency_key);
+    if (!result) result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
+    if (!result)
+        result = pgqrsi_check_range(store, "triggered_from_us", filter->triggered_from_us, 0, PGQRSI_TIME_MAX_US);
+    if (!result)
+        result = pgqrsi_check_range(store, "triggered_before_us", filter->triggered_before_us, 0, PGQRSI_TIME_MAX_US);
+    return result ? result : pgqrsi_check_limit(store, &filter->limit);
+}
+
+static pgqrs_result pgqrsi_run_list(pgqrs_store *store, const pgqrs_run_filter *given, pgqrs_runs **out)
+{
+    pgqrs_run_filter filter;
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = pgqrsi_run_filter(store, given, &filter);
+    if (!result) result = store->backend->run_list(store->self, pgqrsi_now(store), 0, &filter, out);
+    if (!result && (*out)->count == 0 && filter.workflow) result = pgqrsi_workflow_must_exist(store, filter.workflow);
+    if (result) {
+        pgqrs_free(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_count(pgqrs_store *store, const pgqrs_run_filter *given, int64_t *count)
+{
+    pgqrs_run_filter filter;
+    if (!count) return pgqrsi_null_argument(store, "count");
+    *count = 0;
+    pgqrs_result result = pgqrsi_run_filter(store, given, &filter);
+    filter.after_id = 0;
+    if (!result) result = store->backend->run_count(store->self, pgqrsi_now(store), &filter, count);
+    if (!result && *count == 0 && filter.workflow) result = pgqrsi_workflow_must_exist(store, filter.workflow);
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_steps(pgqrs_store *store, int64_t id, pgqrs_steps **out)
+{
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = store->backend->run_steps(store->self, id, out);
+    if (!result && (*out)->count == 0) result = pgqrsi_run_must_exist(store, id);
+    if (result) {
+        pgqrs_free(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_values_get(pgqrs_store *store, int64_t id, pgqrs_run_values **out)
+{
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = store->backend->run_values(store->self, id, out);
+    if (!result && (*out)->count == 0) result = pgqrsi_run_must_exist(store, id);
+    if (result) {
+        pgqrs_free(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
+static bool pgqrsi_run_has_ended(const pgqrs_run_info *info)
+{
+    return info->state >= PGQRS_RUN_CANCELLED;
+}
+
+/* The commonest way to lose every worker is a step that takes longer than its lease. */
+static const char *pgqrsi_dead_advice(const pgqrs_run_info *run)
+{
+    bool dead = run->error_code && strcmp(run->error_code, "DEAD") == 0;
+    return dead ? " (its workers died, or a step took longer than lease_ms and has no timeout_ms)" : "";
+}
+
+/* The record of an ended run becomes the answer, or the error that says why there is none. */
+static pgqrs_result pgqrsi_run_answer(pgqrs_store *store, pgqrs_run_info *info, pgqrs_run_info **out)
+{
+    pgqrs_result result = PGQRS_OK;
+    long long id = (long long)info->id;
+    if (info->state == PGQRS_RUN_SUCCESS) {
+        *out = info;
+        return PGQRS_OK;
+    }
+    if (info->state == PGQRS_RUN_CANCELLED)
+        result = pgqrsi_fail(store, PGQRS_ERR_RUN_CANCELLED, "run %lld of \"%s\" was cancelled%s%s%s%s", id,
+                             info->workflow, info->cancelled_by ? " by " : "", pgqrsi_text_or_empty(info->cancelled_by),
+                             info->cancel_reason ? ": " : "", pgqrsi_text_or_empty(info->cancel_reason));
+    else
+        result = pgqrsi_fail(store, PGQRS_ERR_RUN_FAILED, "run %lld of \"%s\" failed%s%s%s: %s%s%s%s", id,
+                             info->workflow, info->error_step ? " in step \"" : "",
+                             pgqrsi_text_or_empty(info->error_step), info->error_step ? "\"" : "",
+                             pgqrsi_text_or_empty(info->error_code), info->error_message ? ": " : "",
+                             pgqrsi_text_or_empty(info->error_message), pgqrsi_dead_advice(info));
+    pgqrs_free(info);
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_await(pgqrs_store *store, int64_t id, pgqrsi_wait *wait, pgqrs_run_info **info)
+{
+    bool again = true;
+    while (again) {
+        pgqrs_result result = pgqrsi_run_find(store, id, info);
+        if (!result && !*info) result = pgqrsi_run_unknown(store, id);
+        if (result || pgqrsi_run_has_ended(*info)) return result;
+        result = pgqrsi_wait_next(wait, -1, &again);
+        if (!result && again) {
+            pgqrs_free(*info);
+            *info = NULL;
+        }
+        if (result) return result;
+    }
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_run_result(pgqrs_store *store, int64_t id, int64_t timeout_ms, pgqrs_run_info **out)
+{
+    pgqrsi_wait wait;
+    pgqrs_run_info *info = NULL;
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = pgqrsi_check_range(store, "timeout_ms", timeout_ms, 0, PGQRS_FOREVER);
+    if (result) return result;
+    pgqrsi_wait_open(&wait, store, NULL, NULL, store->settings.poll_ms, timeout_ms);
+    wait.run_id = id;
+    result = pgqrsi_run_await(store, id, &wait, &info);
+    pgqrsi_wait_close(&wait);
+    if (timeout_ms > 0) pgqrsi_stop_take(store);
+    if (!result && pgqrsi_run_has_ended(info)) return pgqrsi_run_answer(store, info, out);
+    if (!result)
+        result = pgqrsi_fail(store, PGQRS_ERR_TIMEOUT, "run %lld is %s and has not ended in the time given",
+                             (long long)id, pgqrs_run_state_name(info->state));
+    pgqrs_free(info);
+    return result;
+}
+
+/* --- runs: why is it not moving? */
+
+static void pgqrsi_explain_ended(const pgqrs_run_info *run, pgqrs_explanation *out)
+{
+    long long id = (long long)run->id;
+    if (run->state == PGQRS_RUN_ERROR)
+        pgqrsi_say(
+            out, PGQRS_WHY_RUN_FAILED, 0,
+            "run %lld failed%s%s: %s%s%s%s. Mend the cause, then pgqrs_run_restart goes on after its last completed "
+            "step",
+            id, run->error_step ? " in step " : "", pgqrsi_text_or_empty(run->error_step),
+            pgqrsi_text_or_empty(run->error_code), run->error_message ? ": " : "",
+            pgqrsi_text_or_empty(run->error_message), pgqrsi_dead_advice(run));
+    else
+        pgqrsi_say(out, PGQRS_WHY_RUN_ENDED, 0, "run %lld has ended: %s", id, pgqrs_run_state_name(run->state));
+}
+
+/* The step that was stored last tells where it is. */
+static pgqrs_result pgqrsi_explain_running(pgqrs_store *store, const pgqrs_run_info *run, const pgqrsi_facts *facts,
+                                           pgqrs_explanation *out)
+{
+    pgqrs_steps *steps = NULL;
+    pgqrs_result result = store->backend->run_steps(store->self, run->id, &steps);
+    const pgqrs_step_info *last = !result && steps->count ? &steps->items[steps->count - 1] : NULL;
+    if (!result)
+        pgqrsi_say(out, PGQRS_WHY_LEASED, run->lease_until_us,
+                   "run %lld is with worker %s (%lld), attempt %d, for another %.1f s at least%s%s%s%s",
+                   (long long)run->id, run->worker ? run->worker : "(not registered)", (long long)run->worker_id,
+                   (int)run->attempt, pgqrsi_seconds(facts->now_us, run->lease_until_us),
+                   last ? "; the last step stored is " : "; no step is stored yet", last ? last->name : "",
+                   last && last->key ? " " : "", last ? pgqrsi_text_or_empty(last->key) : "");
+    pgqrs_free(steps);
+    return result;
+}
+
+static void pgqrsi_explain_wait(const pgqrs_run_info *run, const pgqrsi_facts *facts, pgqrs_explanation *out)
+{
+    static const pgqrs_reason reasons[] = {PGQRS_WHY_DELAYED, PGQRS_WHY_RETRY, PGQRS_WHY_STEP_PAUSE, PGQRS_WHY_SLEEP,
+                                           PGQRS_WHY_EVENT};
+    static const char *const what[] = {"its time", "another try of", "step", "the end of sleep", "event"};
+    char limit[64] = "";
+    if (run->wait_until_us)
+        snprintf(limit, sizeof limit, ", another %.1f s%s", pgqrsi_seconds(facts->now_us, run->wait_until_us),
+                 run->wait == PGQRS_WAIT_EVENT ? " at most" : "");
+    pgqrsi_say(out, reasons[run->wait], run->wait_until_us, "run %lld waits for %s %s%s%s", (long long)run->id,
+               what[run->wait], run->wait_name ? run->wait_name : "the run", limit,
+               run->wait == PGQRS_WAIT_EVENT ? ": pgqrs_run_send_event" : "");
+}
+
+static void pgqrsi_explain_cancelling(const pgqrs_run_info *run, const pgqrsi_facts *facts, pgqrs_explanation *out)
+{
+    if (run->lease_until_us)
+        pgqrsi_say(out, PGQRS_WHY_CANCELLING, run->lease_until_us,
+                   "run %lld is asked to cancel: worker %s (%lld) stops at its next step, or its lease ends in %.1f s",
+                   (long long)run->id, run->worker ? run->worker : "(not registered)", (long long)run->worker_id,
+                   pgqrsi_seconds(facts->now_us, run->lease_until_us));
+    else
+        pgqrsi_say(
+            out, PGQRS_WHY_CANCELLING, 0,
+            "run %lld is asked to cancel and nobody has it any more: cancel it again, or the next worker does it",
+            (long long)run->id);
+}
+
+static pgqrs_result pgqrsi_explain_open(pgqrs_store *store, const pgqrs_run_info *run, pgqrs_explanation *out)
+{
+    pgqrs_message *message = NULL;
+    pgqrsi_facts facts;
+    pgqrs_result result = store->backend->message_get(store->self, pgqrsi_now(store), run->id, &message);
+    if (!result && message) result = pgqrsi_explain_gather(store, message, &facts);
+    if (!result && !message)
+        pgqrsi_say(out, PGQRS_WHY_RUN_FAILED, 0, "run %lld lost its message, somebody removed it", (long long)run->id);
+    if (!result && message) {
+        pgqrsi_explain_facts(&facts, out);
+        if (run->state == PGQRS_RUN_CANCELLING)
+            pgqrsi_explain_cancelling(run, &facts, out);
+        else if (run->state == PGQRS_RUN_PAUSED)
+            pgqrsi_explain_wait(run, &facts, out);
+        else if (run->state == PGQRS_RUN_RUNNING)
+            result = pgqrsi_explain_running(store, run, &facts, out);
+    }
+    pgqrs_free(message);
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_explain(pgqrs_store *store, int64_t id, pgqrs_explanation *out)
+{
+    pgqrs_run_info *run = NULL;
+    if (!out) return pgqrsi_null_argument(store, "out");
+    memset(out, 0, sizeof *out);
+    pgqrs_result result = pgqrsi_run_find(store, id, &run);
+    if (result) return result;
+    if (!run)
+        pgqrsi_say(out, PGQRS_WHY_UNKNOWN_ID, 0, "there is no run %lld: it was purged, or never there", (long long)id);
+    else if (pgqrsi_run_has_ended(run))
+        pgqrsi_explain_ended(run, out);
+    else
+        result = pgqrsi_explain_open(store, run, out);
+    pgqrs_free(run);
+    return result;
+}
+
+/* --- runs: control */
+
+static pgqrs_result pgqrsi_run_wrong_state(pgqrs_store *store, int64_t id, pgqrs_run_state state, const char *verb)
+{
+    return pgqrsi_fail(store, PGQRS_ERR_RUN_STATE, "run %lld is %s and cannot %s", (long long)id,
+                       pgqrs_run_state_name(state), verb);
+}
+
+static pgqrs_result pgqrsi_run_not_found(pgqrs_store *store, int64_t id, pgqrs_result result)
+{
+    return result == PGQRS_ERR_RUN_NOT_FOUND ? pgqrsi_run_unknown(store, id) : result;
+}
+
+static pgqrs_result pgqrsi_run_cancel(pgqrs_store *store, int64_t id, const pgqrs_cancel_desc *desc,
+                                      pgqrs_run_state *state)
+{
+    char reason[PGQRSI_REASON_MAX + 1] = "";
+    pgqrs_run_state now = (pgqrs_run_state)0;
+    if (state) *state = now;
+    const char *by = desc ? desc->by : NULL;
+    pgqrs_result result = pgqrsi_check_label(store, "by", by);
+    if (desc && desc->reason) pgqrsi_reason_copy(desc->reason, reason);
+    if (!result)
+        result = store->backend->run_cancel(store->self, pgqrsi_now(store), id, by,
+                                            desc && desc->reason ? reason : NULL, &now);
+    if (result) return pgqrsi_run_not_found(store, id, result);
+    if (state) *state = now;
+    if (now == PGQRS_RUN_CANCELLED || now == PGQRS_RUN_CANCELLING) return PGQRS_OK;
+    return pgqrsi_run_wrong_state(store, id, now, "be cancelled");
+}
+
+static pgqrs_result pgqrsi_run_send_event(pgqrs_store *store, int64_t id, const char *event, const char *payload,
+                                          bool *accepted)
+{
+    pgqrs_run_state state = (pgqrs_run_state)0;
+    bool first = false;
+    if (accepted) *accepted = false;
+    const char *text = payload ? payload : "null";
+    size_t size = strlen(text);
+    pgqrs_result result = pgqrsi_check_name("event", event, &store->error);
+    if (!result) result = pgqrsi_check_payload(&store->settings, text, size, &store->error);
+    if (!result)
+        result = store->backend->run_send(store->self, pgqrsi_now(store), id, event, text, size, &first, &state);
+    if (result) return pgqrsi_run_not_found(store, id, result);
+    if (accepted) *accepted = first;
+    return state >= PGQRS_RUN_CANCELLED ? pgqrsi_run_wrong_state(store, id, state, "get events") : PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_run_restart(pgqrs_store *store, int64_t id)
+{
+    pgqrs_run_state state = (pgqrs_run_state)0;
+    pgqrs_result result = store->backend->run_restart(store->self, pgqrsi_now(store), id, &state);
+    if (result) return pgqrsi_run_not_found(store, id, result);
+    return state == PGQRS_RUN_ERROR ? PGQRS_OK
+                                    : pgqrsi_run_wrong_state(store, id, state, "be restarted: only failed ones can");
+}
+
+/* The number of the step to fork from. */
+static pgqrs_result pgqrsi_fork_point(pgqrs_store *store, int64_t id, const pgqrs_fork_desc *desc, int32_t *before)
+{
+    pgqrs_steps *steps = NULL;
+    pgqrs_result result = store->backend->run_steps(store->self, id, &steps);
+    *before = 0;
+    for (size_t i = 0; !result && i < steps->count; i++) {
+        bool same = strcmp(steps->items[i].name, desc->step) == 0 &&
+                    strcmp(pgqrsi_text_or_empty(steps->items[i].key), pgqrsi_text_or_empty(desc->key)) == 0;
+        if (same && (!*before || steps->items[i].kind == PGQRS_STEP_BODY)) *before = steps->items[i].number;
+    }
+    pgqrs_free(steps);
+    if (!result && !*before) result = pgqrsi_run_must_exist(store, id);
+    if (!result && !*before)
+        result = pgqrsi_fail(store, PGQRS_ERR_STEP_NOT_FOUND, "run %lld has no step \"%s\"%s%s", (long long)id,
+                             desc->step, desc->key ? " with key " : "", pgqrsi_text_or_empty(desc->key));
+    return result;
+}
+
+static pgqrs_result pgqrsi_run_fork(pgqrs_store *store, int64_t id, const pgqrs_fork_desc *given, int64_t *new_run_id)
+{
+    pgqrs_fork_desc desc;
+    int32_t before = 1;
+    int64_t made = 0;
+    if (new_run_id) *new_run_id = 0;
+    memset(&desc, 0, sizeof desc);
+    if (given) desc = *given;
+    pgqrs_result result = desc.step ? pgqrsi_check_name("step", desc.step, &store->error) : PGQRS_OK;
+    if (!result && desc.key && !desc.step)
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "key is given without step");
+    if (!result && desc.input)
+        result = pgqrsi_check_payload(&store->settings, desc.input, strlen(desc.input), &store->error);
+    if (!result && desc.step) result = pgqrsi_fork_point(store, id, &desc, &before);
+    if (!result)
+        result = store->backend->run_fork(store->self, pgqrsi_now(store), id, before, desc.input,
+                                          desc.input ? strlen(desc.input) : 0, &made);
+    if (!result && new_run_id) *new_run_id = made;
+    return pgqrsi_run_not_found(store, id, result);
+}
+
+static pgqrs_result pgqrsi_run_purge(pgqrs_store *store, const char *workflow, const pgqrs_run_purge_desc *given,
+                                     int64_t *removed)
+{
+    pgqrs_run_purge_desc desc;
+    pgqrs_backend_run_purge purge;
+    int64_t count = 0;
+    memset(&desc, 0, sizeof desc);
+    memset(&purge, 0, sizeof purge);
+    if (given) desc = *given;
+    pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
+    if (!result && desc.state)
+        result = pgqrsi_check_range(store, "state", desc.state, PGQRS_RUN_CANCELLED, PGQRS_RUN_ERROR);
+    if (!result) result = pgqrsi_check_range(store, "older_than_ms", desc.older_than_ms, 0, PGQRSI_DELAY_MAX_MS);
+    purge.workflow = workflow;
+    purge.states = desc.state ? 1u << desc.state : PGQRSI_RUN_ENDED_BITS;
+    purge.older_than_us = result ? 0 : desc.older_than_ms * PGQRSI_US_PER_MS;
+    if (!result) result = pgqrsi_run_purge_all(store, &purge, &count);
+    if (removed) *removed = count;
+    return result;
+}
+
 /* --- workers */
 
 static pgqrs_result pgqrsi_worker_healthy(pgqrs_store *store, int64_t worker_id, int64_t max_age_ms, bool *healthy)
@@ -5210,12 +7873,12 @@ static pgqrs_result pgqrsi_system_metrics(pgqrs_store *store, pgqrs_system_metri
 
 /* --- state -------------------------------------------------------------------------------------------------------- */
 
-#define PGQRSI_PG_PARAMETERS 16
+#define PGQRSI_PG_PARAMETERS 32
 #define PGQRSI_PG_ADMIN_FIRST 32 /* statements from here on belong to administration: see pgqrsi_pg_admin_sql */
 #define PGQRSI_PG_STATEMENTS 160
 #define PGQRSI_PG_QUEUES 16
 #define PGQRSI_PG_LEVELS 8
-#define PGQRSI_PG_GROUP 6
+#define PGQRSI_PG_GROUP 8
 #define PGQRSI_PG_EPOCH_US INT64_C(946684800000000) /* 2000-01-01, where Postgres counts from */
 
 /* Parameter types, as the server's catalogue numbers them. */
@@ -5247,6 +7910,7 @@ typedef struct pgqrsi_pg_queue {
     int64_t used_us;
     int64_t tended_us;
     int64_t retained_us;
+    int64_t runs_us;   /* the same for runs */
     int64_t rescan_us; /* monotonic time of the next scan from the start */
     int64_t doubt_us;  /* monotonic time of the last look at who holds the mark up */
     bool idle;         /* the last claim found nothing */
@@ -5268,6 +7932,7 @@ typedef struct pgqrsi_pg {
     bool checked; /* the version of the tables is the one this library writes */
     bool listening;
     bool ended; /* the server said that it is about to close the connection */
+    bool open;  /* inside pgqrsi_pg_transaction's BEGIN … COMMIT: nothing is repeated, nothing made anew */
     int depth;  /* inside pgqrsi_pg_begin … commit */
     bool savepoint;
     char *texts[PGQRSI_PG_STATEMENTS];
@@ -5296,8 +7961,10 @@ typedef struct pgqrsi_pg_call {
 
 /* Several calls sent together: one round trip and one transaction. */
 typedef struct pgqrsi_pg_group {
-    pgqrsi_pg_call *calls[PGQRSI_PG_GROUP];
-    PGresult *results[PGQRSI_PG_GROUP];
+    pgqrsi_pg_call **calls; /* `few` and `few_results`, or longer ones */
+    PGresult **results;
+    pgqrsi_pg_call *few[PGQRSI_PG_GROUP];
+    PGresult *few_results[PGQRSI_PG_GROUP];
     int count;
     int failed;       /* index of the call the server refused, -1: none */
     char sqlstate[6]; /* why */
@@ -5309,6 +7976,19 @@ typedef struct pgqrsi_pg_group {
 
 static const char *pgqrsi_pg_hot_sql(int statement);
 static const char *pgqrsi_pg_admin_sql(int index); /* index: statement - PGQRSI_PG_ADMIN_FIRST */
+
+static void pgqrsi_pg_group_start(pgqrsi_pg_group *group)
+{
+    memset(group, 0, sizeof *group);
+    group->calls = group->few;
+    group->results = group->few_results;
+}
+
+/* Whether transactions, retries and reconnects are ours to decide. */
+static bool pgqrsi_pg_alone(const pgqrsi_pg *pg)
+{
+    return pg->own && !pg->open;
+}
 
 /* --- parameters --------------------------------------------------------------------------------------------------- */
 
@@ -5514,6 +8194,27 @@ static const char *pgqrsi_pg_get_text(const PGresult *r, int row, int column, in
     if (PQgetisnull(r, row, column)) return NULL;
     if (size) *size = PQgetlength(r, row, column);
     return PQgetvalue(r, row, column);
+}
+
+/* Copies one text into a result object; false: no memory. */
+static bool pgqrsi_pg_copy(void *result, const PGresult *r, int row, int column, const char **out)
+{
+    int64_t size;
+    const char *text = pgqrsi_pg_get_text(r, row, column, &size);
+    *out = pgqrs_backend_result_text(result, text, size);
+    return *out != NULL || text == NULL;
+}
+
+/* Bytes that the texts of a result will need, so that one block holds them all. */
+static size_t pgqrsi_pg_text_bytes(const PGresult *r)
+{
+    size_t bytes = 0;
+    for (int column = 0; column < PQnfields(r); column++) {
+        if (PQftype(r, column) != PGQRSI_PG_TEXT) continue;
+        for (int row = 0; row < PQntuples(r); row++)
+            if (!PQgetisnull(r, row, column)) bytes += (size_t)PQgetlength(r, row, column) + 16;
+    }
+    return bytes;
 }
 
 /* --- errors ------------------------------------------------------------------------------------------------------- */
@@ -5870,10 +8571,11 @@ static const char *pgqrsi_pg_text_of(pgqrsi_pg *pg, int statement)
     return pg->texts[statement];
 }
 
-/* Hot statements are prepared once per connection. Administration plans anew each time: it is rare and its filters differ. */
+/* Hot statements are prepared once per connection. Administration plans anew each time: it is rare and its filters differ. Inside
+ * an open transaction the planner's settings are the usual ones, and a plan made under them must not be kept. */
 static bool pgqrsi_pg_named(const pgqrsi_pg *pg, int statement)
 {
-    return !pg->unnamed && statement > PGQRSI_PG_RELAX && statement < PGQRSI_PG_ADMIN_FIRST;
+    return !pg->unnamed && !pg->open && statement > PGQRSI_PG_RELAX && statement < PGQRSI_PG_ADMIN_FIRST;
 }
 
 static void pgqrsi_pg_name(int statement, char name[24])
@@ -6029,7 +8731,7 @@ static void pgqrsi_pg_group_clear(pgqrsi_pg_group *group)
 static pgqrsi_pg_outcome pgqrsi_pg_attempt(pgqrsi_pg *pg, pgqrsi_pg_group *group)
 {
     pgqrsi_pg_call relax;
-    bool relaxed = pg->own && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
+    bool relaxed = pgqrsi_pg_alone(pg) && pg->depth == 0 && group->calls[0]->statement >= PGQRSI_PG_ADMIN_FIRST;
     for (int i = 0; i < group->count; i++) {
         pgqrsi_pg_outcome outcome = pgqrsi_pg_prepare(pg, group, i);
         if (outcome != PGQRSI_PG_DONE) return outcome;
@@ -6079,8 +8781,21 @@ static pgqrs_result pgqrsi_pg_borrowed_ready(pgqrsi_pg *pg)
     return PGQRS_OK;
 }
 
+/* Inside a transaction that pgqrsi_pg_transaction opened: it may have failed, and it is not made again. */
+static pgqrs_result pgqrsi_pg_open_ready(pgqrsi_pg *pg)
+{
+    if (PQstatus(pg->connection) != CONNECTION_OK) return pgqrsi_pg_lost(pg, false);
+    if (PQtransactionStatus(pg->connection) == PQTRANS_INTRANS) return PGQRS_OK;
+    if (PQtransactionStatus(pg->connection) == PQTRANS_INERROR)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P02",
+                                  "the transaction has failed: it can only be rolled back");
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                              "the transaction was ended, or its connection left busy, by a statement of the program");
+}
+
 static pgqrs_result pgqrsi_pg_connected(pgqrsi_pg *pg)
 {
+    if (pg->own && pg->open) return pgqrsi_pg_open_ready(pg);
     if (!pg->own) return pgqrsi_pg_borrowed_ready(pg);
     if (pg->depth > 0) return PQstatus(pg->connection) == CONNECTION_OK ? PGQRS_OK : pgqrsi_pg_lost(pg, false);
     return pgqrsi_pg_alive(pg) ? PGQRS_OK : pgqrsi_pg_reconnect(pg);
@@ -6089,7 +8804,7 @@ static pgqrs_result pgqrsi_pg_connected(pgqrsi_pg *pg)
 /* The connection is of no use any more. Inside a transaction it is kept, so that every later statement of it fails too. */
 static void pgqrsi_pg_drop(pgqrsi_pg *pg)
 {
-    if (pg->depth == 0) pgqrsi_pg_hang_up(pg);
+    if (pg->depth == 0 && !pg->open) pgqrsi_pg_hang_up(pg);
 }
 
 static pgqrs_result pgqrsi_pg_check_version(pgqrsi_pg *pg);
@@ -6113,7 +8828,7 @@ static void pgqrsi_pg_back_off(pgqrsi_pg *pg, int tries)
 /* Runs a group until it is done or there is no point in trying again. Results stay in the group until they are cleared. */
 static pgqrs_result pgqrsi_pg_run(pgqrsi_pg *pg, pgqrsi_pg_group *group)
 {
-    bool again = pg->own && pg->depth == 0;
+    bool again = pgqrsi_pg_alone(pg) && pg->depth == 0;
     for (int tries = 0;; tries++) {
         pgqrsi_pg_group_clear(group);
         pgqrs_result result = pgqrsi_pg_connected(pg);
@@ -6162,7 +8877,7 @@ static pgqrs_result pgqrsi_pg_run_one(pgqrsi_pg_call *call, PGresult **out, bool
 {
     pgqrsi_pg_group group;
     *out = NULL;
-    memset(&group, 0, sizeof group);
+    pgqrsi_pg_group_start(&group);
     group.calls[0] = call;
     group.count = 1;
     group.repeatable = repeatable;
@@ -6211,11 +8926,11 @@ static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
 {
     pgqrs_result result = pgqrsi_pg_connected(pg);
     if (result) return result;
-    pg->savepoint = !pg->own && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
+    pg->savepoint = !pgqrsi_pg_alone(pg) && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
     result = pgqrsi_pg_simple(pg, pg->savepoint ? "SAVEPOINT pgqrs" : "BEGIN");
     if (result) return result;
     pg->depth = 1;
-    if (pg->own) result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
+    if (pgqrsi_pg_alone(pg)) result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
     if (result) pgqrsi_pg_rollback(pg);
     return result;
 }
@@ -6224,7 +8939,8 @@ static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
 static pgqrs_result pgqrsi_pg_begin(pgqrsi_pg *pg)
 {
     pgqrs_result result = pgqrsi_pg_begin_once(pg);
-    for (int tries = 0; result == PGQRS_ERR_CONNECTION && pg->own && tries < pg->settings->retry_limit; tries++) {
+    bool again = pgqrsi_pg_alone(pg);
+    for (int tries = 0; result == PGQRS_ERR_CONNECTION && again && tries < pg->settings->retry_limit; tries++) {
         pgqrsi_pg_drop(pg);
         result = pgqrsi_pg_begin_once(pg);
     }
@@ -6248,6 +8964,76 @@ static pgqrs_result pgqrsi_pg_commit(pgqrsi_pg *pg)
     pg->depth = 0;
     if (PQstatus(pg->connection) == CONNECTION_BAD) pgqrsi_pg_drop(pg);
     return result;
+}
+
+/* --- a transaction around other calls --- */
+
+static pgqrs_result pgqrsi_pg_open_once(pgqrsi_pg *pg)
+{
+    static const char begin[] = "BEGIN; ";
+    char sql[sizeof begin + sizeof pgqrsi_pg_relax_sql];
+    pgqrs_result result = pgqrsi_pg_connected(pg);
+    if (!result && !pg->checked) result = pgqrsi_pg_check_version(pg);
+    if (result) return result;
+    if (PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25001",
+                                  "a transaction is open on the caller's connection already: end it first");
+    snprintf(sql, sizeof sql, "%s%s", begin, pg->own ? pgqrsi_pg_relax_sql : "");
+    result = pgqrsi_pg_simple(pg, sql);
+    pg->open = result == PGQRS_OK;
+    if (result && PQstatus(pg->connection) == CONNECTION_OK && PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
+        PQclear(PQexec(pg->connection, "ROLLBACK"));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_open_transaction(pgqrsi_pg *pg)
+{
+    if (pg->open)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25001",
+                                  "a transaction is open on this store already: end it first");
+    pgqrs_result result = pgqrsi_pg_open_once(pg);
+    for (int tries = 0; result == PGQRS_ERR_CONNECTION && pg->own && tries < pg->settings->retry_limit; tries++) {
+        pgqrsi_pg_drop(pg);
+        result = pgqrsi_pg_open_once(pg);
+    }
+    return result;
+}
+
+/* Whatever the program did to its transaction, afterwards none is open; a connection that cannot be brought there is given up. */
+static void pgqrsi_pg_close_transaction(pgqrsi_pg *pg)
+{
+    pg->open = false;
+    pg->depth = 0;
+    if (pg->connection && PQstatus(pg->connection) == CONNECTION_OK &&
+        PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
+        PQclear(PQexec(pg->connection, "ROLLBACK"));
+    if (pg->connection &&
+        (PQstatus(pg->connection) != CONNECTION_OK || PQtransactionStatus(pg->connection) != PQTRANS_IDLE))
+        pgqrsi_pg_drop(pg);
+}
+
+static pgqrs_result pgqrsi_pg_transaction(void *self, pgqrs_backend_verb verb)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrs_result result = PGQRS_OK;
+    if (verb == PGQRS_BACKEND_BEGIN) return pgqrsi_pg_open_transaction(pg);
+    if (!pg->open)
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P01", "no transaction is open on this store");
+    if (verb == PGQRS_BACKEND_COMMIT) {
+        result = pg->own ? pgqrsi_pg_open_ready(pg) : pgqrsi_pg_borrowed_ready(pg);
+        pg->savepoint = false;
+        if (!result && PQtransactionStatus(pg->connection) != PQTRANS_INTRANS)
+            result = pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25P01",
+                                        "the transaction was ended by a statement of the program");
+        if (!result) result = pgqrsi_pg_commit(pg);
+    }
+    pgqrsi_pg_close_transaction(pg);
+    return result;
+}
+
+static PGconn *pgqrsi_pg_pgconn(void *self)
+{
+    return ((pgqrsi_pg *)self)->connection;
 }
 
 /* Ends a transaction the way its statements went; the first failure is the one reported. */
@@ -6348,10 +9134,94 @@ static const char *const pgqrsi_pg_migration_1[] = {
     NULL,
 };
 
-static const char *const *const pgqrsi_pg_migrations[] = {pgqrsi_pg_migration_1};
+/* Where message r.id of queue r.queue_id is, for runs that have not ended: k 1 to be taken, 2 held, 3 delayed, 5 dead; no row: gone. `now` is
+ * the time of the decision. */
+#define PGQRSI_PG_RUN_PLACE(now)                                                                                       \
+    "SELECT 1 AS k, t.attempt, NULL::bigint AS worker_id, NULL::timestamptz AS at, NULL::text AS reason"               \
+    " FROM @.pgqrs_ready t WHERE t.queue_id = r.queue_id AND t.lo <= r.id AND t.lo > r.id - 50 AND r.id < t.lo + t.n"  \
+    " UNION ALL SELECT CASE WHEN t.due_at > " now " THEN 3 ELSE 1 END, t.attempt, NULL, NULL, NULL"                    \
+    " FROM @.pgqrs_delayed t WHERE t.queue_id = r.queue_id AND t.lo <= r.id AND t.lo > r.id - 50"                      \
+    " AND r.id < t.lo + t.n"                                                                                           \
+    " UNION ALL SELECT CASE WHEN t.until > " now " THEN 2 ELSE 1 END, u.attempt, t.worker_id, t.until, NULL"           \
+    " FROM @.pgqrs_leases t, unnest(t.lo, t.n, t.attempt) AS u(lo, n, attempt)"                                        \
+    " WHERE t.queue_id = r.queue_id AND t.lo_min <= r.id AND t.hi_max >= r.id AND u.lo <= r.id AND r.id < u.lo + u.n"  \
+    " UNION ALL SELECT 5, t.attempt, t.worker_id, t.at, t.reason"                                                      \
+    " FROM @.pgqrs_dead t WHERE t.queue_id = r.queue_id AND t.id = r.id"
+
+/* The state of run r whose message is at place p. */
+#define PGQRSI_PG_RUN_STATE                                                                                            \
+    "CASE WHEN r.state <> 0 THEN r.state WHEN p.k IS NULL OR p.k = 5 THEN 7 WHEN r.cancel_requested_at IS NOT NULL"    \
+    " THEN 4 WHEN p.k = 2 THEN 2 WHEN p.k = 3 AND r.wait <> 0 THEN 3 ELSE 1 END"
+
+/* How often the message of an ended run was delivered. The row of its archiving starts with it, mostly. */
+#define PGQRSI_PG_RUN_TRIES                                                                                            \
+    "SELECT a.attempt FROM ((SELECT u.attempt FROM @.pgqrs_done t, unnest(t.lo, t.n, t.attempt) AS u(lo, n, attempt)"  \
+    " WHERE t.queue_id = r.queue_id AND t.lo_min <= r.id AND t.lo_min > r.id - 1024 AND t.hi_max >= r.id"              \
+    " AND u.lo <= r.id AND r.id < u.lo + u.n ORDER BY t.lo_min DESC LIMIT 1)"                                          \
+    " UNION ALL SELECT t.attempt FROM @.pgqrs_dead t WHERE t.queue_id = r.queue_id AND t.id = r.id) a LIMIT 1"
+
+/* Nothing refers to anything by a foreign key: the deletion of messages would pay for it. */
+static const char *const pgqrsi_pg_migration_2[] = {
+    "CREATE TABLE @.pgqrs_workflows(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
+    " queue_id bigint NOT NULL, made_queue boolean NOT NULL, max_retries integer NOT NULL, backoff smallint NOT NULL,"
+    " base_ms bigint NOT NULL, cap_ms bigint NOT NULL, jitter_percent integer NOT NULL, timeout_ms bigint NOT NULL,"
+    " step_timeout_ms bigint NOT NULL, retention_ms bigint NOT NULL, failed_retention_ms bigint NOT NULL,"
+    " created_at timestamptz NOT NULL)",
+    "CREATE TABLE @.pgqrs_runs(id bigint PRIMARY KEY, workflow_id bigint NOT NULL, queue_id bigint NOT NULL,"
+    " triggered_at timestamptz NOT NULL, started_at timestamptz, finished_at timestamptz, deadline_at timestamptz,"
+    " cancel_requested_at timestamptz, wait_until timestamptz, forked_from bigint, retries integer NOT NULL DEFAULT 0,"
+    " state smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 5, 6, 7)),"
+    " wait smallint NOT NULL DEFAULT 0 CHECK (wait BETWEEN 0 AND 4), wait_name text, idempotency_key text,"
+    " cancelled_by text, cancel_reason text, error_code text, error_message text, error_step text, output text)"
+    " WITH (fillfactor=80)",
+    "CREATE INDEX pgqrs_runs_workflow ON @.pgqrs_runs(workflow_id, id)",
+    "CREATE UNIQUE INDEX pgqrs_runs_key ON @.pgqrs_runs(workflow_id, idempotency_key)"
+    " WHERE idempotency_key IS NOT NULL",
+    "CREATE INDEX pgqrs_runs_ended ON @.pgqrs_runs(workflow_id, state, finished_at) WHERE state <> 0",
+    "CREATE TABLE @.pgqrs_steps(run_id bigint NOT NULL, number integer NOT NULL,"
+    " kind smallint NOT NULL CHECK (kind BETWEEN 1 AND 3), state smallint NOT NULL CHECK (state BETWEEN 1 AND 4),"
+    " retries integer NOT NULL, started_at timestamptz, finished_at timestamptz, due_at timestamptz, name text NOT "
+    "NULL,"
+    " key text, input text, output text, error_code text, error_message text, PRIMARY KEY (run_id, number))"
+    " WITH (fillfactor=95)",
+    "CREATE TABLE @.pgqrs_run_events(run_id bigint NOT NULL, name text NOT NULL, sent_at timestamptz NOT NULL,"
+    " payload text NOT NULL, PRIMARY KEY (run_id, name))",
+    "CREATE TABLE @.pgqrs_run_values(run_id bigint NOT NULL, name text NOT NULL, set_at timestamptz NOT NULL,"
+    " value text NOT NULL, PRIMARY KEY (run_id, name)) WITH (fillfactor=70)",
+    "CREATE VIEW @.pgqrs_run_view AS"
+    " SELECT r.id, w.name AS workflow, q.name AS queue, CASE s.code WHEN 1 THEN 'queued' WHEN 2 THEN 'running'"
+    " WHEN 3 THEN 'paused' WHEN 4 THEN 'cancelling' WHEN 5 THEN 'cancelled' WHEN 6 THEN 'success' ELSE 'error' END"
+    " AS state,"
+    " CASE CASE WHEN s.code = 3 THEN r.wait END WHEN 1 THEN 'retry' WHEN 2 THEN 'pause' WHEN 3 THEN 'sleep'"
+    " WHEN 4 THEN 'event' ELSE 'none' END AS wait,"
+    " CASE WHEN s.code = 3 THEN r.wait_name END AS wait_name, CASE WHEN s.code = 3 THEN r.wait_until END AS wait_until,"
+    " coalesce(CASE WHEN r.state = 0 THEN p.attempt ELSE (" PGQRSI_PG_RUN_TRIES ") END, 0) AS attempt, r.retries,"
+    " CASE WHEN r.state = 0 AND s.code = 7 THEN 'DEAD' ELSE r.error_code END AS error_code,"
+    " CASE WHEN r.state = 0 AND s.code = 7 THEN p.reason ELSE r.error_message END AS error_message, r.error_step,"
+    " CASE WHEN p.k = 2 THEN p.worker_id END AS worker_id, k.name AS worker,"
+    " CASE WHEN p.k = 2 THEN p.at END AS lease_until, r.triggered_at, r.started_at,"
+    " CASE WHEN p.k = 5 THEN p.at ELSE r.finished_at END AS finished_at, r.deadline_at, r.cancel_requested_at,"
+    " r.cancelled_by, r.cancel_reason, r.idempotency_key, r.forked_from, m.payload AS input, r.output"
+    " FROM @.pgqrs_runs r JOIN @.pgqrs_workflows w ON w.id = r.workflow_id JOIN @.pgqrs_queues q ON q.id = r.queue_id"
+    " LEFT JOIN @.pgqrs_messages m ON m.queue_id = r.queue_id AND m.id = r.id"
+    " LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(
+        "statement_timestamp()") ") p ON r.state = 0"
+                                 " CROSS JOIN LATERAL (SELECT " PGQRSI_PG_RUN_STATE " AS code) s"
+                                 " LEFT JOIN @.pgqrs_workers k ON p.k = 2 AND k.id = p.worker_id",
+    "CREATE VIEW @.pgqrs_step_view AS"
+    " SELECT run_id, number, CASE kind WHEN 1 THEN 'step' WHEN 2 THEN 'sleep' WHEN 3 THEN 'event' END AS kind,"
+    " CASE state WHEN 1 THEN 'done' WHEN 2 THEN 'retrying' WHEN 3 THEN 'waiting' WHEN 4 THEN 'failed' END AS state,"
+    " name, key, input, output, error_code, error_message, retries, started_at, finished_at, due_at"
+    " FROM @.pgqrs_steps",
+    "UPDATE @.pgqrs_meta SET value = 2 WHERE key = 'schema_version'",
+    NULL,
+};
+
+static const char *const *const pgqrsi_pg_migrations[] = {pgqrsi_pg_migration_1, pgqrsi_pg_migration_2};
 
 static const char *const pgqrsi_pg_uninstall_sql[] = {
-    "DROP VIEW IF EXISTS @.pgqrs_message_view",
+    "DROP VIEW IF EXISTS @.pgqrs_step_view, @.pgqrs_run_view, @.pgqrs_message_view",
+    "DROP TABLE IF EXISTS @.pgqrs_workflows, @.pgqrs_runs, @.pgqrs_steps, @.pgqrs_run_events, @.pgqrs_run_values",
     "DROP TABLE IF EXISTS @.pgqrs_meta, @.pgqrs_queues, @.pgqrs_messages, @.pgqrs_ready, @.pgqrs_delayed, "
     "@.pgqrs_leases,"
     " @.pgqrs_done, @.pgqrs_dead, @.pgqrs_failures, @.pgqrs_dedup, @.pgqrs_workers, @.pgqrs_sleepers",
@@ -6430,7 +9300,7 @@ static pgqrs_result pgqrsi_pg_retry(pgqrsi_pg *pg, pgqrs_result (*work)(pgqrsi_p
         result = work(pg, value);
         bool passing =
             result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_CONFLICT || result == PGQRS_ERR_OUTCOME_UNKNOWN;
-        if (!passing || !pg->own || tries >= pg->settings->retry_limit) return result;
+        if (!passing || !pgqrsi_pg_alone(pg) || tries >= pg->settings->retry_limit) return result;
         if (result == PGQRS_ERR_CONFLICT)
             pgqrsi_pg_back_off(pg, tries);
         else
@@ -6635,6 +9505,15 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_SETTLE_ANY 15 /* and 16 */
 #define PGQRSI_PG_DOUBT 17
 #define PGQRSI_PG_BEAT 18
+#define PGQRSI_PG_TRIGGER_ONE 19
+#define PGQRSI_PG_TRIGGER_ANY 20
+#define PGQRSI_PG_RUN_WRITE 21 /* and 22 */
+#define PGQRSI_PG_RUN_LOAD 23
+#define PGQRSI_PG_RUN_STEPS 24
+#define PGQRSI_PG_RUN_EVENTS 25
+#define PGQRSI_PG_RUN_SEND 26
+#define PGQRSI_PG_RUN_WAKE 27
+#define PGQRSI_PG_RUN_SLEEP 28
 
 /* The time of every decision is parameter 2, or the server's clock when that is NULL. */
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
@@ -6646,6 +9525,11 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 
 /* Rows for `ready` are always made from what a writing statement returned. Thereby the transaction has its number before ord
  * is drawn, which "the mark" relies on. */
+
+/* Run r need not wait any longer. */
+#define PGQRSI_PG_RUN_DUE                                                                                              \
+    "(r.state <> 0 OR r.cancel_requested_at IS NOT NULL OR r.wait = 4 AND EXISTS (SELECT 1 FROM @.pgqrs_run_events v"  \
+    " WHERE v.run_id = r.id AND v.name = r.wait_name))"
 
 /* 1 queue, 2 now, 3 payload, 4 priority, 5 producer: one message, deliverable at once. */
 static const char pgqrsi_pg_enqueue_one[] =
@@ -6747,7 +9631,7 @@ static const char pgqrsi_pg_settle_whole[] =
     " SELECT i.lease, CASE WHEN x.lease IS NOT NULL THEN 1 ELSE 0 / (SELECT count(*) - 1 FROM @.pgqrs_leases l"
     " WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW ") END FROM i LEFT JOIN x ON x.lease = i.lease";
 
-/* 1 leases, 2 now, 3 ids, 4 verdicts, 5 due, 6 delay_us, 7 reasons: any mix. A lease of which something remains keeps its row
+/* 1 leases, 2 now, 3 ids, 4 verdicts (see pgqrsi_pg_verdict_code), 5 due, 6 delay_us, 7 reasons: any mix. A lease of which something remains keeps its row
  * (an UPDATE, not a new row), so that an extend that waits for the row finds it again. Everything that follows derives from
  * the rows that DELETE and UPDATE returned. Returns the places of the verdicts that were valid. */
 static const char pgqrsi_pg_settle_any[] =
@@ -6778,9 +9662,14 @@ static const char pgqrsi_pg_settle_any[] =
     " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
     " b AS (SELECT * FROM x UNION ALL SELECT * FROM y),"
     " z AS MATERIALIZED (SELECT b.*, h.id, h.prio, h.reason, h.place, " PGQRSI_PG_NOW " AS now,"
-    " CASE WHEN h.verdict = 4 AND h.attempt >= q.max_attempts THEN 6 ELSE h.verdict END AS verdict,"
-    " (CASE WHEN h.verdict = 5 THEN h.attempt - 1 ELSE h.attempt END)::smallint AS attempt,"
-    " coalesce(h.due, " PGQRSI_PG_NOW " + h.delay_us * interval '1 microsecond') AS due,"
+    " CASE WHEN h.verdict = 4 AND h.attempt >= q.max_attempts THEN 6 WHEN h.verdict > 6 THEN 5 ELSE h.verdict END AS "
+    "verdict,"
+    " (CASE h.verdict WHEN 5 THEN h.attempt - 1 WHEN 8 THEN h.attempt - 1 WHEN 7 THEN 0 WHEN 9 THEN 0 ELSE h.attempt "
+    "END)"
+    "::smallint AS attempt,"
+    " CASE WHEN h.verdict > 7 AND EXISTS (SELECT 1 FROM @.pgqrs_runs r WHERE r.id = h.id AND " PGQRSI_PG_RUN_DUE
+    ") THEN"
+    " " PGQRSI_PG_NOW " ELSE coalesce(h.due, " PGQRSI_PG_NOW " + h.delay_us * interval '1 microsecond') END AS due,"
     " coalesce(h.reason, CASE h.verdict WHEN 4 THEN 'attempts used up' ELSE 'rejected' END) AS dead_reason"
     " FROM h JOIN b ON b.lease = h.lease JOIN @.pgqrs_queues q ON q.id = b.queue_id WHERE h.verdict IS NOT NULL),"
     "@+";
@@ -6935,7 +9824,12 @@ static const char pgqrsi_pg_retain_sql[] =
     "id, 1 FROM d),"
     " m AS (DELETE FROM @.pgqrs_messages t USING g WHERE t.queue_id = g.queue_id AND t.id >= g.lo AND t.id < g.lo + g.n"
     " RETURNING t.id),"
-    " f AS (DELETE FROM @.pgqrs_failures t USING g WHERE t.message_id >= g.lo AND t.message_id < g.lo + g.n)"
+    " f AS (DELETE FROM @.pgqrs_failures t USING g WHERE t.message_id >= g.lo AND t.message_id < g.lo + g.n),"
+    " w AS (SELECT lo, n FROM g WHERE queue_id = ANY(ARRAY(SELECT queue_id FROM @.pgqrs_workflows))),"
+    " r AS (DELETE FROM @.pgqrs_runs t USING w WHERE t.id >= w.lo AND t.id < w.lo + w.n RETURNING t.id),"
+    " rs AS (DELETE FROM @.pgqrs_steps t USING r WHERE t.run_id = r.id),"
+    " re AS (DELETE FROM @.pgqrs_run_events t USING r WHERE t.run_id = r.id),"
+    " rv AS (DELETE FROM @.pgqrs_run_values t USING r WHERE t.run_id = r.id)"
     " SELECT (SELECT count(*) FROM m), greatest((SELECT count(*) FROM a), (SELECT count(*) FROM d))";
 
 /* 1 leases, 2 now, 3 ids, 4 lease_us (0: the queue's), 5 worker, 6 epoch. Returns the places whose lease is alive and has them; a
@@ -7000,6 +9894,154 @@ static const char pgqrsi_pg_doubt_sql[] =
     " OR l.pid <> pg_backend_pid() AND x.transactionid::text::bigint = ANY(ARRAY(SELECT p % 4294967296"
     " FROM txid_snapshot_xip(txid_current_snapshot()) AS p WHERE p < $1::bigint))))";
 
+/* 1 workflow, 2 now, 3 input, 4 priority, 5 due, 6 delay_us: one run without a key. */
+static const char pgqrsi_pg_trigger_one[] =
+    "WITH w AS MATERIALIZED (SELECT id, queue_id, " PGQRSI_PG_NOW " AS now,"
+    " coalesce($5::timestamptz, " PGQRSI_PG_NOW " + $6::bigint * interval '1 microsecond') AS due,"
+    " " PGQRSI_PG_NOW " + nullif(timeout_ms, 0) * interval '1 millisecond' AS deadline"
+    " FROM @.pgqrs_workflows WHERE name = $1),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, payload)"
+    " SELECT queue_id, nextval('@.pgqrs_message_id'), $4::int, now, $3::text FROM w RETURNING queue_id, id),"
+    " n AS (INSERT INTO @.pgqrs_runs(id, workflow_id, queue_id, triggered_at, deadline_at)"
+    " SELECT m.id, w.id, m.queue_id, w.now, w.deadline FROM m, w),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT m.queue_id, -$4::int, m.id, 1 FROM m, w"
+    " WHERE w.due <= w.now),"
+    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n) SELECT w.due, m.queue_id, -$4::int, m.id, 1"
+    " FROM m, w WHERE w.due > w.now)"
+    " SELECT id, " PGQRSI_PG_NOTIFY("(SELECT queue_id AS id FROM w)") "::text FROM m";
+
+/* 1 workflow, 2 now, 3 inputs, 4 priorities, 5 due, 6 delay_us, 7 keys: everything. A key whose run can be seen writes nothing.
+ * One that another session is just taking is waited for, and its run returned: that is what the update is for, which
+ * changes nothing. Keys are taken in their order, so that two such statements cannot wait for each other. */
+static const char pgqrsi_pg_trigger_any[] =
+    "WITH w AS MATERIALIZED (SELECT id, queue_id, " PGQRSI_PG_NOW " AS now,"
+    " " PGQRSI_PG_NOW " + nullif(timeout_ms, 0) * interval '1 millisecond' AS deadline"
+    " FROM @.pgqrs_workflows WHERE name = $1),"
+    " u AS MATERIALIZED (SELECT u.*, (SELECT r.id FROM @.pgqrs_runs r WHERE r.workflow_id = w.id"
+    " AND r.idempotency_key = u.key) AS old FROM w, unnest($3::text[], $4::int[], $5::timestamptz[], $6::bigint[],"
+    " $7::text[]) WITH ORDINALITY AS u(input, priority, due, delay_us, key, place)),"
+    " i AS MATERIALIZED (SELECT nextval('@.pgqrs_message_id') AS id, p.* FROM (SELECT u.input, u.priority,"
+    " coalesce(u.due, w.now + u.delay_us * interval '1 microsecond') AS due, u.key, u.place FROM w, u"
+    " WHERE u.old IS NULL ORDER BY u.place) p),"
+    " k AS (INSERT INTO @.pgqrs_runs AS r (id, workflow_id, queue_id, triggered_at, deadline_at, idempotency_key)"
+    " SELECT i.id, w.id, w.queue_id, w.now, w.deadline, i.key FROM i, w ORDER BY i.key COLLATE \"C\", i.place"
+    " ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL"
+    " DO UPDATE SET idempotency_key = r.idempotency_key RETURNING r.id, r.idempotency_key),"
+    " a AS MATERIALIZED (SELECT u.place, coalesce(u.old, k.id, o.id) AS run_id, k.id IS NOT NULL AS fresh, i.due,"
+    " i.priority, i.input FROM u LEFT JOIN i ON i.place = u.place LEFT JOIN k ON k.id = i.id"
+    " LEFT JOIN k o ON o.idempotency_key = i.key),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, payload)"
+    " SELECT w.queue_id, a.run_id, a.priority, w.now, a.input FROM a, w WHERE a.fresh ORDER BY a.place"
+    " RETURNING queue_id, id, priority),"
+    " o AS (SELECT m.queue_id, m.id, -m.priority AS prio, a.due,"
+    " row_number() OVER (PARTITION BY m.priority, a.due ORDER BY m.id) AS place FROM m JOIN a ON a.run_id = m.id),"
+    " g AS MATERIALIZED (SELECT queue_id, prio, due, min(id) AS lo, count(*) AS n FROM o"
+    " GROUP BY queue_id, prio, due, id - place, (place - 1) / 50),"
+    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT g.queue_id, g.prio, g.lo, g.n FROM g, w"
+    " WHERE g.due <= w.now ORDER BY g.lo),"
+    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n) SELECT g.due, g.queue_id, g.prio, g.lo, g.n"
+    " FROM g, w WHERE g.due > w.now ORDER BY g.lo)"
+    " SELECT place, run_id, NOT fresh, " PGQRSI_PG_NOTIFY(
+        "(SELECT queue_id AS id FROM w)") "::text FROM a ORDER BY place";
+
+/* What a delivery stores of its run. 1 lease, 2 now, 3 run, 4 lease_us (0: as it is), 5 state (0: stays, 1: goes on later), 6
+ * retries, 7 started, 8 wait, 9 its name, 10 its end, 11 output, 12 to 14 error code, message and step; of the steps 15 numbers, 16
+ * kinds, 17 states, 18 retries, 19 started, 20 finished, 21 due, 22 names, 23 keys, 24 inputs, 25 outputs, 26 error codes, 27
+ * error messages; 28 names and 29 values. No row: the lease is lost, or the run has ended.
+ *
+ * The lease is locked first, then the run, and that only when it is written: who sends an event or cancels locks the run and
+ * waits for no lease. `short` is looked up before the lease is locked, so that either the lock or the longer lease is
+ * chosen whatever happens meanwhile. */
+static const char pgqrsi_pg_run_write_sql[] =
+    "WITH b AS MATERIALIZED (SELECT " PGQRSI_PG_NOW " AS now, " PGQRSI_PG_NOW
+    " + $4::bigint * interval '1 microsecond' AS needed),"
+    " d AS MATERIALIZED (SELECT $4 > 0 AND t.until < b.needed AS short FROM @.pgqrs_leases t, b"
+    " WHERE t.lease = $1::bigint),"
+    " l AS MATERIALIZED (SELECT t.lease FROM @.pgqrs_leases t WHERE t.lease = $1 AND NOT (SELECT short FROM d)"
+    " AND t.until > (SELECT now FROM b) AND t.lo_min <= $3::bigint AND t.hi_max >= $3"
+    " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n) FOR UPDATE),"
+    " x AS (UPDATE @.pgqrs_leases t SET until = greatest(t.until, (SELECT needed FROM b)) WHERE t.lease = $1"
+    " AND (SELECT short FROM d) AND t.until > (SELECT now FROM b) AND t.lo_min <= $3 AND t.hi_max >= $3"
+    " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
+    " RETURNING t.lease),"
+    " h AS MATERIALIZED (SELECT lease FROM l UNION ALL SELECT lease FROM x),"
+    " r AS MATERIALIZED (SELECT state, cancel_requested_at IS NOT NULL AS cancel,"
+    " $5::int <> 0 OR $7::timestamptz IS NOT NULL AND started_at IS NULL AS change"
+    " FROM @.pgqrs_runs WHERE id = $3),"
+    " u AS (UPDATE @.pgqrs_runs t SET started_at = coalesce(t.started_at, $7),"
+    " state = CASE WHEN $5 < 5 THEN 0 WHEN $5 = 6 AND t.cancel_requested_at IS NOT NULL THEN 5 ELSE $5 END,"
+    " finished_at = CASE WHEN $5 >= 5 THEN (SELECT now FROM b) END,"
+    " retries = CASE WHEN $5 = 1 THEN $6::int ELSE t.retries END,"
+    " wait = CASE $5 WHEN 0 THEN t.wait WHEN 1 THEN $8::int ELSE 0 END,"
+    " wait_name = CASE $5 WHEN 0 THEN t.wait_name WHEN 1 THEN $9::text END,"
+    " wait_until = CASE $5 WHEN 0 THEN t.wait_until WHEN 1 THEN $10::timestamptz END,"
+    " output = CASE WHEN $5 = 6 AND t.cancel_requested_at IS NULL THEN $11::text END,"
+    " error_code = CASE $5 WHEN 7 THEN $12::text END, error_message = CASE $5 WHEN 7 THEN $13::text END,"
+    " error_step = CASE $5 WHEN 7 THEN $14::text END"
+    " WHERE t.id = $3 AND t.state = 0 AND (SELECT change FROM r) AND EXISTS (SELECT 1 FROM h)"
+    " RETURNING t.cancel_requested_at IS NOT NULL AS cancel),"
+    " g AS MATERIALIZED (SELECT cancel FROM u UNION ALL SELECT r.cancel FROM h, r WHERE r.state = 0 AND NOT r.change),"
+    "@+";
+static const char pgqrsi_pg_run_write_more[] =
+    " s AS (INSERT INTO @.pgqrs_steps AS o (run_id, number, kind, state, retries, started_at, finished_at, due_at, "
+    "name, key,"
+    " input, output, error_code, error_message)"
+    " SELECT $3, p.* FROM g, unnest($15::int[], $16::int[], $17::int[], $18::int[], $19::timestamptz[],"
+    " $20::timestamptz[], $21::timestamptz[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[],"
+    " $27::text[]) AS p ON CONFLICT (run_id, number) DO UPDATE SET kind = excluded.kind, state = excluded.state,"
+    " retries = excluded.retries, started_at = excluded.started_at, finished_at = excluded.finished_at,"
+    " due_at = excluded.due_at, name = excluded.name, key = excluded.key, input = excluded.input,"
+    " output = excluded.output, error_code = excluded.error_code, error_message = excluded.error_message),"
+    " v AS (INSERT INTO @.pgqrs_run_values(run_id, name, set_at, value) SELECT $3, p.name, b.now, p.value"
+    " FROM g, b, unnest($28::text[], $29::text[]) AS p(name, value) WHERE p.value IS NOT NULL"
+    " ON CONFLICT (run_id, name) DO UPDATE SET set_at = excluded.set_at, value = excluded.value),"
+    " c AS (DELETE FROM @.pgqrs_run_values t USING g, unnest($28, $29) AS p(name, value)"
+    " WHERE t.run_id = $3 AND t.name = p.name AND p.value IS NULL)"
+    " SELECT cancel, (SELECT pg_notify('@!', (-$3)::text) WHERE $5 >= 5 AND EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"
+    " WHERE z.queue_id = -$3 AND z.until > statement_timestamp()))::text FROM g";
+
+#define PGQRSI_PG_WORKFLOW_COLUMNS                                                                                     \
+    "w.name, q.name, w.max_retries, w.backoff, w.base_ms, w.cap_ms, w.jitter_percent, w.timeout_ms,"                   \
+    " w.step_timeout_ms, w.retention_ms, w.failed_retention_ms"
+
+/* 1 run, 2 now. */
+static const char pgqrsi_pg_run_load_sql[] =
+    "SELECT " PGQRSI_PG_WORKFLOW_COLUMNS ", " PGQRSI_PG_NOW
+    ", r.state, r.cancel_requested_at IS NOT NULL, r.retries, r.started_at, r.deadline_at"
+    " FROM @.pgqrs_runs r JOIN @.pgqrs_workflows w ON w.id = r.workflow_id JOIN @.pgqrs_queues q ON q.id = r.queue_id"
+    " WHERE r.id = $1::bigint";
+
+/* 1 run. */
+static const char pgqrsi_pg_run_steps_sql[] =
+    "SELECT number, kind, state, retries, started_at, finished_at, due_at, name, key, input, output, error_code,"
+    " error_message FROM @.pgqrs_steps WHERE run_id = $1::bigint ORDER BY number";
+
+/* 1 run, 2 now, 3 event, 4 payload. The run is locked, so that one that begins to wait for the event is either through with that,
+ * and found by the statement that follows, or waits here and then sees the event. */
+static const char pgqrsi_pg_run_send_sql[] =
+    "WITH r AS MATERIALIZED (SELECT * FROM @.pgqrs_runs WHERE id = $1::bigint FOR UPDATE),"
+    " s AS MATERIALIZED (SELECT r.id, " PGQRSI_PG_RUN_STATE " AS code FROM r LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(
+        PGQRSI_PG_NOW) ") p ON r.state = 0),"
+                       " e AS (INSERT INTO @.pgqrs_run_events(run_id, name, sent_at, payload)"
+                       " SELECT id, $3::text, " PGQRSI_PG_NOW ", $4::text FROM s WHERE code < 5"
+                       " ON CONFLICT (run_id, name) DO NOTHING RETURNING run_id)"
+                       " SELECT code, (SELECT count(*) FROM e) FROM s";
+
+/* 1 run. */
+static const char pgqrsi_pg_run_wake_sql[] =
+    "WITH r AS MATERIALIZED (SELECT r.id, r.queue_id FROM @.pgqrs_runs r WHERE r.id = $1::bigint AND " PGQRSI_PG_RUN_DUE
+    "), d AS (DELETE FROM @.pgqrs_delayed t USING r WHERE t.queue_id = r.queue_id AND t.lo = r.id AND t.n = 1"
+    " RETURNING t.*),"
+    " i AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT queue_id, prio, lo, n, attempt, expires_at, keyed FROM d RETURNING queue_id)"
+    " SELECT " PGQRSI_PG_NOTIFY("(SELECT queue_id AS id FROM i)") "::text";
+
+/* 1 run, 2 for_us, 3 token. */
+static const char pgqrsi_pg_run_sleep_sql[] =
+    "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
+    " SELECT -$1::bigint, $3::bigint, statement_timestamp() + $2::bigint * interval '1 microsecond'"
+    " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
+
 static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_relax_sql,
     pgqrsi_pg_enqueue_one,
@@ -7020,6 +10062,16 @@ static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_settle_any_more,
     pgqrsi_pg_doubt_sql,
     pgqrsi_pg_beat_sql,
+    pgqrsi_pg_trigger_one,
+    pgqrsi_pg_trigger_any,
+    pgqrsi_pg_run_write_sql,
+    pgqrsi_pg_run_write_more,
+    pgqrsi_pg_run_load_sql,
+    pgqrsi_pg_run_steps_sql,
+    "SELECT name, payload FROM @.pgqrs_run_events WHERE run_id = $1::bigint",
+    pgqrsi_pg_run_send_sql,
+    pgqrsi_pg_run_wake_sql,
+    pgqrsi_pg_run_sleep_sql,
 };
 
 static const char *pgqrsi_pg_hot_sql(int statement)
@@ -7194,6 +10246,7 @@ static pgqrsi_pg_queue *pgqrsi_pg_queue_slot(pgqrsi_pg *pg, const char *name)
     snprintf(oldest->name, sizeof oldest->name, "%s", name);
     oldest->used_us = now_us;
     oldest->retained_us = now_us;
+    oldest->runs_us = now_us;
     return oldest;
 }
 
@@ -7304,8 +10357,7 @@ static size_t pgqrsi_pg_lease_end(const pgqrsi_pg_item *items, size_t from, size
 /* Only ids without a gap go the short way: there number and ends leave no doubt that they are the lease's own. */
 static bool pgqrsi_pg_is_whole(const pgqrsi_pg_item *items, size_t from, size_t end)
 {
-    if (items[end - 1].verdict->id - items[from].verdict->id != (int64_t)(end - from) - 1)
-        return false;
+    if (items[end - 1].verdict->id - items[from].verdict->id != (int64_t)(end - from) - 1) return false;
     for (size_t i = from; i < end; i++) {
         const pgqrs_backend_verdict *verdict = items[i].verdict;
         if (verdict->verdict != PGQRS_ARCHIVE || verdict->lease_size != end - from ||
@@ -7381,11 +10433,20 @@ static void pgqrsi_pg_put_items(pgqrsi_pg_call *call, const pgqrsi_pg_item *item
         if (!items[i].whole) out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
 }
 
+/* How the statements number verdicts: 7 to 9 are kinds of giving back. Fresh: attempts are counted from zero again. With a run:
+ * due at once when the run has nothing to wait for any more. */
+static int32_t pgqrsi_pg_verdict_code(const pgqrs_backend_verdict *verdict)
+{
+    if (verdict->verdict != PGQRS_GIVE_BACK) return (int32_t)verdict->verdict;
+    if (verdict->run) return verdict->fresh ? 9 : 8;
+    return verdict->fresh ? 7 : 5;
+}
+
 static void pgqrsi_pg_put_verdicts(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
 {
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, chosen, 4 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole) out = pgqrsi_pg_put_int32(out, (int32_t)items[i].verdict->verdict);
+        if (!items[i].whole) out = pgqrsi_pg_put_int32(out, pgqrsi_pg_verdict_code(items[i].verdict));
 }
 
 static void pgqrsi_pg_put_reasons(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
@@ -7446,6 +10507,11 @@ static void pgqrsi_pg_any_results(const PGresult *r, pgqrsi_pg_item *const *chos
 
 /* --- exchange ----------------------------------------------------------------------------------------------------- */
 
+static void pgqrsi_pg_put_write(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us,
+                                int64_t lease_us);
+static void pgqrsi_pg_take_write(const PGresult *r, pgqrs_backend_run_write *write);
+static int64_t pgqrsi_pg_retain_runs(pgqrsi_pg *pg, int64_t now_us, const char *queue);
+
 #define PGQRSI_PG_LOCAL_ITEMS 64
 #define PGQRSI_PG_CLAIM_ROUNDS 16
 
@@ -7470,9 +10536,14 @@ typedef struct pgqrsi_pg_work {
     pgqrsi_pg_item **chosen; /* those for the general statement */
     size_t chosen_count;
     size_t lease_count; /* leases for the short one */
+    size_t run_count;   /* verdicts with something to store of their run */
     pgqrsi_pg_queue *slot;
-    pgqrsi_pg_call calls[PGQRSI_PG_GROUP];
+    pgqrsi_pg_call *calls; /* `few`, or, when there are many runs, in `block` */
+    pgqrsi_pg_call few[PGQRSI_PG_GROUP];
+    char *block;
+    size_t block_size;
     pgqrsi_pg_group group;
+    int runs;                                  /* place of the first run in the group, in the order of the items */
     int whole, any, tend, retain, beat, claim; /* places in the group, -1: not part of it */
     bool full;                                 /* the claim looks from the start */
     PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
@@ -7492,6 +10563,43 @@ static pgqrsi_pg_call *pgqrsi_pg_join(pgqrsi_pg_work *work, int statement, int *
     return call;
 }
 
+/* What follows in the same transaction must find the lease as alive as the write did. */
+#define PGQRSI_PG_WRITE_GUARD_US (10 * PGQRSI_US_PER_S)
+
+static void pgqrsi_pg_join_runs(pgqrsi_pg_work *work)
+{
+    int64_t now_us = work->exchange->now_us;
+    int place;
+    work->runs = work->group.count;
+    for (size_t i = 0; i < work->exchange->verdict_count; i++) {
+        const pgqrs_backend_run_write *write = work->items[i].verdict->run;
+        if (!write) continue;
+        int64_t lease_us = write->lease_us;
+        if (now_us == 0 && lease_us < PGQRSI_PG_WRITE_GUARD_US) lease_us = PGQRSI_PG_WRITE_GUARD_US;
+        pgqrsi_pg_put_write(pgqrsi_pg_join(work, PGQRSI_PG_RUN_WRITE, &place), write, now_us, lease_us);
+    }
+}
+
+/* A run and the verdict on its message share their fate. */
+static void pgqrsi_pg_take_runs(pgqrsi_pg_work *work)
+{
+    int place = work->runs;
+    for (size_t i = 0; i < work->exchange->verdict_count; i++) {
+        pgqrs_backend_verdict *verdict = work->items[i].verdict;
+        if (!verdict->run) continue;
+        pgqrsi_pg_take_write(work->group.results[place++], verdict->run);
+        if (verdict->run->result) verdict->result = verdict->run->result;
+    }
+}
+
+static void pgqrsi_pg_agree(const pgqrsi_pg_work *work)
+{
+    for (size_t i = 0; i < work->exchange->verdict_count; i++) {
+        pgqrs_backend_verdict *verdict = work->items[i].verdict;
+        if (verdict->run) verdict->run->result = verdict->result;
+    }
+}
+
 static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
 {
     size_t count = work->exchange->verdict_count;
@@ -7504,6 +10612,7 @@ static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
 }
 
 #define PGQRSI_PG_RETAIN_US (10 * PGQRSI_US_PER_S)
+#define PGQRSI_PG_RETAIN_RUNS 500 /* at a time */
 
 static void pgqrsi_pg_join_tend(pgqrsi_pg_work *work)
 {
@@ -7639,6 +10748,7 @@ static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend,
     pgqrsi_pg_group_clear(&work->group);
     work->group.count = 0;
     work->whole = work->any = work->tend = work->retain = work->beat = work->claim = -1;
+    if (settle && work->run_count > 0) pgqrsi_pg_join_runs(work);
     if (settle) pgqrsi_pg_join_settle(work);
     if (tend) pgqrsi_pg_join_tend(work);
     if (first && work->slot && work->exchange->claim->heartbeat && work->exchange->claim->worker.id)
@@ -7695,7 +10805,10 @@ static pgqrs_result pgqrsi_pg_take_verdicts(pgqrsi_pg_work *work)
     if (work->whole >= 0)
         pgqrsi_pg_whole_results(work->group.results[work->whole], work->items, work->exchange->verdict_count);
     if (work->any >= 0) pgqrsi_pg_any_results(work->group.results[work->any], work->chosen, work->chosen_count);
-    return work->group.lost && work->exchange->verdict_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
+    if (work->run_count > 0) pgqrsi_pg_take_runs(work);
+    pgqrs_result result = work->group.lost && work->exchange->verdict_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
+    if (work->run_count > 0) pgqrsi_pg_agree(work);
+    return result;
 }
 
 static pgqrs_result pgqrsi_pg_find_queue(pgqrsi_pg *pg, const char *queue)
@@ -7712,7 +10825,7 @@ static pgqrs_result pgqrsi_pg_find_queue(pgqrsi_pg *pg, const char *queue)
 
 static bool pgqrsi_pg_in_callers_transaction(const pgqrsi_pg *pg)
 {
-    return !pg->own && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
+    return !pgqrsi_pg_alone(pg) && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
 }
 
 /* The first round, with the verdicts. An unknown queue and a lease that does not match its hint make the server fail the
@@ -7877,10 +10990,22 @@ static bool pgqrsi_pg_tend_due(const pgqrsi_pg_work *work)
                           pgqrs_backend_monotonic() - work->slot->tended_us >= PGQRSI_US_PER_S);
 }
 
+/* A transaction of its own now and then, before the claim. A failure only means that old runs stay for another while. */
+static void pgqrsi_pg_retain_due(pgqrsi_pg_work *work)
+{
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    if (monotonic_us - work->slot->runs_us < PGQRSI_PG_RETAIN_US || pgqrsi_pg_in_callers_transaction(work->pg)) return;
+    bool full =
+        pgqrsi_pg_retain_runs(work->pg, work->exchange->now_us, work->exchange->claim->queue) >= PGQRSI_PG_RETAIN_RUNS;
+    /* a step that was full is followed by the next one soon */
+    work->slot->runs_us = full ? monotonic_us - PGQRSI_PG_RETAIN_US + 200 * PGQRSI_US_PER_MS : monotonic_us;
+}
+
 static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
 {
     pgqrs_backend_claim *claim = work->exchange->claim;
     bool tend = pgqrsi_pg_tend_due(work);
+    if (tend) pgqrsi_pg_retain_due(work);
     work->full = work->slot && (work->slot->idle || pgqrs_backend_monotonic() >= work->slot->rescan_us);
     if (work->slot && !work->full && !pgqrsi_pg_in_callers_transaction(work->pg)) pgqrsi_pg_doubt(work->pg, work->slot);
     pgqrs_result result = pgqrsi_pg_first_round(work, tend);
@@ -7892,6 +11017,38 @@ static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
     return pgqrsi_pg_messages(work);
 }
 
+/* Room in the group for every run and what else may belong to it. */
+static bool pgqrsi_pg_work_room(pgqrsi_pg_work *work)
+{
+    size_t count = work->run_count + PGQRSI_PG_GROUP - 2;
+    if (count <= PGQRSI_PG_GROUP) return true;
+    if (count > INT32_MAX / (sizeof(pgqrsi_pg_call) + 2 * sizeof(void *))) return false;
+    work->block_size = count * (sizeof(pgqrsi_pg_call) + 2 * sizeof(void *));
+    work->block = (char *)pgqrs_backend_alloc(work->pg->store, work->block_size);
+    if (!work->block) return false;
+    work->calls = (pgqrsi_pg_call *)(void *)work->block;
+    work->group.calls = (pgqrsi_pg_call **)(void *)(work->calls + count);
+    work->group.results = (PGresult **)(void *)(work->group.calls + count);
+    return true;
+}
+
+static void pgqrsi_pg_work_start(pgqrsi_pg_work *work, pgqrsi_pg *pg, pgqrs_backend_exchange *exchange)
+{
+    pgqrsi_pg_group_start(&work->group);
+    work->pg = pg;
+    work->exchange = exchange;
+    work->calls = work->few;
+    work->block = NULL;
+    work->block_size = 0;
+    work->items = NULL;
+    work->claim_count = 0;
+    work->got = 0;
+    work->spare = NULL;
+    work->run_count = 0;
+    for (size_t i = 0; i < exchange->verdict_count; i++)
+        work->run_count += exchange->verdicts[i].run != NULL;
+}
+
 static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *exchange)
 {
     pgqrsi_pg_item local[PGQRSI_PG_LOCAL_ITEMS];
@@ -7900,30 +11057,26 @@ static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *excha
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     size_t bytes = exchange->verdict_count * (sizeof(pgqrsi_pg_item) + sizeof(pgqrsi_pg_item *));
     bool large = exchange->verdict_count > PGQRSI_PG_LOCAL_ITEMS;
-    memset(&work.group, 0, sizeof work.group);
-    work.pg = pg;
-    work.exchange = exchange;
-    work.claim_count = 0;
-    work.got = 0;
-    work.spare = NULL;
-    if (exchange->claim && exchange->verdict_count > 0) {
+    pgqrsi_pg_work_start(&work, pg, exchange);
+    bool ready = pgqrsi_pg_work_room(&work);
+    if (ready && exchange->claim && exchange->verdict_count > 0) {
         work.spare = (pgqrs_messages *)pgqrs_backend_result_new(pg->store, sizeof *work.spare, 0);
-        if (!work.spare) return pgqrsi_pg_no_memory(pg);
+        ready = work.spare != NULL;
     }
-    work.items = large ? (pgqrsi_pg_item *)pgqrs_backend_resize(pg->store, NULL, 0, bytes) : local;
-    if (!work.items) {
-        pgqrs_free(work.spare);
-        return pgqrsi_pg_no_memory(pg);
+    if (ready) work.items = large ? (pgqrsi_pg_item *)pgqrs_backend_resize(pg->store, NULL, 0, bytes) : local;
+    pgqrs_result result = work.items ? PGQRS_OK : pgqrsi_pg_no_memory(pg);
+    if (!result) {
+        work.chosen = large ? (pgqrsi_pg_item **)(void *)(work.items + exchange->verdict_count) : local_chosen;
+        work.slot = exchange->claim ? pgqrsi_pg_queue_slot(pg, exchange->claim->queue) : NULL;
+        pgqrsi_pg_items_fill(work.items, exchange->verdicts, exchange->verdict_count);
+        result = pgqrsi_pg_exchange_run(&work);
+        pgqrsi_pg_group_clear(&work.group);
     }
-    work.chosen = large ? (pgqrsi_pg_item **)(void *)(work.items + exchange->verdict_count) : local_chosen;
-    work.slot = exchange->claim ? pgqrsi_pg_queue_slot(pg, exchange->claim->queue) : NULL;
-    pgqrsi_pg_items_fill(work.items, exchange->verdicts, exchange->verdict_count);
-    pgqrs_result result = pgqrsi_pg_exchange_run(&work);
-    pgqrsi_pg_group_clear(&work.group);
     for (int i = 0; i < work.claim_count; i++)
         PQclear(work.claims[i]);
     pgqrs_free(work.spare);
-    if (large) pgqrs_backend_free(pg->store, work.items, bytes);
+    if (large && work.items) pgqrs_backend_free(pg->store, work.items, bytes);
+    if (work.block) pgqrs_backend_free(pg->store, work.block, work.block_size);
     return result;
 }
 
@@ -7956,6 +11109,404 @@ static pgqrs_result pgqrsi_pg_extend(void *self, const pgqrs_backend_extend *req
     return result;
 }
 
+/* --- runs: the hot path -------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_pg_no_workflow(pgqrsi_pg *pg, const char *workflow)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKFLOW_NOT_FOUND, 0, NULL,
+                              "there is no workflow \"%s\": create it with pgqrs_workflow_create", workflow);
+}
+
+static pgqrs_result pgqrsi_pg_no_run(pgqrsi_pg *pg, int64_t run_id)
+{
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_RUN_NOT_FOUND, 0, NULL, "no run has the id %lld", (long long)run_id);
+}
+
+static void pgqrsi_pg_put_trigger_texts(pgqrsi_pg_call *call, const pgqrs_backend_trigger *request, bool keys)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < request->count; i++) {
+        const char *key = request->items[i].idempotency_key;
+        bytes += !keys ? request->items[i].input_size : key ? strlen(key) : 0;
+    }
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, request->count, bytes);
+    for (size_t i = 0; out && i < request->count; i++) {
+        const pgqrs_backend_trigger_item *item = &request->items[i];
+        const char *key = item->idempotency_key;
+        if (keys)
+            out = pgqrsi_pg_put_text(out, key, key ? strlen(key) : 0);
+        else
+            out = pgqrsi_pg_put_text(out, item->input, item->input_size);
+    }
+}
+
+static void pgqrsi_pg_put_trigger_items(pgqrsi_pg_call *call, const pgqrs_backend_trigger *request)
+{
+    size_t count = request->count;
+    pgqrsi_pg_put_trigger_texts(call, request, false);
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, count, 4 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_int32(out, request->items[i].priority);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, count, 8 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_time(out, request->items[i].due.at_us);
+    pgqrsi_pg_array_end(call, out);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, count, 8 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_int64(out, request->items[i].due.delay_us);
+    pgqrsi_pg_put_trigger_texts(call, request, true);
+}
+
+static void pgqrsi_pg_trigger_start(pgqrsi_pg_call *call, pgqrsi_pg *pg, const pgqrs_backend_trigger *request)
+{
+    const pgqrs_backend_trigger_item *first = &request->items[0];
+    bool one = request->count == 1 && !first->idempotency_key;
+    pgqrsi_pg_start(call, pg, one ? PGQRSI_PG_TRIGGER_ONE : PGQRSI_PG_TRIGGER_ANY);
+    pgqrsi_pg_text(call, request->workflow);
+    pgqrsi_pg_time(call, request->now_us);
+    if (one) {
+        pgqrsi_pg_text_sized(call, first->input, first->input_size);
+        pgqrsi_pg_int32(call, first->priority);
+        pgqrsi_pg_time(call, first->due.at_us);
+        pgqrsi_pg_int64(call, first->due.delay_us);
+    } else {
+        pgqrsi_pg_put_trigger_items(call, request);
+    }
+}
+
+/* Safe to repeat after a lost reply only when every run has a key, like an enqueue. */
+static pgqrs_result pgqrsi_pg_trigger(void *self, const pgqrs_backend_trigger *request, pgqrs_receipt *receipts)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r;
+    bool repeatable = true;
+    for (size_t i = 0; i < request->count; i++)
+        repeatable = repeatable && request->items[i].idempotency_key;
+    pgqrsi_pg_trigger_start(&call, pg, request);
+    bool any = call.statement == PGQRSI_PG_TRIGGER_ANY;
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, repeatable, true);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_workflow(pg, request->workflow);
+    if (!result && (size_t)PQntuples(r) != request->count)
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_INTERNAL, 0, NULL,
+                                    "the trigger statement returned %d rows of %zu", PQntuples(r), request->count);
+    for (size_t i = 0; i < request->count && !result; i++) {
+        receipts[i].id = pgqrsi_pg_get_int64(r, (int)i, any ? 1 : 0);
+        receipts[i].duplicate = any && pgqrsi_pg_get_int64(r, (int)i, 2) != 0;
+    }
+    PQclear(r);
+    return result;
+}
+
+/* --- run_write: what of a step goes into which array */
+
+typedef enum pgqrsi_pg_step_column {
+    PGQRSI_PG_STEP_NUMBER = 0,
+    PGQRSI_PG_STEP_KIND = 1,
+    PGQRSI_PG_STEP_STATE = 2,
+    PGQRSI_PG_STEP_RETRIES = 3,
+    PGQRSI_PG_STEP_STARTED = 4,
+    PGQRSI_PG_STEP_FINISHED = 5,
+    PGQRSI_PG_STEP_DUE = 6,
+    PGQRSI_PG_STEP_NAME = 7,
+    PGQRSI_PG_STEP_KEY = 8,
+    PGQRSI_PG_STEP_INPUT = 9,
+    PGQRSI_PG_STEP_OUTPUT = 10,
+    PGQRSI_PG_STEP_CODE = 11,
+    PGQRSI_PG_STEP_MESSAGE = 12
+} pgqrsi_pg_step_column;
+
+static int32_t pgqrsi_pg_step_number(const pgqrs_step_info *step, int column)
+{
+    if (column == PGQRSI_PG_STEP_NUMBER) return step->number;
+    if (column == PGQRSI_PG_STEP_KIND) return (int32_t)step->kind;
+    return column == PGQRSI_PG_STEP_STATE ? (int32_t)step->state : step->retries;
+}
+
+static int64_t pgqrsi_pg_step_time(const pgqrs_step_info *step, int column)
+{
+    if (column == PGQRSI_PG_STEP_STARTED) return step->started_at_us;
+    return column == PGQRSI_PG_STEP_FINISHED ? step->finished_at_us : step->due_at_us;
+}
+
+static const char *pgqrsi_pg_step_text(const pgqrs_step_info *step, int column, size_t *size)
+{
+    const char *texts[6];
+    texts[0] = step->name;
+    texts[1] = step->key;
+    texts[2] = step->input;
+    texts[3] = step->output;
+    texts[4] = step->error_code;
+    texts[5] = step->error_message;
+    const char *text = texts[column - PGQRSI_PG_STEP_NAME];
+    *size = !text ? 0 : column == PGQRSI_PG_STEP_OUTPUT ? step->output_size : strlen(text);
+    return text;
+}
+
+/* An array nobody looks into costs nothing as NULL. */
+static void pgqrsi_pg_null(pgqrsi_pg_call *call, Oid type)
+{
+    pgqrsi_pg_add(call, type, NULL, 0);
+}
+
+static void pgqrsi_pg_put_step_numbers(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int column)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, write->step_count, 4 * write->step_count);
+    for (size_t i = 0; out && i < write->step_count; i++)
+        out = pgqrsi_pg_put_int32(out, pgqrsi_pg_step_number(&write->steps[i], column));
+}
+
+static void pgqrsi_pg_put_step_times(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int column)
+{
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, write->step_count, 8 * write->step_count);
+    for (size_t i = 0; out && i < write->step_count; i++)
+        out = pgqrsi_pg_put_time(out, pgqrsi_pg_step_time(&write->steps[i], column));
+    pgqrsi_pg_array_end(call, out);
+}
+
+static void pgqrsi_pg_put_step_texts(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int column)
+{
+    size_t bytes = 0, size;
+    for (size_t i = 0; i < write->step_count; i++) {
+        (void)pgqrsi_pg_step_text(&write->steps[i], column, &size);
+        bytes += size;
+    }
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, write->step_count, bytes);
+    for (size_t i = 0; out && i < write->step_count; i++) {
+        const char *text = pgqrsi_pg_step_text(&write->steps[i], column, &size);
+        out = pgqrsi_pg_put_text(out, text, size);
+    }
+}
+
+static void pgqrsi_pg_put_steps(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write)
+{
+    for (int column = PGQRSI_PG_STEP_NUMBER; column <= PGQRSI_PG_STEP_MESSAGE; column++) {
+        bool text = column >= PGQRSI_PG_STEP_NAME, number = column <= PGQRSI_PG_STEP_RETRIES;
+        if (write->step_count == 0)
+            pgqrsi_pg_null(call, text ? PGQRSI_PG_TEXT_ARRAY : number ? PGQRSI_PG_INT4_ARRAY : PGQRSI_PG_TIME_ARRAY);
+        else if (text)
+            pgqrsi_pg_put_step_texts(call, write, column);
+        else if (number)
+            pgqrsi_pg_put_step_numbers(call, write, column);
+        else
+            pgqrsi_pg_put_step_times(call, write, column);
+    }
+}
+
+static void pgqrsi_pg_put_values(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, bool names)
+{
+    size_t bytes = 0;
+    if (write->value_count == 0) {
+        pgqrsi_pg_null(call, PGQRSI_PG_TEXT_ARRAY);
+        return;
+    }
+    for (size_t i = 0; i < write->value_count; i++) {
+        const pgqrs_backend_value *value = &write->values[i];
+        bytes += names ? strlen(value->name) : value->value ? value->value_size : 0;
+    }
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, write->value_count, bytes);
+    for (size_t i = 0; out && i < write->value_count; i++) {
+        const pgqrs_backend_value *value = &write->values[i];
+        if (names)
+            out = pgqrsi_pg_put_text(out, value->name, strlen(value->name));
+        else
+            out = pgqrsi_pg_put_text(out, value->value, value->value_size);
+    }
+}
+
+static void pgqrsi_pg_put_write(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us,
+                                int64_t lease_us)
+{
+    pgqrsi_pg_int64(call, write->lease);
+    pgqrsi_pg_time(call, now_us);
+    pgqrsi_pg_int64(call, write->run_id);
+    pgqrsi_pg_int64(call, lease_us);
+    pgqrsi_pg_int32(call, (int32_t)write->state);
+    pgqrsi_pg_int32(call, write->retries);
+    pgqrsi_pg_time(call, write->started_at_us);
+    pgqrsi_pg_int32(call, (int32_t)write->wait);
+    pgqrsi_pg_text(call, write->wait_name);
+    pgqrsi_pg_time(call, write->wait_until_us);
+    pgqrsi_pg_text_sized(call, write->output, write->output_size);
+    pgqrsi_pg_text(call, write->error_code);
+    pgqrsi_pg_text(call, write->error_message);
+    pgqrsi_pg_text(call, write->error_step);
+    pgqrsi_pg_put_steps(call, write);
+    pgqrsi_pg_put_values(call, write, true);
+    pgqrsi_pg_put_values(call, write, false);
+}
+
+static void pgqrsi_pg_take_write(const PGresult *r, pgqrs_backend_run_write *write)
+{
+    bool done = PQntuples(r) > 0;
+    write->result = done ? PGQRS_OK : PGQRS_ERR_LEASE_LOST;
+    write->cancel = done && pgqrsi_pg_get_int64(r, 0, 0) != 0;
+}
+
+/* Repeating is harmless as long as the run goes on. One that ended by the attempt whose reply was lost looks like a lost lease to the
+ * repetition. */
+static pgqrs_result pgqrsi_pg_run_write(void *self, pgqrs_backend_run_write *write)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    pgqrsi_pg_group group;
+    pgqrsi_pg_group_start(&group);
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_RUN_WRITE);
+    pgqrsi_pg_put_write(&call, write, write->now_us, write->lease_us);
+    group.calls[0] = &call;
+    group.count = 1;
+    group.repeatable = true;
+    group.writes = true;
+    pgqrs_result result = pgqrsi_pg_run_group(pg, &group);
+    if (!result) pgqrsi_pg_take_write(group.results[0], write);
+    if (!result && group.lost && write->result && write->state >= PGQRS_RUN_CANCELLED)
+        result = pgqrsi_pg_lost(pg, true);
+    pgqrsi_pg_group_clear(&group);
+    return result;
+}
+
+/* --- run_load */
+
+static bool pgqrsi_pg_read_settings(const PGresult *r, int row, int column, void *result, pgqrs_workflow_desc *settings)
+{
+    settings->retry.max_retries = (int32_t)pgqrsi_pg_get_int64(r, row, column + 1);
+    settings->retry.backoff = (pgqrs_backoff)(int)pgqrsi_pg_get_int64(r, row, column + 2);
+    settings->retry.base_ms = pgqrsi_pg_get_int64(r, row, column + 3);
+    settings->retry.cap_ms = pgqrsi_pg_get_int64(r, row, column + 4);
+    settings->retry.jitter_percent = (int32_t)pgqrsi_pg_get_int64(r, row, column + 5);
+    settings->timeout_ms = pgqrsi_pg_get_int64(r, row, column + 6);
+    settings->step_timeout_ms = pgqrsi_pg_get_int64(r, row, column + 7);
+    settings->retention_ms = pgqrsi_pg_get_int64(r, row, column + 8);
+    settings->failed_retention_ms = pgqrsi_pg_get_int64(r, row, column + 9);
+    return pgqrsi_pg_copy(result, r, row, column, &settings->queue);
+}
+
+/* The columns are those of pgqrsi_pg_run_steps_sql. */
+static bool pgqrsi_pg_read_step(const PGresult *r, int row, void *result, pgqrs_step_info *step)
+{
+    step->number = (int32_t)pgqrsi_pg_get_int64(r, row, 0);
+    step->kind = (pgqrs_step_kind)(int)pgqrsi_pg_get_int64(r, row, 1);
+    step->state = (pgqrs_step_state)(int)pgqrsi_pg_get_int64(r, row, 2);
+    step->retries = (int32_t)pgqrsi_pg_get_int64(r, row, 3);
+    step->started_at_us = pgqrsi_pg_get_int64(r, row, 4);
+    step->finished_at_us = pgqrsi_pg_get_int64(r, row, 5);
+    step->due_at_us = pgqrsi_pg_get_int64(r, row, 6);
+    step->output_size = PQgetisnull(r, row, 10) ? 0 : (size_t)PQgetlength(r, row, 10);
+    return pgqrsi_pg_copy(result, r, row, 7, &step->name) && pgqrsi_pg_copy(result, r, row, 8, &step->key) &&
+           pgqrsi_pg_copy(result, r, row, 9, &step->input) && pgqrsi_pg_copy(result, r, row, 10, &step->output) &&
+           pgqrsi_pg_copy(result, r, row, 11, &step->error_code) &&
+           pgqrsi_pg_copy(result, r, row, 12, &step->error_message);
+}
+
+static bool pgqrsi_pg_read_steps(const PGresult *r, void *result, const pgqrs_step_info **items, size_t *count)
+{
+    size_t rows = (size_t)PQntuples(r);
+    pgqrs_step_info *steps = (pgqrs_step_info *)pgqrs_backend_result_alloc(result, (rows ? rows : 1) * sizeof *steps);
+    bool good = steps != NULL;
+    for (size_t i = 0; good && i < rows; i++)
+        good = pgqrsi_pg_read_step(r, (int)i, result, &steps[i]);
+    *items = steps;
+    *count = good ? rows : 0;
+    return good;
+}
+
+static bool pgqrsi_pg_read_events(const PGresult *r, pgqrs_backend_run *run)
+{
+    size_t rows = (size_t)PQntuples(r);
+    pgqrs_backend_run_event *events =
+        (pgqrs_backend_run_event *)pgqrs_backend_result_alloc(run, (rows ? rows : 1) * sizeof *events);
+    bool good = events != NULL;
+    for (size_t i = 0; good && i < rows; i++) {
+        events[i].payload_size = (size_t)PQgetlength(r, (int)i, 1);
+        good =
+            pgqrsi_pg_copy(run, r, (int)i, 0, &events[i].name) && pgqrsi_pg_copy(run, r, (int)i, 1, &events[i].payload);
+    }
+    run->events = events;
+    run->event_count = good ? rows : 0;
+    return good;
+}
+
+/* The columns are those of pgqrsi_pg_run_load_sql. */
+static bool pgqrsi_pg_read_run_head(const PGresult *r, pgqrs_backend_run *run)
+{
+    run->now_us = pgqrsi_pg_get_int64(r, 0, 11);
+    run->stored = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(r, 0, 12);
+    run->cancel = pgqrsi_pg_get_int64(r, 0, 13) != 0;
+    run->retries = (int32_t)pgqrsi_pg_get_int64(r, 0, 14);
+    run->started_at_us = pgqrsi_pg_get_int64(r, 0, 15);
+    run->deadline_at_us = pgqrsi_pg_get_int64(r, 0, 16);
+    return pgqrsi_pg_copy(run, r, 0, 0, &run->workflow) && pgqrsi_pg_read_settings(r, 0, 1, run, &run->settings);
+}
+
+static pgqrs_backend_run *pgqrsi_pg_read_run(pgqrsi_pg *pg, PGresult *const *r, int64_t run_id)
+{
+    size_t bytes = pgqrsi_pg_text_bytes(r[0]) + pgqrsi_pg_text_bytes(r[1]) + pgqrsi_pg_text_bytes(r[2]) + 256;
+    bytes += (size_t)PQntuples(r[1]) * sizeof(pgqrs_step_info);
+    bytes += (size_t)PQntuples(r[2]) * sizeof(pgqrs_backend_run_event);
+    pgqrs_backend_run *run = (pgqrs_backend_run *)pgqrs_backend_result_new(pg->store, sizeof *run, bytes);
+    if (!run) return NULL;
+    run->id = run_id;
+    if (pgqrsi_pg_read_run_head(r[0], run) && pgqrsi_pg_read_steps(r[1], run, &run->steps, &run->step_count) &&
+        pgqrsi_pg_read_events(r[2], run))
+        return run;
+    pgqrs_free(run);
+    return NULL;
+}
+
+static pgqrs_result pgqrsi_pg_run_load(void *self, int64_t now_us, int64_t run_id, pgqrs_backend_run **out)
+{
+    static const int statements[] = {PGQRSI_PG_RUN_LOAD, PGQRSI_PG_RUN_STEPS, PGQRSI_PG_RUN_EVENTS};
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call calls[3];
+    pgqrsi_pg_group group;
+    *out = NULL;
+    pgqrsi_pg_group_start(&group);
+    for (int i = 0; i < 3; i++) {
+        pgqrsi_pg_start(&calls[i], pg, statements[i]);
+        pgqrsi_pg_int64(&calls[i], run_id);
+        if (i == 0) pgqrsi_pg_time(&calls[i], now_us);
+        group.calls[i] = &calls[i];
+    }
+    group.count = 3;
+    group.repeatable = true;
+    pgqrs_result result = pgqrsi_pg_run_group(pg, &group);
+    if (!result && PQntuples(group.results[0]) > 0 && (*out = pgqrsi_pg_read_run(pg, group.results, run_id)) == NULL)
+        result = pgqrsi_pg_no_memory(pg);
+    pgqrsi_pg_group_clear(&group);
+    return result;
+}
+
+/* --- run_send: two statements, the second of which sees what the first one waited for */
+
+static pgqrs_result pgqrsi_pg_run_send(void *self, int64_t now_us, int64_t run_id, const char *event,
+                                       const char *payload, size_t payload_size, bool *accepted, pgqrs_run_state *state)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call calls[2];
+    pgqrsi_pg_group group;
+    *accepted = false;
+    pgqrsi_pg_group_start(&group);
+    pgqrsi_pg_start(&calls[0], pg, PGQRSI_PG_RUN_SEND);
+    pgqrsi_pg_int64(&calls[0], run_id);
+    pgqrsi_pg_time(&calls[0], now_us);
+    pgqrsi_pg_text(&calls[0], event);
+    pgqrsi_pg_text_sized(&calls[0], payload ? payload : "null", payload ? payload_size : 4);
+    pgqrsi_pg_start(&calls[1], pg, PGQRSI_PG_RUN_WAKE);
+    pgqrsi_pg_int64(&calls[1], run_id);
+    group.calls[0] = &calls[0];
+    group.calls[1] = &calls[1];
+    group.count = 2;
+    group.writes = true;
+    pgqrs_result result = pgqrsi_pg_run_group(pg, &group);
+    if (!result && PQntuples(group.results[0]) == 0) result = pgqrsi_pg_no_run(pg, run_id);
+    if (!result) {
+        *state = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(group.results[0], 0, 0);
+        *accepted = pgqrsi_pg_get_int64(group.results[0], 0, 1) != 0;
+    }
+    pgqrsi_pg_group_clear(&group);
+    return result;
+}
+
 /* --- waiting ------------------------------------------------------------------------------------------------------ */
 
 static void pgqrsi_pg_swallow(pgqrsi_pg *pg)
@@ -7975,15 +11526,18 @@ static pgqrs_result pgqrsi_pg_listen(pgqrsi_pg *pg, int64_t *ignored)
 
 /* The row in `sleepers` is what makes producers notify. It is renewed only when half of its time is over, so that waiting costs
  * no writes. */
-static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t for_us)
+static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t run_id, int64_t for_us)
 {
     pgqrsi_pg_call call;
     PGresult *r;
     int64_t monotonic_us = pgqrs_backend_monotonic();
     if (strcmp(pg->wait_queue, queue) == 0 && pg->wait_until_us - monotonic_us > for_us / 2) return PGQRS_OK;
     if (!pg->wait_token) pg->wait_token = (int64_t)(pgqrs_backend_random(pg->store) >> 1) | 1;
-    pgqrsi_pg_start(&call, pg, PGQRSI_PG_SLEEP);
-    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_start(&call, pg, run_id ? PGQRSI_PG_RUN_SLEEP : PGQRSI_PG_SLEEP);
+    if (run_id)
+        pgqrsi_pg_int64(&call, run_id);
+    else
+        pgqrsi_pg_text(&call, queue);
     pgqrsi_pg_int64(&call, for_us);
     pgqrsi_pg_int64(&call, pg->wait_token);
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
@@ -7994,16 +11548,30 @@ static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t
     return PGQRS_OK;
 }
 
-static pgqrs_result pgqrsi_pg_wait_begin(void *self, int64_t now_us, const char *queue, int64_t for_us)
+/* Sleeping is about real time. Inside an open transaction nobody would hear of it. */
+static pgqrs_result pgqrsi_pg_wait_for(pgqrsi_pg *pg, const char *name, int64_t run_id, int64_t for_us)
 {
-    pgqrsi_pg *pg = (pgqrsi_pg *)self;
     int64_t ignored = 0;
-    (void)now_us; /* sleeping is about real time */
-    if (!(pgqrsi_pg_capabilities(self) & PGQRS_CAN_WAKE)) return PGQRS_OK;
+    if (!(pgqrsi_pg_capabilities(pg) & PGQRS_CAN_WAKE) || pg->open) return PGQRS_OK;
     pgqrs_result result = pgqrsi_pg_retry(pg, pgqrsi_pg_listen, &ignored);
-    if (!result) result = pgqrsi_pg_lie_down(pg, queue, for_us);
+    if (!result) result = pgqrsi_pg_lie_down(pg, name, run_id, for_us);
     pgqrsi_pg_swallow(pg);
     return result;
+}
+
+static pgqrs_result pgqrsi_pg_wait_begin(void *self, int64_t now_us, const char *queue, int64_t for_us)
+{
+    (void)now_us;
+    return pgqrsi_pg_wait_for((pgqrsi_pg *)self, queue, 0, for_us);
+}
+
+/* A run stands among the sleepers under its negative id. No queue can have a name with a control character in it. */
+static pgqrs_result pgqrsi_pg_run_wait_begin(void *self, int64_t now_us, int64_t run_id, int64_t for_us)
+{
+    char name[32];
+    (void)now_us;
+    snprintf(name, sizeof name, "\n%lld", (long long)run_id);
+    return pgqrsi_pg_wait_for((pgqrsi_pg *)self, name, run_id, for_us);
 }
 
 static int pgqrsi_pg_wait_fd(void *self)
@@ -8016,7 +11584,7 @@ static int pgqrsi_pg_wait_fd(void *self)
 static void pgqrsi_pg_wait_end(void *self)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
-    if (pg->wait_until_us && pgqrsi_pg_alive(pg)) {
+    if (pg->wait_until_us && !pg->open && pgqrsi_pg_alive(pg)) {
         pgqrsi_pg_call call;
         PGresult *r;
         pgqrsi_pg_start(&call, pg, PGQRSI_PG_WAKE);
@@ -8035,7 +11603,7 @@ static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, cons
 {
     pgqrsi_pg_call calls[2];
     pgqrsi_pg_group group;
-    memset(&group, 0, sizeof group);
+    pgqrsi_pg_group_start(&group);
     for (int i = 0; i < 2; i++) {
         pgqrsi_pg_start(&calls[i], pg, i == 0 ? PGQRSI_PG_TEND : PGQRSI_PG_RETAIN);
         pgqrsi_pg_text(&calls[i], queue);
@@ -8048,6 +11616,7 @@ static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, cons
     if (!result && PQntuples(group.results[0]) > 0) *changed += pgqrsi_pg_get_int64(group.results[0], 0, 3);
     if (!result && PQntuples(group.results[1]) > 0) *changed += pgqrsi_pg_get_int64(group.results[1], 0, 0);
     pgqrsi_pg_group_clear(&group);
+    if (!result) *changed += pgqrsi_pg_retain_runs(pg, now_us, queue);
     return result;
 }
 
@@ -8145,14 +11714,24 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " AND NOT EXISTS(SELECT 1 FROM rest r WHERE r.lease=l.lease))"
 #define PGQRSI_PA_OLD_IDS "ids AS MATERIALIZED (SELECT queue_id,id FROM each WHERE old)"
 
-/* Forgets the messages in ids(queue_id, id) and counts them. */
+/* What else belongs to runs that `source` has. */
+#define PGQRSI_PA_FORGET_RUNS(source, id)                                                                              \
+    "gone_steps AS (DELETE FROM @.pgqrs_steps t USING " source " r WHERE t.run_id=" id "),"                            \
+    "gone_events AS (DELETE FROM @.pgqrs_run_events t USING " source " r WHERE t.run_id=" id "),"                      \
+    "gone_values AS (DELETE FROM @.pgqrs_run_values t USING " source " r WHERE t.run_id=" id ")"
+
+/* Forgets the messages in ids(queue_id, id) and counts them, and what is left of the runs that had them. */
 #define PGQRSI_PA_FORGET                                                                                               \
     "forget AS (DELETE FROM @.pgqrs_failures f USING ids i WHERE f.message_id=i.id),"                                  \
     "keys AS MATERIALIZED (SELECT y.queue_id,y.key FROM @.pgqrs_dedup y JOIN ids i ON y.queue_id=i.queue_id"           \
     " AND y.message_id=i.id ORDER BY y.key COLLATE \"C\" FOR UPDATE OF y),"                                            \
     "unkey AS (DELETE FROM @.pgqrs_dedup y USING keys k WHERE y.queue_id=k.queue_id AND y.key=k.key),"                 \
-    "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"          \
-    " SELECT count(*) FROM m"
+    "gone_runs AS (DELETE FROM @.pgqrs_runs r USING ids i"                                                             \
+    " WHERE i.queue_id=ANY(ARRAY(SELECT queue_id FROM @.pgqrs_workflows)) AND r.id=i.id RETURNING "                    \
+    "r.id)," PGQRSI_PA_FORGET_RUNS("gone_runs", "r.id") ","                                                            \
+                                                        "m AS (DELETE FROM @.pgqrs_messages m USING ids i WHERE "      \
+                                                        "m.queue_id=i.queue_id AND m.id=i.id RETURNING 1)"             \
+                                                        " SELECT count(*) FROM m"
 
 /* Wakes who sleeps on the queues in `source`(queue_id): the notification leaves when the transaction commits. */
 #define PGQRSI_PA_WAKE(source)                                                                                         \
@@ -8213,7 +11792,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     X(PATIENCE, "SELECT current_setting('lock_timeout'),set_config('lock_timeout',coalesce($1,'3s'),true)")            \
     X(QUEUE_BARRIER, "LOCK TABLE @.pgqrs_leases,@.pgqrs_messages IN EXCLUSIVE MODE")                                   \
     X(QUEUE_USE, "SELECT (SELECT count(*) FROM @.pgqrs_messages WHERE queue_id=$1),"                                   \
-                 "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5)")                              \
+                 "(SELECT count(*) FROM @.pgqrs_workers WHERE queue_id=$1 AND state<>5),"                              \
+                 "(SELECT name FROM @.pgqrs_workflows WHERE queue_id=$1 ORDER BY id LIMIT 1)")                         \
     X(DROP_DELAYED, "DELETE FROM @.pgqrs_delayed WHERE queue_id=$1")                                                   \
     X(DROP_READY, "DELETE FROM @.pgqrs_ready WHERE queue_id=$1")                                                       \
     X(DROP_LEASES, "DELETE FROM @.pgqrs_leases WHERE queue_id=$1")                                                     \
@@ -8292,351 +11872,349 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
  * no row is wider than 1024 ids: the first $7 rows bound the page, then everything within the bound is looked at.
  * `lo`, `lease`, `row` and `id` say what lies beyond the cursor in this direction, `edge` and `within` what the
  * bound is. */
-#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                                                                                                                                                   \
-    PGQRSI_PA_QUEUES("8")                                                                                                                                                                                                                             \
-    PGQRSI_PA_SHOW                                                                                                                                                                                                                                    \
-        "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
-            direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                            \
-            "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                  \
-            " WHERE x.id" id,                                                                                                                                                                                                                         \
-            "",                                                                                                                                                                                                                                       \
-            "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                 \
-                                                                     "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                            \
-                                                                     " WHERE r.queue_id=q.id AND r.lo" lo                                                                                                                                             \
-                                                                     " AND r.due_at>q.t"                                                                                                                                                              \
-                                                                     " AND x.id" id,                                                                                                                                                                  \
-                                                                     "r.lo " direction ",",                                                                                                                                                           \
-                                                                     "$2 IN (0,2) AND $3=0") " UNION "                                                                                                                                                \
-                                                                                             "ALL"                                                                                                                                                    \
-                                                                                             " " PGQRSI_PA_LIST_ARM(                                                                                                                                  \
-                                                                                                 direction,                                                                                                                                           \
-                                                                                                 PGQRSI_PA_AT_LEASED,                                                                                                                                 \
-                                                                                                 "@"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "p"                                                                                                                                                  \
-                                                                                                 "g"                                                                                                                                                  \
-                                                                                                 "q"                                                                                                                                                  \
-                                                                                                 "r"                                                                                                                                                  \
-                                                                                                 "s"                                                                                                                                                  \
-                                                                                                 "_"                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "a"                                                                                                                                                  \
-                                                                                                 "s"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "s"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "u"                                                                                                                                                  \
-                                                                                                 "n"                                                                                                                                                  \
-                                                                                                 "n"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "s"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "("                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "o"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "n"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "a"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "m"                                                                                                                                                  \
-                                                                                                 "p"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 ")"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "r"                                                                                                                                                  \
-                                                                                                 "("                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "o"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "n"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "a"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "m"                                                                                                                                                  \
-                                                                                                 "p"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 ")" PGQRSI_PA_RUN_IDS                                                                                                                                \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "W"                                                                                                                                                  \
-                                                                                                 "H"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 "R"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "q"                                                                                                                                                  \
-                                                                                                 "u"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "u"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "_"                                                                                                                                                  \
-                                                                                                 "i"                                                                                                                                                  \
-                                                                                                 "d"                                                                                                                                                  \
-                                                                                                 "="                                                                                                                                                  \
-                                                                                                 "q"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "i"                                                                                                                                                  \
-                                                                                                 "d"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "." lease " "                                                                                                                                        \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "C"                                                                                                                                                  \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "S"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "W"                                                                                                                                                  \
-                                                                                                 "H"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "u"                                                                                                                                                  \
-                                                                                                 "n"                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 "i"                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 ">"                                                                                                                                                  \
-                                                                                                 "q"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "t"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "T"                                                                                                                                                  \
-                                                                                                 "H"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "2"                                                                                                                                                  \
-                                                                                                 "<"                                                                                                                                                  \
-                                                                                                 ">"                                                                                                                                                  \
-                                                                                                 "1"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "("                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "3"                                                                                                                                                  \
-                                                                                                 "="                                                                                                                                                  \
-                                                                                                 "0"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "O"                                                                                                                                                  \
-                                                                                                 "R"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "l"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "w"                                                                                                                                                  \
-                                                                                                 "o"                                                                                                                                                  \
-                                                                                                 "r"                                                                                                                                                  \
-                                                                                                 "k"                                                                                                                                                  \
-                                                                                                 "e"                                                                                                                                                  \
-                                                                                                 "r"                                                                                                                                                  \
-                                                                                                 "_"                                                                                                                                                  \
-                                                                                                 "i"                                                                                                                                                  \
-                                                                                                 "d"                                                                                                                                                  \
-                                                                                                 "="                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "3"                                                                                                                                                  \
-                                                                                                 ")"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 "L"                                                                                                                                                  \
-                                                                                                 "S"                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "2"                                                                                                                                                  \
-                                                                                                 "<"                                                                                                                                                  \
-                                                                                                 ">"                                                                                                                                                  \
-                                                                                                 "3"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "3"                                                                                                                                                  \
-                                                                                                 "="                                                                                                                                                  \
-                                                                                                 "0"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "E"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "A"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 "D"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "x"                                                                                                                                                  \
-                                                                                                 "."                                                                                                                                                  \
-                                                                                                 "i"                                                                                                                                                  \
-                                                                                                 "d" id,                                                                                                                                              \
-                                                                                                 "",                                                                                                                                                  \
-                                                                                                 "$"                                                                                                                                                  \
-                                                                                                 "2"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "I"                                                                                                                                                  \
-                                                                                                 "N"                                                                                                                                                  \
-                                                                                                 " "                                                                                                                                                  \
-                                                                                                 "("                                                                                                                                                  \
-                                                                                                 "0"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "1"                                                                                                                                                  \
-                                                                                                 ","                                                                                                                                                  \
-                                                                                                 "3"                                                                                                                                                  \
-                                                                                                 ")") " UNION ALL "                                                                                                                                   \
-                                                                                                      "SELECT s.* "                                                                                                                                   \
-                                                                                                      "FROM "                                                                                                                                         \
-                                                                                                      "q,LATERAL("                                                                                                                                    \
-                                                                                                      "SELECT " edge                                                                                                                                  \
-                                                                                                      " AS e FROM "                                                                                                                                   \
-                                                                                                      "(SELECT "                                                                                                                                      \
-                                                                                                      "d.lo_min,d.hi_"                                                                                                                                \
-                                                                                                      "max"                                                                                                                                           \
-                                                                                                      " FROM "                                                                                                                                        \
-                                                                                                      "@.pgqrs_done "                                                                                                                                 \
-                                                                                                      "d WHERE "                                                                                                                                      \
-                                                                                                      "d.queue_id=q."                                                                                                                                 \
-                                                                                                      "id AND " row                                                                                                                                   \
-                                                                                                      " AND ($3=0 OR "                                                                                                                                \
-                                                                                                      "d.worker_id=$"                                                                                                                                 \
-                                                                                                      "3) AND (q.f "                                                                                                                                  \
-                                                                                                      "OR (SELECT "                                                                                                                                   \
-                                                                                                      "true"                                                                                                                                          \
-                                                                                                      " FROM "                                                                                                                                        \
-                                                                                                      "unnest(d.lo,d."                                                                                                                                \
-                                                                                                      "n) "                                                                                                                                           \
-                                                                                                      "u(lo,n),"                                                                                                                                      \
-                                                                                                      "LATERAL("                                                                                                                                      \
-                                                                                                      "SELECT FROM "                                                                                                                                  \
-                                                                                                      "@.pgqrs_"                                                                                                                                      \
-                                                                                                      "messages m "                                                                                                                                   \
-                                                                                                      "WHERE "                                                                                                                                        \
-                                                                                                      "m.queue_id=q."                                                                                                                                 \
-                                                                                                      "id AND "                                                                                                                                       \
-                                                                                                      "m.id>=u.lo"                                                                                                                                    \
-                                                                                                      " AND "                                                                                                                                         \
-                                                                                                      "m.id<u.lo+u.n "                                                                                                                                \
-                                                                                                      "AND m.id" id                                                                                                                                   \
-                                                                                                      " AND"                                                                                                                                          \
-                                                                                                      " " PGQRSI_PA_RANGE                                                                                                                             \
-                                                                                                      " LIMIT 1) m "                                                                                                                                  \
-                                                                                                      "LIMIT 1)) "                                                                                                                                    \
-                                                                                                      "ORDER BY "                                                                                                                                     \
-                                                                                                      "d.lo_"                                                                                                                                         \
-                                                                                                      "min " direction                                                                                                                                \
-                                                                                                      " LIMIT $7) z) "                                                                                                                                \
-                                                                                                      "e,"                                                                                                                                            \
-                                                                                                      "LATERAL("                                                                                                                                      \
-                                                                                                      "SELECT"                                                                                                                                        \
-                                                                                                      " " PGQRSI_PA_AT_DONE                                                                                                                           \
-                                                                                                      " FROM "                                                                                                                                        \
-                                                                                                      "@.pgqrs_done "                                                                                                                                 \
-                                                                                                      "d,unnest(d.lo,"                                                                                                                                \
-                                                                                                      "d.n,d.attempt)"                                                                                                                                \
-                                                                                                      " r(lo,n,"                                                                                                                                      \
-                                                                                                      "attempt"                                                                                                                                       \
-                                                                                                      ")" PGQRSI_PA_RUN_IDS                                                                                                                           \
-                                                                                                      " WHERE "                                                                                                                                       \
-                                                                                                      "d.queue_id=q."                                                                                                                                 \
-                                                                                                      "id AND " row                                                                                                                                   \
-                                                                                                      " AND "                                                                                                                                         \
-                                                                                                      "d.lo_"                                                                                                                                         \
-                                                                                                      "min" within                                                                                                                                    \
-                                                                                                      " AND ($3=0 OR "                                                                                                                                \
-                                                                                                      "d.worker_id=$"                                                                                                                                 \
-                                                                                                      "3)"                                                                                                                                            \
-                                                                                                      " AND x.id" id                                                                                                                                  \
-                                                                                                          PGQRSI_PA_IN_RANGE                                                                                                                          \
-                                                                                                      " ORDER BY "                                                                                                                                    \
-                                                                                                      "x."                                                                                                                                            \
-                                                                                                      "id " direction                                                                                                                                 \
-                                                                                                      " LIMIT $7) s "                                                                                                                                 \
-                                                                                                      "WHERE $2 IN "                                                                                                                                  \
-                                                                                                      "(0,4)"                                                                                                                                         \
-                                                                                                      " UNION "                                                                                                                                       \
-                                                                                                      "ALL"                                                                                                                                           \
-                                                                                                      " " PGQRSI_PA_LIST_ARM(                                                                                                                         \
-                                                                                                          direction,                                                                                                                                  \
-                                                                                                          PGQRSI_PA_AT_DEAD,                                                                                                                          \
-                                                                                                          "@.pgqrs_"                                                                                                                                  \
-                                                                                                          "dead x "                                                                                                                                   \
-                                                                                                          "WHERE "                                                                                                                                    \
-                                                                                                          "x.queue_"                                                                                                                                  \
-                                                                                                          "id=q.id "                                                                                                                                  \
-                                                                                                          "AND "                                                                                                                                      \
-                                                                                                          "x.id" id                                                                                                                                   \
-                                                                                                          " AND "                                                                                                                                     \
-                                                                                                          "($3=0 OR "                                                                                                                                 \
-                                                                                                          "x.worker_"                                                                                                                                 \
-                                                                                                          "id=$3)",                                                                                                                                   \
-                                                                                                          "",                                                                                                                                         \
-                                                                                                          "$2 IN "                                                                                                                                    \
-                                                                                                          "(0,5)") ")"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "a"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "O"                                                                                                                                \
-                                                                                                                   "R"                                                                                                                                \
-                                                                                                                   "D"                                                                                                                                \
-                                                                                                                   "E"                                                                                                                                \
-                                                                                                                   "R"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "B"                                                                                                                                \
-                                                                                                                   "Y"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "2"                                                                                                                                \
-                                                                                                                   " " direction                                                                                                                      \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "L"                                                                                                                                \
-                                                                                                                   "I"                                                                                                                                \
-                                                                                                                   "M"                                                                                                                                \
-                                                                                                                   "I"                                                                                                                                \
-                                                                                                                   "T"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "$"                                                                                                                                \
-                                                                                                                   "7" PGQRSI_PA_SHOWN                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "O"                                                                                                                                \
-                                                                                                                   "R"                                                                                                                                \
-                                                                                                                   "D"                                                                                                                                \
-                                                                                                                   "E"                                                                                                                                \
-                                                                                                                   "R"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "B"                                                                                                                                \
-                                                                                                                   "Y"                                                                                                                                \
-                                                                                                                   " "                                                                                                                                \
-                                                                                                                   "p"                                                                                                                                \
-                                                                                                                   "."                                                                                                                                \
-                                                                                                                   "i"                                                                                                                                \
-                                                                                                                   "d"                                                                                                                                \
-                                                                                                                   " " direction
+#define PGQRSI_PA_LIST(direction, lo, lease, row, edge, within, id)                                                                                                                                                                               \
+    PGQRSI_PA_QUEUES("8")                                                                                                                                                                                                                         \
+    PGQRSI_PA_SHOW                                                                                                                                                                                                                                \
+    "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
+        direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                            \
+        "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                  \
+        " WHERE x.id" id,                                                                                                                                                                                                                         \
+        "",                                                                                                                                                                                                                                       \
+        "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                 \
+                                                                 "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                            \
+                                                                 " WHERE r.queue_id=q.id AND r.lo" lo                                                                                                                                             \
+                                                                 " AND r.due_at>q.t"                                                                                                                                                              \
+                                                                 " AND x.id" id,                                                                                                                                                                  \
+                                                                 "r.lo " direction ",",                                                                                                                                                           \
+                                                                 "$2 IN (0,2) AND $3=0") " UNION "                                                                                                                                                \
+                                                                                         "ALL"                                                                                                                                                    \
+                                                                                         " " PGQRSI_PA_LIST_ARM(                                                                                                                                  \
+                                                                                             direction,                                                                                                                                           \
+                                                                                             PGQRSI_PA_AT_LEASED,                                                                                                                                 \
+                                                                                             "@"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "p"                                                                                                                                                  \
+                                                                                             "g"                                                                                                                                                  \
+                                                                                             "q"                                                                                                                                                  \
+                                                                                             "r"                                                                                                                                                  \
+                                                                                             "s"                                                                                                                                                  \
+                                                                                             "_"                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "a"                                                                                                                                                  \
+                                                                                             "s"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "s"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "u"                                                                                                                                                  \
+                                                                                             "n"                                                                                                                                                  \
+                                                                                             "n"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "s"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "("                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "o"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "n"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "a"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "m"                                                                                                                                                  \
+                                                                                             "p"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             ")"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "r"                                                                                                                                                  \
+                                                                                             "("                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "o"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "n"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "a"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "m"                                                                                                                                                  \
+                                                                                             "p"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             ")" PGQRSI_PA_RUN_IDS " "                                                                                                                            \
+                                                                                             "W"                                                                                                                                                  \
+                                                                                             "H"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             "R"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "q"                                                                                                                                                  \
+                                                                                             "u"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "u"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "_"                                                                                                                                                  \
+                                                                                             "i"                                                                                                                                                  \
+                                                                                             "d"                                                                                                                                                  \
+                                                                                             "="                                                                                                                                                  \
+                                                                                             "q"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "i"                                                                                                                                                  \
+                                                                                             "d"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "." lease " "                                                                                                                                        \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "C"                                                                                                                                                  \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "S"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "W"                                                                                                                                                  \
+                                                                                             "H"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "u"                                                                                                                                                  \
+                                                                                             "n"                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             "i"                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             ">"                                                                                                                                                  \
+                                                                                             "q"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "t"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "T"                                                                                                                                                  \
+                                                                                             "H"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "2"                                                                                                                                                  \
+                                                                                             "<"                                                                                                                                                  \
+                                                                                             ">"                                                                                                                                                  \
+                                                                                             "1"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "("                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "3"                                                                                                                                                  \
+                                                                                             "="                                                                                                                                                  \
+                                                                                             "0"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "O"                                                                                                                                                  \
+                                                                                             "R"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "l"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "w"                                                                                                                                                  \
+                                                                                             "o"                                                                                                                                                  \
+                                                                                             "r"                                                                                                                                                  \
+                                                                                             "k"                                                                                                                                                  \
+                                                                                             "e"                                                                                                                                                  \
+                                                                                             "r"                                                                                                                                                  \
+                                                                                             "_"                                                                                                                                                  \
+                                                                                             "i"                                                                                                                                                  \
+                                                                                             "d"                                                                                                                                                  \
+                                                                                             "="                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "3"                                                                                                                                                  \
+                                                                                             ")"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             "L"                                                                                                                                                  \
+                                                                                             "S"                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "2"                                                                                                                                                  \
+                                                                                             "<"                                                                                                                                                  \
+                                                                                             ">"                                                                                                                                                  \
+                                                                                             "3"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "3"                                                                                                                                                  \
+                                                                                             "="                                                                                                                                                  \
+                                                                                             "0"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "E"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "A"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             "D"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "x"                                                                                                                                                  \
+                                                                                             "."                                                                                                                                                  \
+                                                                                             "i"                                                                                                                                                  \
+                                                                                             "d" id,                                                                                                                                              \
+                                                                                             "",                                                                                                                                                  \
+                                                                                             "$"                                                                                                                                                  \
+                                                                                             "2"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "I"                                                                                                                                                  \
+                                                                                             "N"                                                                                                                                                  \
+                                                                                             " "                                                                                                                                                  \
+                                                                                             "("                                                                                                                                                  \
+                                                                                             "0"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "1"                                                                                                                                                  \
+                                                                                             ","                                                                                                                                                  \
+                                                                                             "3"                                                                                                                                                  \
+                                                                                             ")") " UNION ALL "                                                                                                                                   \
+                                                                                                  "SELECT s.* "                                                                                                                                   \
+                                                                                                  "FROM "                                                                                                                                         \
+                                                                                                  "q,LATERAL("                                                                                                                                    \
+                                                                                                  "SELECT " edge                                                                                                                                  \
+                                                                                                  " AS e FROM "                                                                                                                                   \
+                                                                                                  "(SELECT "                                                                                                                                      \
+                                                                                                  "d.lo_min,d.hi_"                                                                                                                                \
+                                                                                                  "max"                                                                                                                                           \
+                                                                                                  " FROM "                                                                                                                                        \
+                                                                                                  "@.pgqrs_done "                                                                                                                                 \
+                                                                                                  "d WHERE "                                                                                                                                      \
+                                                                                                  "d.queue_id=q."                                                                                                                                 \
+                                                                                                  "id AND " row                                                                                                                                   \
+                                                                                                  " AND ($3=0 OR "                                                                                                                                \
+                                                                                                  "d.worker_id=$"                                                                                                                                 \
+                                                                                                  "3) AND (q.f "                                                                                                                                  \
+                                                                                                  "OR (SELECT "                                                                                                                                   \
+                                                                                                  "true"                                                                                                                                          \
+                                                                                                  " FROM "                                                                                                                                        \
+                                                                                                  "unnest(d.lo,d."                                                                                                                                \
+                                                                                                  "n) "                                                                                                                                           \
+                                                                                                  "u(lo,n),"                                                                                                                                      \
+                                                                                                  "LATERAL("                                                                                                                                      \
+                                                                                                  "SELECT FROM "                                                                                                                                  \
+                                                                                                  "@.pgqrs_"                                                                                                                                      \
+                                                                                                  "messages m "                                                                                                                                   \
+                                                                                                  "WHERE "                                                                                                                                        \
+                                                                                                  "m.queue_id=q."                                                                                                                                 \
+                                                                                                  "id AND "                                                                                                                                       \
+                                                                                                  "m.id>=u.lo"                                                                                                                                    \
+                                                                                                  " AND "                                                                                                                                         \
+                                                                                                  "m.id<u.lo+u.n "                                                                                                                                \
+                                                                                                  "AND m.id" id " AND"                                                                                                                            \
+                                                                                                  " " PGQRSI_PA_RANGE                                                                                                                             \
+                                                                                                  " LIMIT 1) m "                                                                                                                                  \
+                                                                                                  "LIMIT 1)) "                                                                                                                                    \
+                                                                                                  "ORDER BY "                                                                                                                                     \
+                                                                                                  "d.lo_"                                                                                                                                         \
+                                                                                                  "min " direction                                                                                                                                \
+                                                                                                  " LIMIT $7) z) "                                                                                                                                \
+                                                                                                  "e,"                                                                                                                                            \
+                                                                                                  "LATERAL("                                                                                                                                      \
+                                                                                                  "SELECT"                                                                                                                                        \
+                                                                                                  " " PGQRSI_PA_AT_DONE                                                                                                                           \
+                                                                                                  " FROM "                                                                                                                                        \
+                                                                                                  "@.pgqrs_done "                                                                                                                                 \
+                                                                                                  "d,unnest(d.lo,"                                                                                                                                \
+                                                                                                  "d.n,d.attempt)"                                                                                                                                \
+                                                                                                  " r(lo,n,"                                                                                                                                      \
+                                                                                                  "attempt"                                                                                                                                       \
+                                                                                                  ")" PGQRSI_PA_RUN_IDS                                                                                                                           \
+                                                                                                  " WHERE "                                                                                                                                       \
+                                                                                                  "d.queue_id=q."                                                                                                                                 \
+                                                                                                  "id AND " row                                                                                                                                   \
+                                                                                                  " AND "                                                                                                                                         \
+                                                                                                  "d.lo_"                                                                                                                                         \
+                                                                                                  "min" within                                                                                                                                    \
+                                                                                                  " AND ($3=0 OR "                                                                                                                                \
+                                                                                                  "d.worker_id=$"                                                                                                                                 \
+                                                                                                  "3)"                                                                                                                                            \
+                                                                                                  " AND x.id" id                                                                                                                                  \
+                                                                                                      PGQRSI_PA_IN_RANGE                                                                                                                          \
+                                                                                                  " ORDER BY "                                                                                                                                    \
+                                                                                                  "x."                                                                                                                                            \
+                                                                                                  "id " direction                                                                                                                                 \
+                                                                                                  " LIMIT $7) s "                                                                                                                                 \
+                                                                                                  "WHERE $2 IN "                                                                                                                                  \
+                                                                                                  "(0,4)"                                                                                                                                         \
+                                                                                                  " UNION "                                                                                                                                       \
+                                                                                                  "ALL"                                                                                                                                           \
+                                                                                                  " " PGQRSI_PA_LIST_ARM(                                                                                                                         \
+                                                                                                      direction,                                                                                                                                  \
+                                                                                                      PGQRSI_PA_AT_DEAD,                                                                                                                          \
+                                                                                                      "@.pgqrs_"                                                                                                                                  \
+                                                                                                      "dead x "                                                                                                                                   \
+                                                                                                      "WHERE "                                                                                                                                    \
+                                                                                                      "x.queue_"                                                                                                                                  \
+                                                                                                      "id=q.id "                                                                                                                                  \
+                                                                                                      "AND "                                                                                                                                      \
+                                                                                                      "x.id" id                                                                                                                                   \
+                                                                                                      " AND "                                                                                                                                     \
+                                                                                                      "($3=0 OR "                                                                                                                                 \
+                                                                                                      "x.worker_"                                                                                                                                 \
+                                                                                                      "id=$3)",                                                                                                                                   \
+                                                                                                      "",                                                                                                                                         \
+                                                                                                      "$2 IN "                                                                                                                                    \
+                                                                                                      "(0,5)") ")"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "a"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "O"                                                                                                                                \
+                                                                                                               "R"                                                                                                                                \
+                                                                                                               "D"                                                                                                                                \
+                                                                                                               "E"                                                                                                                                \
+                                                                                                               "R"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "B"                                                                                                                                \
+                                                                                                               "Y"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "2"                                                                                                                                \
+                                                                                                               " " direction                                                                                                                      \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "L"                                                                                                                                \
+                                                                                                               "I"                                                                                                                                \
+                                                                                                               "M"                                                                                                                                \
+                                                                                                               "I"                                                                                                                                \
+                                                                                                               "T"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "$"                                                                                                                                \
+                                                                                                               "7" PGQRSI_PA_SHOWN                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "O"                                                                                                                                \
+                                                                                                               "R"                                                                                                                                \
+                                                                                                               "D"                                                                                                                                \
+                                                                                                               "E"                                                                                                                                \
+                                                                                                               "R"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "B"                                                                                                                                \
+                                                                                                               "Y"                                                                                                                                \
+                                                                                                               " "                                                                                                                                \
+                                                                                                               "p"                                                                                                                                \
+                                                                                                               "."                                                                                                                                \
+                                                                                                               "i"                                                                                                                                \
+                                                                                                               "d"                                                                                                                                \
+                                                                                                               " " direction
 
 /* Where message $1 is; $2 is the time. */
 #define PGQRSI_PA_GET                                                                                                  \
@@ -8756,61 +12334,65 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                            "lo,r.n,r.attempt"                                                                          \
                            " FROM rest r JOIN gone g ON g.lo_min=r.was"
 
-#define PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                \
-    X(LIST_UP, PGQRSI_PA_LIST("ASC", ">$6-50", "hi_max>$6", "d.lo_min>$6-1024 AND d.hi_max>$6", "max(z.hi_max)",       \
-                              "<=e.e", ">$6"))                                                                         \
-    X(LIST_DOWN, PGQRSI_PA_LIST("DESC", "<$6", "lo_min<$6", "d.lo_min<$6", "min(z.lo_min)", ">e.e-1024", "<$6"))       \
-    X(GET, PGQRSI_PA_GET)                                                                                              \
-    X(COUNT, PGQRSI_PA_COUNT)                                                                                          \
-    X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                              \
-    X(LOCK, PGQRSI_PA_LOCK)                                                                                            \
-    X(TAKE_READY,                                                                                                      \
-      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_ready", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K         \
-                                                                                       "," PGQRSI_PA_READY_REST        \
-                                                                                       " SELECT 1 WHERE false")        \
-    X(TAKE_DELAYED,                                                                                                    \
-      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_delayed", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K       \
-                                                                                         "," PGQRSI_PA_DELAYED_REST    \
-                                                                                         " SELECT 1 WHERE false")      \
-    X(TAKE_LEASED, "WITH each AS MATERIALIZED (SELECT l.lease,r.o,r.attempt,r.prio,x.id,"                              \
-                   "x.id IN (SELECT unnest($1)) AS old FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio)"        \
-                   " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"              \
-                   " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                      \
-    X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                  \
-    X(TAKE_DEAD,                                                                                                       \
-      "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")         \
-    X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                   \
-    X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                    \
-    /* an unfinished message that expired before anyone started it holds no key: it is archived, as a claim would do */\
-    X(REPLAY_FREE, "WITH " PGQRSI_PA_GIVEN ",y AS MATERIALIZED (SELECT e.queue_id,e.message_id FROM k"                 \
-                   " JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                                   \
-                   " JOIN @.pgqrs_dedup e ON e.queue_id=m.queue_id AND e.key=m.dedup_key),"                            \
-                   "r AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"       \
-                   " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW("3") " RETURNING t.queue_id,t.lo),"             \
-                   "d AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"     \
-                   " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW("3") " RETURNING t.queue_id,t.lo),"             \
-                   "x AS MATERIALIZED (SELECT * FROM r UNION ALL SELECT * FROM d),"                                    \
-                   "a AS (INSERT INTO @.pgqrs_done(queue_id,lease,at,outcome,total,lo_min,hi_max,lo,n,attempt)"        \
-                   " SELECT queue_id,0," PGQRSI_PA_NOW("3") ",1,1,lo,lo,ARRAY[lo],ARRAY[1::smallint],"                 \
-                   "ARRAY[0::smallint] FROM x)"                                                                        \
-                   " DELETE FROM @.pgqrs_dedup e USING x WHERE e.queue_id=x.queue_id AND e.message_id=x.lo")           \
-    X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"         \
-                   "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"   \
-                   " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                            \
-                   " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"          \
-                   " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                \
-                   " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")     \
-    /* ids that follow each other are one run of the line again */                                                     \
-    X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"              \
-              "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"   \
-              " AND m.expires_at IS NOT NULL),"                                                                        \
-              "f AS (DELETE FROM @.pgqrs_failures f USING k WHERE f.message_id=k.id),"                                 \
-              "s AS (SELECT k.*,m.priority,m.dedup_key IS NOT NULL AS keyed,"                                          \
-              "row_number() OVER (PARTITION BY k.queue_id,m.priority,k.id-k.o ORDER BY k.o)-1 AS step"                 \
-              " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                               \
-              "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                      \
-              " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                    \
-              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                    \
+#define PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                 \
+    X(LIST_UP, PGQRSI_PA_LIST("ASC", ">$6-50", "hi_max>$6", "d.lo_min>$6-1024 AND d.hi_max>$6", "max(z.hi_max)",        \
+                              "<=e.e", ">$6"))                                                                          \
+    X(LIST_DOWN, PGQRSI_PA_LIST("DESC", "<$6", "lo_min<$6", "d.lo_min<$6", "min(z.lo_min)", ">e.e-1024", "<$6"))        \
+    X(GET, PGQRSI_PA_GET)                                                                                               \
+    X(COUNT, PGQRSI_PA_COUNT)                                                                                           \
+    X(COUNT_RANGE, PGQRSI_PA_COUNT_RANGE)                                                                               \
+    X(LOCK, PGQRSI_PA_LOCK)                                                                                             \
+    X(TAKE_READY,                                                                                                       \
+      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_ready", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K          \
+                                                                                       "," PGQRSI_PA_READY_REST         \
+                                                                                       " SELECT 1 WHERE false")         \
+    X(TAKE_DELAYED,                                                                                                     \
+      "WITH " PGQRSI_PA_GIVEN "," PGQRSI_PA_TAKE("pgqrs_delayed", "t", PGQRSI_PA_IN_RUN) "," PGQRSI_PA_EACH_IN_K        \
+                                                                                         "," PGQRSI_PA_DELAYED_REST     \
+                                                                                         " SELECT 1 WHERE false")       \
+    X(TAKE_LEASED, "WITH each AS MATERIALIZED (SELECT l.lease,r.o,r.attempt,r.prio,x.id,"                               \
+                   "x.id IN (SELECT unnest($1)) AS old FROM @.pgqrs_leases l,unnest(l.lo,l.n,l.attempt,l.prio)"         \
+                   " WITH ORDINALITY AS r(lo,n,attempt,prio,o),generate_series(r.lo,r.lo+r.n-1) AS x(id)"               \
+                   " WHERE l.lease=ANY($2))," PGQRSI_PA_LEASE_REST("$2") " SELECT 1 WHERE false")                       \
+    X(TAKE_DONE, PGQRSI_PA_TAKE_DONE)                                                                                   \
+    X(TAKE_DEAD,                                                                                                        \
+      "WITH " PGQRSI_PA_GIVEN " DELETE FROM @.pgqrs_dead x USING k WHERE x.queue_id=k.queue_id AND x.id=k.id")          \
+    X(FORGET, "WITH " PGQRSI_PA_GIVEN ",ids AS (SELECT * FROM k)," PGQRSI_PA_FORGET)                                    \
+    X(UPDATE, "UPDATE @.pgqrs_messages SET payload=$3 WHERE queue_id=$1 AND id=$2")                                     \
+    /* an unfinished message that expired before anyone started it holds no key: it is archived, as a claim would do */ \
+    X(REPLAY_FREE,                                                                                                      \
+      "WITH " PGQRSI_PA_GIVEN ",y AS MATERIALIZED (SELECT e.queue_id,e.message_id FROM k"                               \
+      " JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                                                 \
+      " JOIN @.pgqrs_dedup e ON e.queue_id=m.queue_id AND e.key=m.dedup_key),"                                          \
+      "r AS (DELETE FROM @.pgqrs_ready t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"                     \
+      " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW(                                                              \
+          "3") " RETURNING t.queue_id,t.lo),"                                                                           \
+               "d AS (DELETE FROM @.pgqrs_delayed t USING y WHERE t.queue_id=y.queue_id AND t.lo=y.message_id"          \
+               " AND t.attempt=0 AND t.expires_at<=" PGQRSI_PA_NOW(                                                     \
+                   "3") " RETURNING t.queue_id,t.lo),"                                                                  \
+                        "x AS MATERIALIZED (SELECT * FROM r UNION ALL SELECT * FROM d),"                                \
+                        "a AS (INSERT INTO @.pgqrs_done(queue_id,lease,at,outcome,total,lo_min,hi_max,lo,n,attempt)"    \
+                        " SELECT queue_id,0," PGQRSI_PA_NOW("3") ",1,1,lo,lo,ARRAY[lo],ARRAY[1::smallint],"             \
+                                                                 "ARRAY[0::smallint] FROM x)"                           \
+                                                                 " DELETE FROM @.pgqrs_dedup e USING x WHERE "          \
+                                                                 "e.queue_id=x.queue_id AND e.message_id=x.lo")         \
+    X(REPLAY_KEYS, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"          \
+                   "taken AS (INSERT INTO @.pgqrs_dedup(queue_id,key,message_id) SELECT m.queue_id,m.dedup_key,m.id"    \
+                   " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                             \
+                   " WHERE m.dedup_key IS NOT NULL ORDER BY k.o ON CONFLICT DO NOTHING RETURNING message_id)"           \
+                   " SELECT k.id FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id"                 \
+                   " WHERE m.dedup_key IS NOT NULL AND NOT EXISTS(SELECT 1 FROM taken t WHERE t.message_id=k.id)")      \
+    /* ids that follow each other are one run of the line again */                                                      \
+    X(REPLAY, "WITH k AS MATERIALIZED (SELECT * FROM unnest($1,$2) WITH ORDINALITY AS k(id,queue_id,o)),"               \
+              "c AS (UPDATE @.pgqrs_messages m SET expires_at=NULL FROM k WHERE m.queue_id=k.queue_id AND m.id=k.id"    \
+              " AND m.expires_at IS NOT NULL),"                                                                         \
+              "f AS (DELETE FROM @.pgqrs_failures f USING k WHERE f.message_id=k.id),"                                  \
+              "s AS (SELECT k.*,m.priority,m.dedup_key IS NOT NULL AS keyed,"                                           \
+              "row_number() OVER (PARTITION BY k.queue_id,m.priority,k.id-k.o ORDER BY k.o)-1 AS step"                  \
+              " FROM k JOIN @.pgqrs_messages m ON m.queue_id=k.queue_id AND m.id=k.id),"                                \
+              "r AS (INSERT INTO @.pgqrs_ready(queue_id,prio,lo,n,attempt,keyed)"                                       \
+              " SELECT queue_id,-priority,min(id),count(*),0,bool_or(keyed) FROM s"                                     \
+              " GROUP BY queue_id,priority,id-o,o-step,step/50 ORDER BY min(o) RETURNING queue_id)"                     \
               " SELECT " PGQRSI_PA_WAKE("r"))
 
 /* Workers a filter means: $1 id, $2 queue, $3 state, $4 stale_ms, $5 now. */
@@ -8965,10 +12547,22 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "('pgqrs_dedup','queue_id:int8 key:text message_id:int8'),"                                                        \
     "('pgqrs_workers','id:int8 name:text epoch:int8 queue_id:int8 state:int2 reclaimed:bool started_at:timestamptz"    \
     " heartbeat_at:timestamptz stopped_at:timestamptz'),"                                                              \
-    "('pgqrs_sleepers','queue_id:int8 token:int8 until:timestamptz')"
+    "('pgqrs_sleepers','queue_id:int8 token:int8 until:timestamptz'),"                                                 \
+    "('pgqrs_workflows','id:int8 name:text queue_id:int8 made_queue:bool max_retries:int4 backoff:int2 base_ms:int8"   \
+    " cap_ms:int8 jitter_percent:int4 timeout_ms:int8 step_timeout_ms:int8 retention_ms:int8"                          \
+    " failed_retention_ms:int8 created_at:timestamptz'),"                                                              \
+    "('pgqrs_runs','id:int8 workflow_id:int8 queue_id:int8 triggered_at:timestamptz started_at:timestamptz"            \
+    " finished_at:timestamptz deadline_at:timestamptz cancel_requested_at:timestamptz wait_until:timestamptz"          \
+    " forked_from:int8 retries:int4 state:int2 wait:int2 wait_name:text idempotency_key:text cancelled_by:text"        \
+    " cancel_reason:text error_code:text error_message:text error_step:text output:text'),"                            \
+    "('pgqrs_steps','run_id:int8 number:int4 kind:int2 state:int2 retries:int4 started_at:timestamptz"                 \
+    " finished_at:timestamptz due_at:timestamptz name:text key:text input:text output:text error_code:text"            \
+    " error_message:text'),"                                                                                           \
+    "('pgqrs_run_events','run_id:int8 name:text sent_at:timestamptz payload:text'),"                                   \
+    "('pgqrs_run_values','run_id:int8 name:text set_at:timestamptz value:text')"
 #define PGQRSI_PA_RELATIONS                                                                                            \
     "('pgqrs_message_id','sequence'),('pgqrs_lease_id','sequence'),('pgqrs_ready_ord','sequence'),"                    \
-    "('pgqrs_message_view','view')"
+    "('pgqrs_message_view','view'),('pgqrs_run_view','view'),('pgqrs_step_view','view')"
 /* table, whether unique, leading columns */
 #define PGQRSI_PA_INDEXES                                                                                              \
     "('pgqrs_meta',true,'key'),('pgqrs_queues',true,'id'),('pgqrs_queues',true,'name'),"                               \
@@ -8978,7 +12572,11 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     "('pgqrs_leases',true,'lease'),('pgqrs_leases',false,'queue_id,until'),('pgqrs_done',false,'queue_id,lo_min'),"    \
     "('pgqrs_dead',true,'queue_id,id'),('pgqrs_failures',true,'message_id'),('pgqrs_dedup',true,'queue_id,key'),"      \
     "('pgqrs_dedup',true,'queue_id,message_id'),('pgqrs_workers',true,'id'),('pgqrs_workers',true,'name'),"            \
-    "('pgqrs_sleepers',true,'queue_id,token')"
+    "('pgqrs_sleepers',true,'queue_id,token'),('pgqrs_workflows',true,'id'),('pgqrs_workflows',true,'name'),"          \
+    "('pgqrs_runs',true,'id'),('pgqrs_runs',false,'workflow_id,id'),('pgqrs_runs',true,'workflow_id,idempotency_key')" \
+    ","                                                                                                                \
+    "('pgqrs_runs',false,'workflow_id,state,finished_at'),('pgqrs_steps',true,'run_id,number'),"                       \
+    "('pgqrs_run_events',true,'run_id,name'),('pgqrs_run_values',true,'run_id,name')"
 
 /* Every place of every message, as places(queue_id, id, keyed, open, place). */
 #define PGQRSI_PA_PLACES                                                                                               \
@@ -8990,6 +12588,21 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     " UNION ALL SELECT d.queue_id,x.id,false,false,'archived' FROM @.pgqrs_done d,unnest(d.lo,d.n) AS r(lo,n),"        \
     "generate_series(r.lo,r.lo+r.n-1) AS x(id)"                                                                        \
     " UNION ALL SELECT queue_id,id,false,false,'dead' FROM @.pgqrs_dead)"
+
+static const char pgqrsi_pa_verify_runs[] =
+    "SELECT format('workflow %s has a queue that does not exist', w.id) FROM @.pgqrs_workflows w"
+    " WHERE NOT EXISTS (SELECT 1 FROM @.pgqrs_queues q WHERE q.id = w.queue_id)"
+    " UNION ALL SELECT format('run %s belongs to a workflow that does not exist, or not on this queue', r.id)"
+    " FROM @.pgqrs_runs r LEFT JOIN @.pgqrs_workflows w ON w.id = r.workflow_id"
+    " WHERE w.queue_id IS DISTINCT FROM r.queue_id"
+    " UNION ALL SELECT format('run %s does not agree with itself on whether it has ended', r.id)"
+    " FROM @.pgqrs_runs r WHERE (r.state <> 0) <> (r.finished_at IS NOT NULL) OR r.state <> 0 AND r.wait <> 0"
+    " UNION ALL SELECT format('a step is recorded for run %s, which does not exist', t.run_id) FROM @.pgqrs_steps t"
+    " WHERE NOT EXISTS (SELECT 1 FROM @.pgqrs_runs r WHERE r.id = t.run_id)"
+    " UNION ALL SELECT format('an event is recorded for run %s, which does not exist', t.run_id)"
+    " FROM @.pgqrs_run_events t WHERE NOT EXISTS (SELECT 1 FROM @.pgqrs_runs r WHERE r.id = t.run_id)"
+    " UNION ALL SELECT format('a value is recorded for run %s, which does not exist', t.run_id)"
+    " FROM @.pgqrs_run_values t WHERE NOT EXISTS (SELECT 1 FROM @.pgqrs_runs r WHERE r.id = t.run_id) LIMIT 1";
 
 #define PGQRSI_PA_VERIFY_STATEMENTS(X)                                                                                 \
     X(VERIFY_TABLES, "SELECT CASE WHEN to_regclass('@.'||t.name) IS NULL THEN format('table %s is missing',t.name)"    \
@@ -9043,9 +12656,298 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
                      " UNION ALL SELECT format('a failure is recorded for message %s, which does not exist',"          \
                      "f.message_id)"                                                                                   \
                      " FROM @.pgqrs_failures f WHERE NOT EXISTS(SELECT 1 FROM @.pgqrs_messages m"                      \
-                     " WHERE m.queue_id=f.queue_id AND m.id=f.message_id) LIMIT 1")
+                     " WHERE m.queue_id=f.queue_id AND m.id=f.message_id) LIMIT 1")                                    \
+    X(VERIFY_RUNS, pgqrsi_pa_verify_runs)
+
+/* --- statements: workflows and runs. PGQRSI_PG_NOW takes the time from $2. */
+
+static const char pgqrsi_pa_workflow_create[] =
+    "INSERT INTO @.pgqrs_workflows(name, queue_id, made_queue, max_retries, backoff, base_ms, cap_ms, jitter_percent,"
+    " timeout_ms, step_timeout_ms, retention_ms, failed_retention_ms, created_at)"
+    " SELECT $1, (SELECT id FROM @.pgqrs_queues WHERE name = $3 FOR KEY SHARE), $4, $5, $6, $7, $8, $9, $10, $11, $12,"
+    " $13, " PGQRSI_PG_NOW " ON CONFLICT (name) DO NOTHING RETURNING 1";
+
+/* 0: as it is; of the times, -1 means none. Retries: 0 as they are, otherwise one more than there are. */
+static const char pgqrsi_pa_workflow_change[] =
+    "UPDATE @.pgqrs_workflows SET max_retries = coalesce(nullif($2, 0), max_retries),"
+    " backoff = coalesce(nullif($3, 0), backoff), base_ms = coalesce(nullif($4, 0), base_ms),"
+    " cap_ms = coalesce(nullif($5, 0), cap_ms), jitter_percent = coalesce(nullif($6, 0), jitter_percent),"
+    " timeout_ms = CASE $7 WHEN 0 THEN timeout_ms WHEN -1 THEN 0 ELSE $7 END,"
+    " step_timeout_ms = CASE $8 WHEN 0 THEN step_timeout_ms WHEN -1 THEN 0 ELSE $8 END,"
+    " retention_ms = CASE $9 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE $9 END,"
+    " failed_retention_ms = CASE $10 WHEN 0 THEN failed_retention_ms WHEN -1 THEN 0 ELSE $10 END"
+    " WHERE name = $1 RETURNING id";
+
+static const char pgqrsi_pa_workflow_list[] =
+    "SELECT " PGQRSI_PG_WORKFLOW_COLUMNS
+    ", w.id, w.created_at FROM @.pgqrs_workflows w JOIN @.pgqrs_queues q ON q.id = w.queue_id"
+    " WHERE ($1 IS NULL OR w.name = $1) AND w.id > $2 ORDER BY w.id LIMIT $3";
+
+static const char pgqrsi_pa_workflow_lock[] =
+    "SELECT w.id, w.queue_id, EXISTS (SELECT 1 FROM @.pgqrs_runs r WHERE r.workflow_id = w.id),"
+    " w.made_queue AND NOT EXISTS (SELECT 1 FROM @.pgqrs_workflows o WHERE o.queue_id = w.queue_id AND o.id <> w.id)"
+    " AND NOT EXISTS (SELECT 1 FROM @.pgqrs_messages m WHERE m.queue_id = w.queue_id)"
+    " AND NOT EXISTS (SELECT 1 FROM @.pgqrs_workers k WHERE k.queue_id = w.queue_id AND k.state <> 5)"
+    " FROM @.pgqrs_workflows w WHERE w.name = $1 FOR UPDATE OF w";
+
+/* What people see of a run: those whose ids are in `page`, at time n.now. */
+#define PGQRSI_PA_RUN_SHOW                                                                                             \
+    "SELECT r.id, s.code::int, w.name, q.name, m.payload, r.output, CASE WHEN r.state = 0 AND s.code = 7 THEN 'DEAD'"  \
+    " ELSE r.error_code END, CASE WHEN r.state = 0 AND s.code = 7 THEN p.reason ELSE r.error_message END,"             \
+    " r.error_step, CASE WHEN s.code = 3 THEN r.wait END, CASE WHEN s.code = 3 THEN r.wait_name END,"                  \
+    " CASE WHEN s.code = 3 THEN r.wait_until END,"                                                                     \
+    " CASE WHEN r.state = 0 THEN p.attempt ELSE (" PGQRSI_PG_RUN_TRIES ") END, r.retries, r.idempotency_key,"          \
+    " r.triggered_at, r.started_at, CASE WHEN p.k = 5 THEN p.at ELSE r.finished_at END, r.deadline_at,"                \
+    " r.cancel_requested_at, r.cancelled_by, r.cancel_reason, CASE WHEN p.k = 2 THEN p.worker_id END, k.name,"         \
+    " CASE WHEN p.k = 2 THEN p.at END, r.forked_from"                                                                  \
+    " FROM page JOIN @.pgqrs_runs r ON r.id = page.id CROSS JOIN n JOIN @.pgqrs_workflows w ON w.id = r.workflow_id"   \
+    " JOIN @.pgqrs_queues q ON q.id = r.queue_id"                                                                      \
+    " LEFT JOIN @.pgqrs_messages m ON m.queue_id = r.queue_id AND m.id = r.id"                                         \
+    " LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(                                                                        \
+        "n.now") ") p ON r.state = 0"                                                                                  \
+                 " CROSS JOIN LATERAL (SELECT " PGQRSI_PG_RUN_STATE " AS code) s"                                      \
+                 " LEFT JOIN @.pgqrs_workers k ON p.k = 2 AND k.id = p.worker_id"
+
+static const char pgqrsi_pa_run_get[] =
+    "WITH n AS (SELECT " PGQRSI_PG_NOW " AS now), page AS (SELECT $1::bigint AS id) " PGQRSI_PA_RUN_SHOW;
+
+/* The filter: 1 workflow id (0: all), 2 now, 3 state, 4 key, 5 triggered from, 6 before; in lists 7 the cursor, 8 the limit, 9
+ * whether the oldest come first. */
+#define PGQRSI_PA_RUN_NOW "WITH n AS MATERIALIZED (SELECT " PGQRSI_PG_NOW " AS now)"
+#define PGQRSI_PA_RUN_FILTER                                                                                           \
+    "($1 = 0 OR r.workflow_id = $1) AND ($4 IS NULL OR r.idempotency_key = $4)"                                        \
+    " AND ($5 IS NULL OR r.triggered_at >= $5) AND ($6 IS NULL OR r.triggered_at < $6)"
+/* What the stored row tells of the state asked for. */
+#define PGQRSI_PA_RUN_STORED                                                                                           \
+    "CASE $3 WHEN 0 THEN true WHEN 1 THEN r.state = 0 AND r.cancel_requested_at IS NULL"                               \
+    " WHEN 2 THEN r.state = 0 AND r.cancel_requested_at IS NULL"                                                       \
+    " WHEN 3 THEN r.state = 0 AND r.cancel_requested_at IS NULL AND r.wait <> 0"                                       \
+    " WHEN 4 THEN r.state = 0 AND r.cancel_requested_at IS NOT NULL WHEN 7 THEN r.state IN (0, 7)"                     \
+    " ELSE r.state = $3 END"
+
+/* States that the row nearly tells: what is left to check is looked up run by run, until the page is full. */
+#define PGQRSI_PA_RUN_PAGE(beyond, direction)                                                                          \
+    PGQRSI_PA_RUN_NOW                                                                                                  \
+    ", page AS MATERIALIZED (SELECT r.id FROM @.pgqrs_runs r CROSS JOIN n WHERE " PGQRSI_PA_RUN_FILTER                 \
+    " AND " PGQRSI_PA_RUN_STORED " AND r.id " beyond " $7 AND ($3 NOT BETWEEN 1 AND 4 OR"                              \
+    " (SELECT " PGQRSI_PG_RUN_STATE " FROM (VALUES (1)) o(o) LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(                 \
+        "n.now") ") p ON true) = $3) AND $9 IS NOT NULL ORDER BY r.id " direction " LIMIT $8) @+"
+static const char pgqrsi_pa_run_page_up[] = PGQRSI_PA_RUN_PAGE(">", "ASC");
+static const char pgqrsi_pa_run_page_up_more[] = PGQRSI_PA_RUN_SHOW " ORDER BY r.id ASC";
+static const char pgqrsi_pa_run_page_down[] = PGQRSI_PA_RUN_PAGE("<", "DESC");
+static const char pgqrsi_pa_run_page_down_more[] = PGQRSI_PA_RUN_SHOW " ORDER BY r.id DESC";
+
+/* Runs that somebody has, from the leases; failed ones, from their rows and from all that is open and in no place where a
+ * worker would find it. */
+#define PGQRSI_PA_RUN_HELD                                                                                             \
+    "held AS MATERIALIZED (SELECT x.id FROM n, @.pgqrs_leases t, unnest(t.lo, t.n) AS u(lo, n),"                       \
+    " generate_series(u.lo, u.lo + u.n - 1) AS x(id) WHERE t.until > n.now)"
+#define PGQRSI_PA_RUN_PLACES                                                                                           \
+    "places AS MATERIALIZED (SELECT x.id, t.later FROM (SELECT t.queue_id, t.lo, t.n, false AS later"                  \
+    " FROM @.pgqrs_ready t UNION ALL SELECT t.queue_id, t.lo, t.n, t.due_at > " PGQRSI_PG_NOW                          \
+    " FROM @.pgqrs_delayed t"                                                                                          \
+    " UNION ALL SELECT t.queue_id, u.lo, u.n, false FROM @.pgqrs_leases t, unnest(t.lo, t.n) AS u(lo, n)) t,"          \
+    " generate_series(t.lo, t.lo + t.n - 1) AS x(id)"                                                                  \
+    " WHERE t.queue_id = ANY(ARRAY(SELECT w.queue_id FROM @.pgqrs_workflows w WHERE $1 = 0 OR w.id = $1)))"
+#define PGQRSI_PA_RUN_CHOSEN                                                                                           \
+    "CASE $3 WHEN 2 THEN EXISTS (SELECT 1 FROM held h WHERE h.id = r.id) WHEN 7 THEN r.state = 7 OR NOT EXISTS"        \
+    " (SELECT 1 FROM places h WHERE h.id = r.id) ELSE $3 = 0 OR r.state <> 0 OR EXISTS"                                \
+    " (SELECT 1 FROM places h WHERE h.id = r.id) END"
+static const char pgqrsi_pa_run_page_held[] = PGQRSI_PA_RUN_NOW
+    ", " PGQRSI_PA_RUN_HELD ", page AS MATERIALIZED (SELECT r.id FROM held h JOIN @.pgqrs_runs r ON r.id = h.id"
+    " WHERE " PGQRSI_PA_RUN_FILTER " AND " PGQRSI_PA_RUN_STORED " AND CASE WHEN $9 THEN r.id > $7 ELSE r.id < $7 END"
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
+static const char pgqrsi_pa_run_page_failed[] =
+    PGQRSI_PA_RUN_NOW ", " PGQRSI_PA_RUN_PLACES
+                      ", page AS MATERIALIZED (SELECT a.id FROM (SELECT r.id FROM @.pgqrs_runs r WHERE r.state = 7"
+                      " AND " PGQRSI_PA_RUN_FILTER " UNION ALL SELECT r.id FROM @.pgqrs_runs r LEFT JOIN places h"
+                      " ON h.id = r.id WHERE r.state = 0 AND h.id IS NULL AND $3 = 7 AND " PGQRSI_PA_RUN_FILTER
+                      ") a WHERE CASE WHEN $9 THEN a.id > $7 ELSE a.id < $7 END"
+                      " ORDER BY CASE WHEN $9 THEN a.id ELSE -a.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
+                      " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
+
+/* Counting: what the rows tell alone; those in the hands of workers; everything else by what is in which place. */
+static const char pgqrsi_pa_run_count[] = "SELECT count(*) FROM @.pgqrs_runs r WHERE " PGQRSI_PA_RUN_FILTER
+                                          " AND " PGQRSI_PA_RUN_STORED " AND $2 IS NOT DISTINCT FROM $2";
+static const char pgqrsi_pa_run_count_held[] =
+    PGQRSI_PA_RUN_NOW ", " PGQRSI_PA_RUN_HELD
+                      " SELECT count(*) FROM held h JOIN @.pgqrs_runs r ON r.id = h.id WHERE " PGQRSI_PA_RUN_FILTER
+                      " AND " PGQRSI_PA_RUN_STORED;
+static const char pgqrsi_pa_run_count_failed[] =
+    PGQRSI_PA_RUN_NOW ", " PGQRSI_PA_RUN_PLACES " SELECT (SELECT count(*) FROM @.pgqrs_runs r WHERE r.state = 7"
+                      " AND " PGQRSI_PA_RUN_FILTER ") + (SELECT count(*) FROM @.pgqrs_runs r LEFT JOIN places h"
+                      " ON h.id = r.id WHERE r.state = 0 AND h.id IS NULL AND $3 = 7 AND " PGQRSI_PA_RUN_FILTER ")";
+static const char pgqrsi_pa_run_count_open[] = PGQRSI_PA_RUN_NOW
+    ", " PGQRSI_PA_RUN_PLACES ", " PGQRSI_PA_RUN_HELD
+    " SELECT count(*) FROM @.pgqrs_runs r JOIN places h ON h.id = r.id"
+    " LEFT JOIN held l ON l.id = r.id AND $3 <> 4 WHERE l.id IS NULL AND " PGQRSI_PA_RUN_FILTER
+    " AND " PGQRSI_PA_RUN_STORED " AND ($3 <> 1 OR NOT h.later OR r.wait = 0) AND ($3 <> 3 OR h.later)";
+
+static const char pgqrsi_pa_run_lock[] = "SELECT r.state, r.queue_id FROM @.pgqrs_runs r WHERE r.id = $1 FOR UPDATE";
+
+static const char pgqrsi_pa_run_state[] =
+    "SELECT " PGQRSI_PG_RUN_STATE
+    " FROM @.pgqrs_runs r LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(PGQRSI_PG_NOW) ") p ON true WHERE r.id = $1";
+
+/* Where the message of run $1 is, in the numbers of PGQRSI_PA_LOCK; it stays there until the end of the transaction when that is
+ * the line. A lease is not waited for, because its holder may be waiting for the run. 0: there is a message, ask again; no row:
+ * there is none. */
+static const char pgqrsi_pa_run_at[] =
+    "WITH k AS MATERIALIZED (SELECT r.id, r.queue_id FROM @.pgqrs_runs r WHERE r.id = $1),"
+    " a AS MATERIALIZED (SELECT t.attempt FROM k, @.pgqrs_ready t WHERE " PGQRSI_PA_IN_RUN " FOR UPDATE OF t),"
+    " b AS MATERIALIZED (SELECT t.attempt FROM k, @.pgqrs_delayed t WHERE " PGQRSI_PA_IN_RUN
+    " AND NOT EXISTS (SELECT 1 FROM a) FOR UPDATE OF t),"
+    " c AS (SELECT 1 AS place, attempt, NULL::bigint AS lease FROM a UNION ALL SELECT 2, attempt, NULL FROM b"
+    " UNION ALL SELECT CASE WHEN l.until > " PGQRSI_PG_NOW " THEN 3 ELSE 4 END, u.attempt, l.lease"
+    " FROM k, @.pgqrs_leases l, unnest(l.lo, l.n, l.attempt) AS u(lo, n, attempt) WHERE l.queue_id = k.queue_id"
+    " AND l.lo_min <= k.id AND l.hi_max >= k.id AND k.id >= u.lo AND k.id < u.lo + u.n"
+    " UNION ALL SELECT 5, NULL, NULL FROM k WHERE EXISTS (SELECT 1 FROM @.pgqrs_done d WHERE " PGQRSI_PA_IN_DONE ")"
+    " UNION ALL SELECT 6, d.attempt, NULL FROM k JOIN @.pgqrs_dead d ON d.queue_id = k.queue_id AND d.id = k.id"
+    " UNION ALL SELECT 0, NULL, NULL FROM k JOIN @.pgqrs_messages m ON m.queue_id = k.queue_id AND m.id = k.id)"
+    " SELECT place, attempt, lease FROM c ORDER BY place DESC LIMIT 1";
+
+static const char pgqrsi_pa_run_free[] =
+    "SELECT l.lease FROM @.pgqrs_leases l WHERE l.lease = $1 AND l.until <= " PGQRSI_PG_NOW
+    " AND EXISTS (SELECT 1 FROM unnest(l.lo, l.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
+    " FOR UPDATE SKIP LOCKED";
+
+static const char pgqrsi_pa_run_ask_cancel[] =
+    "UPDATE @.pgqrs_runs SET cancel_requested_at = " PGQRSI_PG_NOW ", cancelled_by = $3, cancel_reason = $4"
+    " WHERE id = $1 AND cancel_requested_at IS NULL";
+
+/* The message has just been taken out of where it was; 3 is how often it had been delivered. */
+static const char pgqrsi_pa_run_cancelled[] =
+    "WITH u AS (UPDATE @.pgqrs_runs SET state = 5, finished_at = " PGQRSI_PG_NOW
+    ", wait = 0, wait_name = NULL, wait_until = NULL WHERE id = $1 RETURNING id, queue_id),"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT queue_id, 0, " PGQRSI_PG_NOW ", 0, 1, id, id, ARRAY[id], ARRAY[1::smallint], ARRAY[$3::smallint] FROM u)"
+    " SELECT (SELECT pg_notify('@!', (-id)::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"
+    " WHERE z.queue_id = -id AND z.until > statement_timestamp()))::text FROM u";
+
+static const char pgqrsi_pa_run_reset[] =
+    "WITH s AS (DELETE FROM @.pgqrs_steps WHERE run_id = $1 AND state <> 1)"
+    " UPDATE @.pgqrs_runs r SET state = 0, wait = 0, wait_name = NULL, wait_until = NULL, retries = 0,"
+    " finished_at = NULL, cancel_requested_at = NULL, cancelled_by = NULL, cancel_reason = NULL, error_code = NULL,"
+    " error_message = NULL, error_step = NULL, output = NULL, deadline_at = " PGQRSI_PG_NOW
+    " + nullif(w.timeout_ms, 0) * interval '1 millisecond'"
+    " FROM @.pgqrs_workflows w WHERE r.id = $1 AND w.id = r.workflow_id";
+
+/* 1 run, 2 now, 3 before, 4 input. */
+static const char pgqrsi_pa_run_fork[] =
+    "WITH r AS MATERIALIZED (SELECT r.id, r.workflow_id, r.queue_id, w.timeout_ms, coalesce(m.priority, 0) AS priority,"
+    " coalesce($4, m.payload) AS input, " PGQRSI_PG_NOW " AS now"
+    " FROM @.pgqrs_runs r JOIN @.pgqrs_workflows w ON w.id = r.workflow_id"
+    " LEFT JOIN @.pgqrs_messages m ON m.queue_id = r.queue_id AND m.id = r.id WHERE r.id = $1),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, payload)"
+    " SELECT queue_id, nextval('@.pgqrs_message_id'), priority, now, input FROM r WHERE input IS NOT NULL"
+    " RETURNING queue_id, id, priority),"
+    " f AS (INSERT INTO @.pgqrs_runs(id, workflow_id, queue_id, triggered_at, deadline_at, forked_from)"
+    " SELECT m.id, r.workflow_id, r.queue_id, r.now, r.now + nullif(r.timeout_ms, 0) * interval '1 millisecond', r.id"
+    " FROM m, r),"
+    " s AS (INSERT INTO @.pgqrs_steps(run_id, number, kind, state, retries, started_at, finished_at, due_at, name, key,"
+    " input, output, error_code, error_message) SELECT m.id, t.number, t.kind, t.state, t.retries, t.started_at,"
+    " t.finished_at, t.due_at, t.name, t.key, t.input, t.output, t.error_code, t.error_message"
+    " FROM m, @.pgqrs_steps t WHERE t.run_id = $1 AND t.state = 1 AND t.number < $3),"
+    " l AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT queue_id, -priority::int, id, 1 FROM m)"
+    " SELECT (SELECT id FROM m), " PGQRSI_PG_NOTIFY("(SELECT queue_id AS id FROM m)") "::text FROM r";
+
+/* Ended runs of workflow `w`, oldest first, as x(id, at): in `cancelled`, `success` and `failed` whether such ones, and the time
+ * before which they ended (NULL: any). A failed one is known by its row or by its dead letter. */
+#define PGQRSI_PA_ENDED_ARM(w, code, wanted, before)                                                                   \
+    "(SELECT r.id, r.finished_at AS at FROM @.pgqrs_runs r WHERE r.workflow_id = " w ".id AND r.state = " code         \
+    " AND r.state <> 0 AND " wanted " AND (" before " IS NULL OR r.finished_at < " before ")"                          \
+    " ORDER BY r.finished_at LIMIT $3)"
+#define PGQRSI_PA_ENDED_RUNS(w, cancelled, success, failed, before, failed_before)                                     \
+    "(" PGQRSI_PA_ENDED_ARM(w, "5", cancelled, before) " UNION ALL " PGQRSI_PA_ENDED_ARM(                              \
+        w, "6", success,                                                                                               \
+        before) " UNION ALL " PGQRSI_PA_ENDED_ARM(w, "7", failed,                                                      \
+                                                  failed_before) " UNION ALL (SELECT r.id, d.at FROM @.pgqrs_dead d"   \
+                                                                 " JOIN @.pgqrs_runs r ON r.id = d.id"                 \
+                                                                 " WHERE " failed " AND d.queue_id = " w ".queue_id"   \
+                                                                 " AND (" failed_before                                \
+                                                                 " IS NULL OR d.at < " failed_before ")"               \
+                                                                 " AND r.workflow_id = " w ".id AND r.state = 0"       \
+                                                                 " ORDER BY d.id LIMIT $3)) x"
+
+/* 1 workflow id, 2 now, 3 limit, 4 states, 5 older_than_us. */
+static const char pgqrsi_pa_purge_ended[] =
+    "WITH w AS MATERIALIZED (SELECT id, queue_id, CASE WHEN $5 > 0 THEN " PGQRSI_PG_NOW
+    " - $5 * interval '1 microsecond' END AS before FROM @.pgqrs_workflows WHERE id = $1)"
+    " SELECT x.id FROM w, LATERAL " PGQRSI_PA_ENDED_RUNS("w", "($4 & 32) <> 0", "($4 & 64) <> 0", "($4 & 128) <> 0",
+                                                         "w.before", "w.before") " ORDER BY x.at LIMIT $3";
+
+/* Failed ones that no dead letter tells of: their messages were archived or removed by hand. */
+static const char pgqrsi_pa_purge_lost[] =
+    "WITH " PGQRSI_PA_RUN_PLACES " SELECT r.id FROM @.pgqrs_runs r LEFT JOIN places h ON h.id = r.id"
+    " WHERE r.workflow_id = $1 AND r.state = 0 AND h.id IS NULL AND ($4 & 128) <> 0"
+    " AND ($5 = 0 OR r.triggered_at < " PGQRSI_PG_NOW " - $5 * interval '1 microsecond') ORDER BY r.id LIMIT $3";
+
+static const char pgqrsi_pa_purge_open[] = "SELECT r.id FROM @.pgqrs_runs r WHERE r.workflow_id = $1 AND r.state = 0"
+                                           " AND $2 IS NOT DISTINCT FROM $2 AND $4 = $4 AND $5 = $5"
+                                           " ORDER BY r.id LIMIT $3";
+
+/* 1 queue, 2 now, 3 limit: what the workflows' retention says. */
+static const char pgqrsi_pa_purge_old[] =
+    "WITH w AS MATERIALIZED (SELECT id, queue_id, retention_ms > 0 AS some, failed_retention_ms > 0 AS failed,"
+    " " PGQRSI_PG_NOW " - retention_ms * interval '1 millisecond' AS before,"
+    " " PGQRSI_PG_NOW " - failed_retention_ms * interval '1 millisecond' AS failed_before FROM @.pgqrs_workflows"
+    " WHERE queue_id = (SELECT id FROM @.pgqrs_queues WHERE name = $1) AND (retention_ms > 0 OR failed_retention_ms > "
+    "0))"
+    " SELECT x.id FROM w, LATERAL " PGQRSI_PA_ENDED_RUNS("w", "w.some", "w.some", "w.failed", "w.before",
+                                                         "w.failed_before") " LIMIT $3";
+
+/* Which of the runs $1 may go: those that have ended, those whose message is not on its way any more ($2), or all ($3). What
+ * somebody else is just changing is left for another time. */
+static const char pgqrsi_pa_purge_check[] = "SELECT r.id FROM @.pgqrs_runs r WHERE r.id = ANY($1)"
+                                            " AND (r.state <> 0 OR r.id = ANY($2) OR $3) FOR UPDATE SKIP LOCKED";
+
+static const char pgqrsi_pa_run_forget[] =
+    "WITH gone AS (DELETE FROM @.pgqrs_runs r WHERE r.id = ANY($1) RETURNING r.id),"
+    " " PGQRSI_PA_FORGET_RUNS("gone", "r.id") " SELECT count(*) FROM gone";
+
+static const char pgqrsi_pa_drop_runs[] =
+    "WITH gone AS (DELETE FROM @.pgqrs_runs r WHERE r.queue_id = $1 RETURNING r.id),"
+    " " PGQRSI_PA_FORGET_RUNS("gone", "r.id") " DELETE FROM @.pgqrs_workflows WHERE queue_id = $1";
+
+#define PGQRSI_PA_RUN_STATEMENTS(X)                                                                                    \
+    X(WORKFLOW_HAVE, "SELECT id FROM @.pgqrs_workflows WHERE name = $1")                                               \
+    X(WORKFLOW_CREATE, pgqrsi_pa_workflow_create)                                                                      \
+    X(WORKFLOW_CHANGE, pgqrsi_pa_workflow_change)                                                                      \
+    X(WORKFLOW_LIST, pgqrsi_pa_workflow_list)                                                                          \
+    X(WORKFLOW_LOCK, pgqrsi_pa_workflow_lock)                                                                          \
+    X(WORKFLOW_DROP, "DELETE FROM @.pgqrs_workflows WHERE id = $1")                                                    \
+    X(RUN_HAVE, "SELECT 1 FROM @.pgqrs_runs WHERE id = $1")                                                            \
+    X(RUN_VALUES, "SELECT name, value, set_at FROM @.pgqrs_run_values WHERE run_id = $1 ORDER BY name COLLATE \"C\"")  \
+    X(RUN_GET, pgqrsi_pa_run_get)                                                                                      \
+    X(RUN_PAGE_UP, pgqrsi_pa_run_page_up)                                                                              \
+    X(RUN_PAGE_UP_MORE, pgqrsi_pa_run_page_up_more)                                                                    \
+    X(RUN_PAGE_DOWN, pgqrsi_pa_run_page_down)                                                                          \
+    X(RUN_PAGE_DOWN_MORE, pgqrsi_pa_run_page_down_more)                                                                \
+    X(RUN_PAGE_HELD, pgqrsi_pa_run_page_held)                                                                          \
+    X(RUN_PAGE_FAILED, pgqrsi_pa_run_page_failed)                                                                      \
+    X(RUN_COUNT, pgqrsi_pa_run_count)                                                                                  \
+    X(RUN_COUNT_HELD, pgqrsi_pa_run_count_held)                                                                        \
+    X(RUN_COUNT_FAILED, pgqrsi_pa_run_count_failed)                                                                    \
+    X(RUN_COUNT_OPEN, pgqrsi_pa_run_count_open)                                                                        \
+    X(RUN_LOCK, pgqrsi_pa_run_lock)                                                                                    \
+    X(RUN_STATE, pgqrsi_pa_run_state)                                                                                  \
+    X(RUN_AT, pgqrsi_pa_run_at)                                                                                        \
+    X(RUN_FREE, pgqrsi_pa_run_free)                                                                                    \
+    X(RUN_ASK_CANCEL, pgqrsi_pa_run_ask_cancel)                                                                        \
+    X(RUN_CANCELLED, pgqrsi_pa_run_cancelled)                                                                          \
+    X(RUN_RESET, pgqrsi_pa_run_reset)                                                                                  \
+    X(RUN_FORK, pgqrsi_pa_run_fork)                                                                                    \
+    X(PURGE_ENDED, pgqrsi_pa_purge_ended)                                                                              \
+    X(PURGE_LOST, pgqrsi_pa_purge_lost)                                                                                \
+    X(PURGE_OPEN, pgqrsi_pa_purge_open)                                                                                \
+    X(PURGE_OLD, pgqrsi_pa_purge_old)                                                                                  \
+    X(PURGE_CHECK, pgqrsi_pa_purge_check)                                                                              \
+    X(RUN_FORGET, pgqrsi_pa_run_forget)                                                                                \
+    X(DROP_RUNS, pgqrsi_pa_drop_runs)
 
 #define PGQRSI_PA_STATEMENTS(X)                                                                                        \
+    PGQRSI_PA_RUN_STATEMENTS(X)                                                                                        \
     PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                      \
     PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                    \
     PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                     \
@@ -9071,27 +12973,6 @@ static const char *pgqrsi_pg_admin_sql(int index)
 }
 
 /* --- reading results ---------------------------------------------------------------------------------------------- */
-
-/* Copies one text into a result object; false: no memory. */
-static bool pgqrsi_pg_copy(void *result, const PGresult *r, int row, int column, const char **out)
-{
-    int64_t size;
-    const char *text = pgqrsi_pg_get_text(r, row, column, &size);
-    *out = pgqrs_backend_result_text(result, text, size);
-    return *out != NULL || text == NULL;
-}
-
-/* Bytes that the texts of a result will need, so that one block holds them all. */
-static size_t pgqrsi_pg_text_bytes(const PGresult *r)
-{
-    size_t bytes = 0;
-    for (int column = 0; column < PQnfields(r); column++) {
-        if (PQftype(r, column) != PGQRSI_PG_TEXT) continue;
-        for (int row = 0; row < PQntuples(r); row++)
-            if (!PQgetisnull(r, row, column)) bytes += (size_t)PQgetlength(r, row, column) + 16;
-    }
-    return bytes;
-}
 
 /* A result object of `head` bytes with room for an item per row; the texts follow. NULL: no memory. */
 static void *pgqrsi_pg_object(pgqrsi_pg *pg, const PGresult *r, size_t head, size_t item, void **items)
@@ -9133,7 +13014,7 @@ static void pgqrsi_pg_echo(pgqrsi_pg_call *call, const PGresult *r, int row, int
  * decide. */
 static bool pgqrsi_pg_again(pgqrsi_pg *pg, pgqrs_result result, int *tries)
 {
-    if (result != PGQRS_ERR_CONFLICT || !pg->own || *tries >= pg->settings->retry_limit) return false;
+    if (result != PGQRS_ERR_CONFLICT || !pgqrsi_pg_alone(pg) || *tries >= pg->settings->retry_limit) return false;
     pgqrsi_pg_back_off(pg, (*tries)++);
     return true;
 }
@@ -9302,6 +13183,11 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
     pgqrs_result result = pgqrsi_pg_read(&call, &r);
     int64_t messages = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
     int64_t workers = result ? 0 : pgqrsi_pg_get_int64(r, 0, 1);
+    if (!result && !PQgetisnull(r, 0, 2))
+        result = pgqrs_backend_fail(
+            pg->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
+            "queue \"%s\" belongs to workflow \"%.*s\": delete that with pgqrs_workflow_delete, or use force", queue,
+            PQgetlength(r, 0, 2), PQgetvalue(r, 0, 2));
     PQclear(r);
     if (result || (messages == 0 && workers == 0)) return result;
     return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
@@ -9312,9 +13198,9 @@ static pgqrs_result pgqrsi_pg_queue_unused(pgqrsi_pg *pg, const char *queue, int
 
 static pgqrs_result pgqrsi_pg_queue_sweep(pgqrsi_pg *pg, int64_t queue_id)
 {
-    static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED, PGQRSI_PA_SQL_DROP_READY,   PGQRSI_PA_SQL_DROP_LEASES,
-                                 PGQRSI_PA_SQL_DROP_DEAD,    PGQRSI_PA_SQL_DROP_DONE,    PGQRSI_PA_SQL_DROP_FAILURES,
-                                 PGQRSI_PA_SQL_DROP_DEDUP,   PGQRSI_PA_SQL_DROP_MESSAGES};
+    static const int places[] = {PGQRSI_PA_SQL_DROP_DELAYED, PGQRSI_PA_SQL_DROP_READY, PGQRSI_PA_SQL_DROP_LEASES,
+                                 PGQRSI_PA_SQL_DROP_DEAD,    PGQRSI_PA_SQL_DROP_DONE,  PGQRSI_PA_SQL_DROP_FAILURES,
+                                 PGQRSI_PA_SQL_DROP_DEDUP,   PGQRSI_PA_SQL_DROP_RUNS,  PGQRSI_PA_SQL_DROP_MESSAGES};
     int64_t ignored;
     pgqrs_result result = PGQRS_OK;
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !result; i++)
@@ -9859,6 +13745,753 @@ static pgqrs_result pgqrsi_pg_message_replay(void *self, int64_t now_us, const i
     return result;
 }
 
+/* --- workflows ---------------------------------------------------------------------------------------------------- */
+
+static void pgqrsi_pg_put_workflow(pgqrsi_pg_call *call, const pgqrs_workflow_desc *settings)
+{
+    pgqrsi_pg_int32(call, settings->retry.max_retries);
+    pgqrsi_pg_int32(call, (int32_t)settings->retry.backoff);
+    pgqrsi_pg_int64(call, settings->retry.base_ms);
+    pgqrsi_pg_int64(call, settings->retry.cap_ms);
+    pgqrsi_pg_int32(call, settings->retry.jitter_percent);
+    pgqrsi_pg_int64(call, settings->timeout_ms);
+    pgqrsi_pg_int64(call, settings->step_timeout_ms);
+    pgqrsi_pg_int64(call, settings->retention_ms);
+    pgqrsi_pg_int64(call, settings->failed_retention_ms);
+}
+
+/* *id 0: there is none. */
+static pgqrs_result pgqrsi_pg_workflow_id(pgqrsi_pg *pg, const char *workflow, int64_t *id)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_HAVE);
+    pgqrsi_pg_text(&call, workflow);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    *id = !result && PQntuples(r) > 0 ? pgqrsi_pg_get_int64(r, 0, 0) : 0;
+    PQclear(r);
+    return result;
+}
+
+/* Inside a transaction. */
+static pgqrs_result pgqrsi_pg_workflow_make(pgqrsi_pg *pg, int64_t now_us, const char *workflow,
+                                            const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue,
+                                            bool *created)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    int64_t id = 0;
+    bool made_queue = false;
+    pgqrs_result result = pgqrsi_pg_workflow_id(pg, workflow, &id);
+    if (result || id) return result;
+    result = pgqrsi_pg_queue_create(pg, now_us, settings->queue, queue, &made_queue);
+    if (result) return result;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_CREATE);
+    pgqrsi_pg_text(&call, workflow);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_text(&call, settings->queue);
+    pgqrsi_pg_bool(&call, made_queue);
+    pgqrsi_pg_put_workflow(&call, settings);
+    result = pgqrsi_pg_write(&call, &r);
+    *created = !result && PQntuples(r) > 0;
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_workflow_create(void *self, int64_t now_us, const char *workflow,
+                                              const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue,
+                                              bool *created)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        *created = false;
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_workflow_make(pg, now_us, workflow, settings, queue, created));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_workflow_change(void *self, const char *workflow, const pgqrs_workflow_desc *change)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_CHANGE);
+    pgqrsi_pg_text(&call, workflow);
+    pgqrsi_pg_put_workflow(&call, change);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r); /* twice is once */
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_workflow(pg, workflow);
+    PQclear(r);
+    return result;
+}
+
+static bool pgqrsi_pg_read_workflow(const PGresult *r, int row, void *result, pgqrs_workflow *workflow)
+{
+    workflow->id = pgqrsi_pg_get_int64(r, row, 11);
+    workflow->created_at_us = pgqrsi_pg_get_int64(r, row, 12);
+    return pgqrsi_pg_copy(result, r, row, 0, &workflow->name) &&
+           pgqrsi_pg_read_settings(r, row, 1, result, &workflow->settings);
+}
+
+static pgqrs_workflows *pgqrsi_pg_read_workflows(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_workflows *list = (pgqrs_workflows *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_workflow), &items);
+    if (!list) return NULL;
+    list->items = (const pgqrs_workflow *)items;
+    list->count = (size_t)PQntuples(r);
+    for (size_t i = 0; i < list->count; i++) {
+        if (pgqrsi_pg_read_workflow(r, (int)i, list, (pgqrs_workflow *)items + i)) continue;
+        pgqrs_free(list);
+        return NULL;
+    }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_workflow_list(void *self, const char *workflow_or_null, int64_t after_id, size_t limit,
+                                            pgqrs_workflows **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_LIST);
+    pgqrsi_pg_text(&call, workflow_or_null);
+    pgqrsi_pg_int64(&call, after_id);
+    pgqrsi_pg_int64(&call, (int64_t)limit);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && (*out = pgqrsi_pg_read_workflows(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_by_id(pgqrsi_pg *pg, int statement, int64_t id)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, id);
+    return pgqrsi_pg_write_only(&call);
+}
+
+/* The queue stays when somebody found a use for it meanwhile. */
+static pgqrs_result pgqrsi_pg_workflow_drop_queue(pgqrsi_pg *pg, const char *queue)
+{
+    pgqrs_result result = pgqrsi_pg_queue_drop(pg, queue, false);
+    return result == PGQRS_ERR_QUEUE_NOT_EMPTY || result == PGQRS_ERR_QUEUE_NOT_FOUND ? PGQRS_OK : result;
+}
+
+static pgqrs_result pgqrsi_pg_workflow_drop(pgqrsi_pg *pg, const char *workflow, const char *queue)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_LOCK);
+    pgqrsi_pg_text(&call, workflow);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    bool found = !result && PQntuples(r) > 0;
+    int64_t id = found ? pgqrsi_pg_get_int64(r, 0, 0) : 0;
+    bool used = found && pgqrsi_pg_get_int64(r, 0, 2) != 0;
+    bool queue_too = found && pgqrsi_pg_get_int64(r, 0, 3) != 0;
+    PQclear(r);
+    if (!result && !found) result = pgqrsi_pg_no_workflow(pg, workflow);
+    if (!result && used)
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKFLOW_NOT_EMPTY, 0, NULL,
+                                    "workflow \"%s\" still has runs: purge them, or delete with force", workflow);
+    if (!result) result = pgqrsi_pg_by_id(pg, PGQRSI_PA_SQL_WORKFLOW_DROP, id);
+    return !result && queue_too ? pgqrsi_pg_workflow_drop_queue(pg, queue) : result;
+}
+
+static pgqrs_result pgqrsi_pg_workflow_delete(void *self, int64_t now_us, const char *workflow)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrs_workflows *found = NULL;
+    int tries = 0;
+    (void)now_us;
+    pgqrs_result result = pgqrsi_pg_workflow_list(self, workflow, 0, 1, &found);
+    if (!result && found->count == 0) result = pgqrsi_pg_no_workflow(pg, workflow);
+    while (!result) {
+        result = pgqrsi_pg_begin(pg);
+        if (!result)
+            result = pgqrsi_pg_finish(pg, pgqrsi_pg_workflow_drop(pg, workflow, found->items[0].settings.queue));
+        if (!pgqrsi_pg_again(pg, result, &tries)) break;
+        result = PGQRS_OK;
+    }
+    pgqrs_free(found);
+    return result;
+}
+
+/* --- runs: questions */
+
+/* The columns are those of PGQRSI_PA_RUN_SHOW. */
+static bool pgqrsi_pg_read_run_texts(const PGresult *r, int row, void *result, pgqrs_run_info *run)
+{
+    run->input_size = PQgetisnull(r, row, 4) ? 0 : (size_t)PQgetlength(r, row, 4);
+    run->output_size = PQgetisnull(r, row, 5) ? 0 : (size_t)PQgetlength(r, row, 5);
+    return pgqrsi_pg_copy(result, r, row, 2, &run->workflow) && pgqrsi_pg_copy(result, r, row, 3, &run->queue) &&
+           pgqrsi_pg_copy(result, r, row, 4, &run->input) && pgqrsi_pg_copy(result, r, row, 5, &run->output) &&
+           pgqrsi_pg_copy(result, r, row, 6, &run->error_code) &&
+           pgqrsi_pg_copy(result, r, row, 7, &run->error_message) &&
+           pgqrsi_pg_copy(result, r, row, 8, &run->error_step) && pgqrsi_pg_copy(result, r, row, 10, &run->wait_name) &&
+           pgqrsi_pg_copy(result, r, row, 14, &run->idempotency_key) &&
+           pgqrsi_pg_copy(result, r, row, 20, &run->cancelled_by) &&
+           pgqrsi_pg_copy(result, r, row, 21, &run->cancel_reason) && pgqrsi_pg_copy(result, r, row, 23, &run->worker);
+}
+
+static bool pgqrsi_pg_read_run_info(const PGresult *r, int row, void *result, pgqrs_run_info *run)
+{
+    run->id = pgqrsi_pg_get_int64(r, row, 0);
+    run->state = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(r, row, 1);
+    run->wait = (pgqrs_run_wait)(int)pgqrsi_pg_get_int64(r, row, 9);
+    run->wait_until_us = pgqrsi_pg_get_int64(r, row, 11);
+    run->attempt = (int32_t)pgqrsi_pg_get_int64(r, row, 12);
+    run->retries = (int32_t)pgqrsi_pg_get_int64(r, row, 13);
+    run->triggered_at_us = pgqrsi_pg_get_int64(r, row, 15);
+    run->started_at_us = pgqrsi_pg_get_int64(r, row, 16);
+    run->finished_at_us = pgqrsi_pg_get_int64(r, row, 17);
+    run->deadline_at_us = pgqrsi_pg_get_int64(r, row, 18);
+    run->cancel_requested_at_us = pgqrsi_pg_get_int64(r, row, 19);
+    run->worker_id = pgqrsi_pg_get_int64(r, row, 22);
+    run->lease_until_us = pgqrsi_pg_get_int64(r, row, 24);
+    run->forked_from = pgqrsi_pg_get_int64(r, row, 25);
+    return pgqrsi_pg_read_run_texts(r, row, result, run);
+}
+
+static pgqrs_runs *pgqrsi_pg_read_runs(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_runs *list = (pgqrs_runs *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_run_info), &items);
+    if (!list) return NULL;
+    list->items = (const pgqrs_run_info *)items;
+    list->count = (size_t)PQntuples(r);
+    for (size_t i = 0; i < list->count; i++) {
+        if (pgqrsi_pg_read_run_info(r, (int)i, list, (pgqrs_run_info *)items + i)) continue;
+        pgqrs_free(list);
+        return NULL;
+    }
+    return list;
+}
+
+/* A workflow that does not exist has no runs. */
+static pgqrs_result pgqrsi_pg_filter_workflow(pgqrsi_pg *pg, const pgqrs_run_filter *filter, int64_t *id)
+{
+    *id = 0;
+    if (!filter->workflow) return PGQRS_OK;
+    pgqrs_result result = pgqrsi_pg_workflow_id(pg, filter->workflow, id);
+    if (!result && *id == 0) *id = -1;
+    return result;
+}
+
+static void pgqrsi_pg_put_run_filter(pgqrsi_pg_call *call, int64_t workflow_id, int64_t now_us,
+                                     const pgqrs_run_filter *filter)
+{
+    pgqrsi_pg_int64(call, workflow_id);
+    pgqrsi_pg_time(call, now_us);
+    pgqrsi_pg_int32(call, (int32_t)filter->state);
+    pgqrsi_pg_text(call, filter->idempotency_key);
+    pgqrsi_pg_time(call, filter->triggered_from_us);
+    pgqrsi_pg_time(call, filter->triggered_before_us);
+}
+
+static int pgqrsi_pg_run_page(const pgqrs_run_filter *filter)
+{
+    if (filter->state == PGQRS_RUN_RUNNING) return PGQRSI_PA_SQL_RUN_PAGE_HELD;
+    if (filter->state == PGQRS_RUN_ERROR) return PGQRSI_PA_SQL_RUN_PAGE_FAILED;
+    return filter->oldest_first ? PGQRSI_PA_SQL_RUN_PAGE_UP : PGQRSI_PA_SQL_RUN_PAGE_DOWN;
+}
+
+static pgqrs_result pgqrsi_pg_run_list(void *self, int64_t now_us, int64_t id_or_0, const pgqrs_run_filter *filter,
+                                       pgqrs_runs **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    int64_t workflow_id = 0;
+    *out = NULL;
+    pgqrs_result result = id_or_0 ? PGQRS_OK : pgqrsi_pg_filter_workflow(pg, filter, &workflow_id);
+    if (result) return result;
+    pgqrsi_pg_start(&call, pg, id_or_0 ? PGQRSI_PA_SQL_RUN_GET : pgqrsi_pg_run_page(filter));
+    if (id_or_0) {
+        pgqrsi_pg_int64(&call, id_or_0);
+        pgqrsi_pg_time(&call, now_us);
+    } else {
+        pgqrsi_pg_put_run_filter(&call, workflow_id, now_us, filter);
+        pgqrsi_pg_int64(&call, filter->after_id || filter->oldest_first ? filter->after_id : INT64_MAX);
+        pgqrsi_pg_int64(&call, (int64_t)filter->limit);
+        pgqrsi_pg_bool(&call, filter->oldest_first);
+    }
+    result = pgqrsi_pg_read(&call, &r);
+    if (!result && (*out = pgqrsi_pg_read_runs(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static int pgqrsi_pg_run_counting(pgqrs_run_state state)
+{
+    switch ((int)state) {
+    case PGQRS_RUN_RUNNING:
+        return PGQRSI_PA_SQL_RUN_COUNT_HELD;
+    case PGQRS_RUN_ERROR:
+        return PGQRSI_PA_SQL_RUN_COUNT_FAILED;
+    case PGQRS_RUN_QUEUED:
+    case PGQRS_RUN_PAUSED:
+    case PGQRS_RUN_CANCELLING:
+        return PGQRSI_PA_SQL_RUN_COUNT_OPEN;
+    default:
+        return PGQRSI_PA_SQL_RUN_COUNT;
+    }
+}
+
+static pgqrs_result pgqrsi_pg_run_count(void *self, int64_t now_us, const pgqrs_run_filter *filter, int64_t *count)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    int64_t workflow_id = 0;
+    *count = 0;
+    pgqrs_result result = pgqrsi_pg_filter_workflow(pg, filter, &workflow_id);
+    if (result) return result;
+    pgqrsi_pg_start(&call, pg, pgqrsi_pg_run_counting(filter->state));
+    pgqrsi_pg_put_run_filter(&call, workflow_id, now_us, filter);
+    result = pgqrsi_pg_read(&call, &r);
+    if (!result) *count = pgqrsi_pg_get_int64(r, 0, 0);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_need_run(pgqrsi_pg *pg, int64_t run_id)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_HAVE);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_run(pg, run_id);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_steps *pgqrsi_pg_make_steps(pgqrsi_pg *pg, const PGresult *r)
+{
+    size_t bytes = pgqrsi_pg_text_bytes(r) + (size_t)PQntuples(r) * sizeof(pgqrs_step_info) + 64;
+    pgqrs_steps *list = (pgqrs_steps *)pgqrs_backend_result_new(pg->store, sizeof *list, bytes);
+    if (!list || pgqrsi_pg_read_steps(r, list, &list->items, &list->count)) return list;
+    pgqrs_free(list);
+    return NULL;
+}
+
+static pgqrs_result pgqrsi_pg_run_steps(void *self, int64_t run_id, pgqrs_steps **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_RUN_STEPS);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_need_run(pg, run_id);
+    if (!result && (*out = pgqrsi_pg_make_steps(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_run_values *pgqrsi_pg_make_values(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_run_values *list =
+        (pgqrs_run_values *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_run_value_info), &items);
+    if (!list) return NULL;
+    list->items = (const pgqrs_run_value_info *)items;
+    list->count = (size_t)PQntuples(r);
+    for (size_t i = 0; i < list->count; i++) {
+        pgqrs_run_value_info *value = (pgqrs_run_value_info *)items + i;
+        value->value_size = (size_t)PQgetlength(r, (int)i, 1);
+        value->set_at_us = pgqrsi_pg_get_int64(r, (int)i, 2);
+        if (pgqrsi_pg_copy(list, r, (int)i, 0, &value->name) && pgqrsi_pg_copy(list, r, (int)i, 1, &value->value))
+            continue;
+        pgqrs_free(list);
+        return NULL;
+    }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_run_values(void *self, int64_t run_id, pgqrs_run_values **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_VALUES);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_need_run(pg, run_id);
+    if (!result && (*out = pgqrsi_pg_make_values(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+/* --- runs: control. All inside a transaction that has locked the run's row */
+
+/* *stored: 0 when it is open. */
+static pgqrs_result pgqrsi_pg_run_lock(pgqrsi_pg *pg, int64_t run_id, pgqrs_run_state *stored, int64_t *queue_id)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_LOCK);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_run(pg, run_id);
+    if (!result) {
+        *stored = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(r, 0, 0);
+        *queue_id = pgqrsi_pg_get_int64(r, 0, 1);
+    }
+    PQclear(r);
+    return result;
+}
+
+/* Where a run's message is. */
+typedef struct pgqrsi_pg_whereabouts {
+    bool found;
+    int place;
+    int64_t attempt;
+    int64_t lease;
+} pgqrsi_pg_whereabouts;
+
+static pgqrs_result pgqrsi_pg_run_at(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, pgqrsi_pg_whereabouts *at)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_AT);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    memset(at, 0, sizeof *at);
+    at->found = !result && PQntuples(r) > 0;
+    if (at->found) {
+        at->place = (int)pgqrsi_pg_get_int64(r, 0, 0);
+        at->attempt = pgqrsi_pg_get_int64(r, 0, 1);
+        at->lease = pgqrsi_pg_get_int64(r, 0, 2);
+    }
+    PQclear(r);
+    return result;
+}
+
+/* A lease that is over is locked here; not if its holder, or somebody who sweeps, is just at it. */
+static pgqrs_result pgqrsi_pg_run_free(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, int64_t lease, bool *ours)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_FREE);
+    pgqrsi_pg_int64(&call, lease);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    *ours = !result && PQntuples(r) > 0;
+    PQclear(r);
+    return result;
+}
+
+/* Finds the message in a place from where it can be taken, or where it is somebody's or finished. */
+static pgqrs_result pgqrsi_pg_run_corner(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, pgqrsi_pg_whereabouts *at)
+{
+    for (int round = 0; round < 50; round++) {
+        bool ours = false;
+        pgqrs_result result = pgqrsi_pg_run_at(pg, now_us, run_id, at);
+        if (!result && at->place == PGQRSI_PG_AT_RUN_OUT)
+            result = pgqrsi_pg_run_free(pg, now_us, run_id, at->lease, &ours);
+        if (result || !at->found || (at->place != 0 && (at->place != PGQRSI_PG_AT_RUN_OUT || ours))) return result;
+        pgqrs_backend_sleep(pg->store, round * PGQRSI_US_PER_MS);
+    }
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
+                              "run %lld kept moving while it was to be cancelled: try again", (long long)run_id);
+}
+
+static pgqrs_result pgqrsi_pg_run_take(pgqrsi_pg *pg, int64_t run_id, int64_t queue_id, const pgqrsi_pg_whereabouts *at)
+{
+    pgqrsi_pg_call call;
+    int statement = at->place == PGQRSI_PG_AT_READY     ? PGQRSI_PA_SQL_TAKE_READY
+                    : at->place == PGQRSI_PG_AT_DELAYED ? PGQRSI_PA_SQL_TAKE_DELAYED
+                                                        : PGQRSI_PA_SQL_TAKE_LEASED;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_ids(&call, &run_id, 1);
+    pgqrsi_pg_ids(&call, at->place == PGQRSI_PG_AT_RUN_OUT ? &at->lease : &queue_id, 1);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_ask_cancel(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, const char *by,
+                                         const char *reason)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_ASK_CANCEL);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_text(&call, by);
+    pgqrsi_pg_text(&call, reason);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_cancel_now(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, int64_t attempt)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_CANCELLED);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_int32(&call, (int32_t)attempt);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_cancel(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, const char *by, const char *reason,
+                                     pgqrs_run_state *state)
+{
+    pgqrsi_pg_whereabouts at;
+    int64_t queue_id = 0;
+    pgqrs_result result = pgqrsi_pg_gate(pg, false);
+    if (!result) result = pgqrsi_pg_run_lock(pg, run_id, state, &queue_id);
+    if (result || (int)*state != 0) return result;
+    result = pgqrsi_pg_run_corner(pg, now_us, run_id, &at);
+    if (result) return result;
+    *state = PGQRS_RUN_ERROR;
+    if (!at.found || at.place >= PGQRSI_PG_AT_DONE) return PGQRS_OK;
+    result = pgqrsi_pg_ask_cancel(pg, now_us, run_id, by, reason);
+    *state = at.place == PGQRSI_PG_AT_LEASE ? PGQRS_RUN_CANCELLING : PGQRS_RUN_CANCELLED;
+    if (result || at.place == PGQRSI_PG_AT_LEASE) return result;
+    result = pgqrsi_pg_run_take(pg, run_id, queue_id, &at);
+    return result ? result : pgqrsi_pg_cancel_now(pg, now_us, run_id, at.attempt);
+}
+
+static pgqrs_result pgqrsi_pg_run_cancel(void *self, int64_t now_us, int64_t run_id, const char *by, const char *reason,
+                                         pgqrs_run_state *state)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_cancel(pg, now_us, run_id, by, reason, state));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_at_time(pgqrsi_pg *pg, int statement, int64_t id, int64_t now_us, int64_t *number)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, id);
+    pgqrsi_pg_time(&call, now_us);
+    return pgqrsi_pg_write_number(&call, number);
+}
+
+static pgqrs_result pgqrsi_pg_run_replay(pgqrsi_pg *pg, int64_t now_us, int64_t run_id)
+{
+    pgqrs_result outcome = PGQRS_OK;
+    pgqrs_result result = pgqrsi_pg_replay_ids(pg, now_us, &run_id, 1, &outcome);
+    if (result || outcome == PGQRS_OK) return result;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_RUN_STATE, 0, NULL,
+                              outcome == PGQRS_ERR_MESSAGE_NOT_FOUND
+                                  ? "run %lld has lost its message and with it its input: fork it with another one"
+                                  : "the message of run %lld is still on its way: try again when it is finished",
+                              (long long)run_id);
+}
+
+static pgqrs_result pgqrsi_pg_restart(pgqrsi_pg *pg, int64_t now_us, int64_t run_id, pgqrs_run_state *state)
+{
+    int64_t queue_id = 0, code = 0, ignored = 0;
+    pgqrs_result result = pgqrsi_pg_gate(pg, false);
+    if (!result) result = pgqrsi_pg_run_lock(pg, run_id, state, &queue_id);
+    if (!result) result = pgqrsi_pg_at_time(pg, PGQRSI_PA_SQL_RUN_STATE, run_id, now_us, &code);
+    if (result) return result;
+    *state = (pgqrs_run_state)(int)code;
+    if (*state != PGQRS_RUN_ERROR) return PGQRS_OK;
+    result = pgqrsi_pg_run_replay(pg, now_us, run_id);
+    return result ? result : pgqrsi_pg_at_time(pg, PGQRSI_PA_SQL_RUN_RESET, run_id, now_us, &ignored);
+}
+
+static pgqrs_result pgqrsi_pg_run_restart(void *self, int64_t now_us, int64_t run_id, pgqrs_run_state *state)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_restart(pg, now_us, run_id, state));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_run_fork(void *self, int64_t now_us, int64_t run_id, int32_t before,
+                                       const char *input_or_null, size_t input_size, int64_t *new_run_id)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_RUN_FORK);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_int32(&call, before);
+    pgqrsi_pg_text_sized(&call, input_or_null, input_size);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_run(pg, run_id);
+    *new_run_id = result ? 0 : pgqrsi_pg_get_int64(r, 0, 0);
+    PQclear(r);
+    if (!result && *new_run_id == 0)
+        result = pgqrs_backend_fail(pg->store, PGQRS_ERR_RUN_STATE, 0, NULL,
+                                    "run %lld has lost its message and with it its input: give another one",
+                                    (long long)run_id);
+    return result;
+}
+
+/* --- runs: purge */
+
+/* Appends the ids in the first column. `room` of them fit. */
+static void pgqrsi_pg_gather(const PGresult *r, int64_t *ids, size_t *count, size_t room)
+{
+    for (int row = 0; row < PQntuples(r) && *count < room; row++)
+        ids[(*count)++] = pgqrsi_pg_get_int64(r, row, 0);
+}
+
+/* Those among the ids whose message is not on its way to a worker any more. */
+static size_t pgqrsi_pg_stranded(const pgqrsi_pg_batch *batch, const int64_t *ids, int64_t *stranded)
+{
+    size_t count = 0;
+    for (size_t row = 0; row < batch->count; row++)
+        if (pgqrsi_pg_batch_missing(batch, row) || pgqrsi_pg_batch_place(batch, row) >= PGQRSI_PG_AT_DONE)
+            stranded[count++] = ids[row];
+    return count;
+}
+
+static void pgqrsi_pg_admit_runs(pgqrsi_pg_batch *batch, const PGresult *may)
+{
+    for (size_t row = 0; row < batch->count; row++) {
+        bool chosen = false;
+        if (pgqrsi_pg_batch_missing(batch, row) || pgqrsi_pg_batch_repeated(batch, row)) continue;
+        for (int i = 0; i < PQntuples(may) && !chosen; i++)
+            chosen = pgqrsi_pg_get_int64(may, i, 0) == pgqrsi_pg_get_int64(batch->locked, (int)row, 0);
+        if (chosen) pgqrsi_pg_batch_add(batch, row);
+    }
+}
+
+/* The runs `may` and their messages, which the batch holds. */
+static pgqrs_result pgqrsi_pg_forget_runs(pgqrsi_pg_batch *batch, const PGresult *may, int64_t *ids)
+{
+    pgqrsi_pg_call call;
+    size_t count = 0;
+    pgqrsi_pg_gather(may, ids, &count, batch->count);
+    pgqrsi_pg_admit_runs(batch, may);
+    pgqrs_result result = batch->used ? pgqrsi_pg_batch_take(batch) : PGQRS_OK;
+    if (!result && batch->used) result = pgqrsi_pg_batch_run(batch, PGQRSI_PA_SQL_FORGET);
+    if (result || count == 0) return result;
+    pgqrsi_pg_start(&call, batch->pg, PGQRSI_PA_SQL_RUN_FORGET);
+    pgqrsi_pg_ids(&call, ids, count);
+    return pgqrsi_pg_write_only(&call);
+}
+
+/* `scratch` has room for as many ids as there are. */
+static pgqrs_result pgqrsi_pg_purge_ids(pgqrsi_pg *pg, int64_t now_us, const int64_t *ids, size_t count, bool open,
+                                        int64_t *scratch, int64_t *removed)
+{
+    pgqrsi_pg_batch batch;
+    pgqrsi_pg_call call;
+    PGresult *may = NULL;
+    pgqrs_result result = pgqrsi_pg_batch_lock(&batch, pg, now_us, ids, count);
+    if (!result) {
+        size_t stranded = pgqrsi_pg_stranded(&batch, ids, scratch);
+        pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_CHECK);
+        pgqrsi_pg_ids(&call, ids, count);
+        pgqrsi_pg_ids(&call, scratch, stranded);
+        pgqrsi_pg_bool(&call, open);
+        result = pgqrsi_pg_write(&call, &may);
+    }
+    if (!result) result = pgqrsi_pg_forget_runs(&batch, may, scratch);
+    *removed = result ? 0 : PQntuples(may);
+    PQclear(may);
+    pgqrsi_pg_batch_free(&batch);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_purge_find(pgqrsi_pg *pg, int statement, int64_t workflow_id,
+                                         const pgqrs_backend_run_purge *purge, int64_t *ids, size_t *count)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, workflow_id);
+    pgqrsi_pg_time(&call, purge->now_us);
+    pgqrsi_pg_int64(&call, (int64_t)(purge->limit - *count));
+    pgqrsi_pg_int32(&call, (int32_t)purge->states);
+    pgqrsi_pg_int64(&call, purge->older_than_us);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result) pgqrsi_pg_gather(r, ids, count, purge->limit);
+    PQclear(r);
+    return result;
+}
+
+/* A purge of everything has no need to tell the open runs from the failed ones. */
+static pgqrs_result pgqrsi_pg_purge_some(pgqrsi_pg *pg, int64_t workflow_id, pgqrs_backend_run_purge *purge,
+                                         int64_t *ids)
+{
+    size_t count = 0;
+    bool failed = !purge->open && (purge->states & 1u << PGQRS_RUN_ERROR) != 0;
+    pgqrs_result result = pgqrsi_pg_purge_find(pg, PGQRSI_PA_SQL_PURGE_ENDED, workflow_id, purge, ids, &count);
+    if (!result && count < purge->limit && failed)
+        result = pgqrsi_pg_purge_find(pg, PGQRSI_PA_SQL_PURGE_LOST, workflow_id, purge, ids, &count);
+    if (!result && count < purge->limit && purge->open)
+        result = pgqrsi_pg_purge_find(pg, PGQRSI_PA_SQL_PURGE_OPEN, workflow_id, purge, ids, &count);
+    if (result || count == 0) return result;
+    return pgqrsi_pg_purge_ids(pg, purge->now_us, ids, count, purge->open, ids + purge->limit, &purge->removed);
+}
+
+static pgqrs_result pgqrsi_pg_run_purge(void *self, pgqrs_backend_run_purge *purge)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    size_t bytes = 2 * purge->limit * sizeof(int64_t);
+    int64_t workflow_id = 0;
+    int tries = 0;
+    pgqrs_result result = pgqrsi_pg_workflow_id(pg, purge->workflow, &workflow_id);
+    if (!result && workflow_id == 0) result = pgqrsi_pg_no_workflow(pg, purge->workflow);
+    int64_t *ids = result ? NULL : (int64_t *)pgqrs_backend_alloc(pg->store, bytes);
+    if (!result && !ids) result = pgqrsi_pg_no_memory(pg);
+    while (!result) {
+        purge->removed = 0;
+        result = pgqrsi_pg_begin(pg);
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_purge_some(pg, workflow_id, purge, ids));
+        if (!pgqrsi_pg_again(pg, result, &tries)) break;
+        result = PGQRS_OK;
+    }
+    pgqrs_backend_free(pg->store, ids, bytes);
+    return result;
+}
+
+/* `found`: ids, which a statement before saw. */
+static pgqrs_result pgqrsi_pg_retain_found(pgqrsi_pg *pg, int64_t now_us, const PGresult *found, int64_t *removed)
+{
+    size_t count = 0, room = (size_t)PQntuples(found);
+    size_t bytes = 2 * room * sizeof(int64_t);
+    int64_t *ids = (int64_t *)pgqrs_backend_alloc(pg->store, bytes);
+    if (!ids) return pgqrsi_pg_no_memory(pg);
+    pgqrsi_pg_gather(found, ids, &count, room);
+    pgqrs_result result = pgqrsi_pg_begin(pg);
+    if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_purge_ids(pg, now_us, ids, count, false, ids + room, removed));
+    pgqrs_backend_free(pg->store, ids, bytes);
+    return result;
+}
+
+/* What the retention of the workflows on a queue says, a bounded step: how many went. What does not work now will do so later. */
+static int64_t pgqrsi_pg_retain_runs(pgqrsi_pg *pg, int64_t now_us, const char *queue)
+{
+    pgqrsi_pg_call call;
+    PGresult *found = NULL;
+    int64_t removed = 0;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_PURGE_OLD);
+    pgqrsi_pg_text(&call, queue);
+    pgqrsi_pg_time(&call, now_us);
+    pgqrsi_pg_int64(&call, PGQRSI_PG_RETAIN_RUNS);
+    pgqrs_result result = pgqrsi_pg_read(&call, &found);
+    if (!result && PQntuples(found) > 0) result = pgqrsi_pg_retain_found(pg, now_us, found, &removed);
+    PQclear(found);
+    return result ? 0 : removed;
+}
+
 /* --- workers ------------------------------------------------------------------------------------------------------ */
 
 static pgqrs_result pgqrsi_pg_no_worker(pgqrsi_pg *pg, int64_t id)
@@ -10229,10 +14862,10 @@ static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
 
 static pgqrs_result pgqrsi_pg_verify(void *self)
 {
-    static const int steps[] = {PGQRSI_PA_SQL_VERIFY_TABLES,  PGQRSI_PA_SQL_VERIFY_RELATIONS,
-                                PGQRSI_PA_SQL_VERIFY_INDEXES, PGQRSI_PA_SQL_VERIFY_OWNERS,
-                                PGQRSI_PA_SQL_VERIFY_PLACES,  PGQRSI_PA_SQL_VERIFY_LEASES,
-                                PGQRSI_PA_SQL_VERIFY_DONE,    PGQRSI_PA_SQL_VERIFY_KEYS};
+    static const int steps[] = {
+        PGQRSI_PA_SQL_VERIFY_TABLES, PGQRSI_PA_SQL_VERIFY_RELATIONS, PGQRSI_PA_SQL_VERIFY_INDEXES,
+        PGQRSI_PA_SQL_VERIFY_OWNERS, PGQRSI_PA_SQL_VERIFY_PLACES,    PGQRSI_PA_SQL_VERIFY_LEASES,
+        PGQRSI_PA_SQL_VERIFY_DONE,   PGQRSI_PA_SQL_VERIFY_KEYS,      PGQRSI_PA_SQL_VERIFY_RUNS};
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrs_result result = PGQRS_OK;
     pg->checked = false; /* the first statement then looks at the version */
@@ -10286,6 +14919,26 @@ static const pgqrs_backend pgqrsi_pg_backend = {
     pgqrsi_pg_metrics,
     pgqrsi_pg_worker_stats,
     pgqrsi_pg_maintain,
+    pgqrsi_pg_workflow_create,
+    pgqrsi_pg_workflow_change,
+    pgqrsi_pg_workflow_list,
+    pgqrsi_pg_workflow_delete,
+    pgqrsi_pg_trigger,
+    pgqrsi_pg_run_load,
+    pgqrsi_pg_run_write,
+    pgqrsi_pg_run_list,
+    pgqrsi_pg_run_count,
+    pgqrsi_pg_run_steps,
+    pgqrsi_pg_run_values,
+    pgqrsi_pg_run_cancel,
+    pgqrsi_pg_run_send,
+    pgqrsi_pg_run_restart,
+    pgqrsi_pg_run_fork,
+    pgqrsi_pg_run_purge,
+    pgqrsi_pg_run_wait_begin,
+    pgqrsi_pg_transaction,
+    pgqrsi_pg_pgconn,
+    NULL,
 };
 
 PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void)
@@ -11019,15 +15672,6 @@ PGQRS_API pgqrs_result pgqrs_message_reject(const pgqrs_message *message, const 
     return pgqrsi_delivery_decide(message, PGQRS_REJECT, 0, reason);
 }
 
-static pgqrs_result pgqrsi_message_extend(pgqrs_worker *worker, const pgqrs_message *message, int64_t lease_ms)
-{
-    pgqrs_result outcome = PGQRS_OK;
-    int64_t length_ms = lease_ms ? lease_ms : worker->lease_ms;
-    size_t index = (size_t)(message - worker->held->items);
-    pgqrs_result result = pgqrsi_worker_extend(worker, index, 1, length_ms, &outcome);
-    return result || outcome == PGQRS_OK ? result : pgqrsi_lease_lost(worker->store, message->id);
-}
-
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms)
 {
     pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
@@ -11047,18 +15691,23 @@ PGQRS_API pgqrs_result pgqrs_work_batch(pgqrs_store *store, const char *queue, p
     PGQRSI_CALL(store, pgqrsi_work(store, queue, NULL, handler, user, desc));
 }
 
-PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
-                                          pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
+static pgqrs_worker *pgqrsi_worker_opened(pgqrs_store *store, pgqrs_worker *worker, pgqrs_result result)
 {
-    pgqrs_worker *worker = NULL;
-    if (pgqrsi_begin(store)) return NULL;
-    pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
     if (result && worker) {
         pgqrsi_worker_close(worker, result);
         worker = NULL;
     }
     pgqrsi_end(store, result);
     return worker;
+}
+
+PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
+                                          pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
+{
+    pgqrs_worker *worker = NULL;
+    if (pgqrsi_begin(store)) return NULL;
+    pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
+    return pgqrsi_worker_opened(store, worker, result);
 }
 
 static pgqrs_result pgqrsi_worker_inside(pgqrs_worker *worker)
@@ -11229,6 +15878,419 @@ static pgqrs_result pgqrsi_metrics_get(pgqrs_store *store, const char *queue, pg
     *out = NULL;
     pgqrs_result result = queue ? pgqrsi_check_queue(store, queue) : PGQRS_OK;
     return result ? result : store->backend->metrics(store->self, pgqrsi_now(store), queue, out);
+}
+
+/* --- workflows */
+
+PGQRS_API const char *pgqrs_run_state_name(pgqrs_run_state state)
+{
+    static const char *const names[] = {"unknown",    "queued",    "running", "paused",
+                                        "cancelling", "cancelled", "success", "error"};
+    return state >= PGQRS_RUN_QUEUED && state <= PGQRS_RUN_ERROR ? names[state] : names[0];
+}
+
+PGQRS_API const char *pgqrs_run_wait_name(pgqrs_run_wait wait)
+{
+    static const char *const names[] = {"none", "retry", "pause", "sleep", "event"};
+    return wait >= PGQRS_WAIT_NONE && wait <= PGQRS_WAIT_EVENT ? names[wait] : "unknown";
+}
+
+PGQRS_API const char *pgqrs_step_state_name(pgqrs_step_state state)
+{
+    static const char *const names[] = {"unknown", "done", "retrying", "waiting", "failed"};
+    return state >= PGQRS_STEP_DONE && state <= PGQRS_STEP_FAILED ? names[state] : names[0];
+}
+
+PGQRS_API int64_t pgqrs_retry_delay_ms(const pgqrs_retry_policy *given, int32_t retry, uint64_t random)
+{
+    pgqrs_retry_policy policy = given ? pgqrsi_retry_resolve(given, &pgqrsi_retry_default) : pgqrsi_retry_default;
+    return pgqrsi_retry_delay_ms(&policy, retry, random);
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_create(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_create(store, workflow, desc));
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_update(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_update(store, workflow, desc));
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_get(pgqrs_store *store, const char *workflow, pgqrs_workflow **out)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_get(store, workflow, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_list(pgqrs_store *store, int64_t after_id, size_t limit, pgqrs_workflows **out)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_list(store, after_id, limit, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_delete(pgqrs_store *store, const char *workflow, bool force)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_delete(store, workflow, force));
+}
+
+static pgqrs_result pgqrsi_workflow_trigger_one(pgqrs_store *store, const char *workflow, const char *input,
+                                                const pgqrs_trigger_desc *desc, int64_t *run_id)
+{
+    pgqrs_trigger_item item;
+    pgqrs_receipt receipt;
+    memset(&item, 0, sizeof item);
+    memset(&receipt, 0, sizeof receipt);
+    item.input = input;
+    if (desc) item.desc = *desc;
+    pgqrs_result result = pgqrsi_workflow_trigger(store, workflow, &item, 1, &receipt, true);
+    if (run_id) *run_id = receipt.id;
+    return result;
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_trigger(pgqrs_store *store, const char *workflow, const char *input,
+                                              const pgqrs_trigger_desc *desc, int64_t *run_id)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_trigger_one(store, workflow, input, desc, run_id));
+}
+
+PGQRS_API pgqrs_result pgqrs_workflow_trigger_many(pgqrs_store *store, const char *workflow,
+                                                   const pgqrs_trigger_item *items, size_t count,
+                                                   pgqrs_receipt *receipts)
+{
+    PGQRSI_CALL(store, pgqrsi_workflow_trigger(store, workflow, items, count, receipts, false));
+}
+
+/* --- runs from inside */
+
+PGQRS_API int64_t pgqrs_run_id(const pgqrs_run *run)
+{
+    return run && run->worker ? run->message->id : 0;
+}
+
+PGQRS_API const char *pgqrs_run_workflow(const pgqrs_run *run)
+{
+    return run && run->worker ? run->loaded->workflow : "";
+}
+
+PGQRS_API const char *pgqrs_run_input(const pgqrs_run *run)
+{
+    return run && run->worker ? run->message->payload : "null";
+}
+
+PGQRS_API int32_t pgqrs_run_attempt(const pgqrs_run *run)
+{
+    return run && run->worker ? run->message->attempt : 0;
+}
+
+PGQRS_API pgqrs_store *pgqrs_run_store(const pgqrs_run *run)
+{
+    return run && run->worker ? run->worker->store : NULL;
+}
+
+PGQRS_API const pgqrs_error *pgqrs_run_error(const pgqrs_run *run)
+{
+    static const pgqrs_error none = {PGQRS_ERR_INVALID_ARGUMENT, PGQRS_KIND_MISUSE, 0, "", -1, 0, "run is NULL"};
+    static const pgqrs_error gone = {PGQRS_ERR_STEP_MISUSE,
+                                     PGQRS_KIND_MISUSE,
+                                     0,
+                                     "",
+                                     -1,
+                                     0,
+                                     "the run's function has returned: the run must not be used any more"};
+    if (!run) return &none;
+    return run->worker ? &run->error : &gone;
+}
+
+PGQRS_API pgqrs_result pgqrs_run_status(const pgqrs_run *run)
+{
+    return pgqrs_run_error(run)->code;
+}
+
+/* Every call of a workflow's function on its run stands between enter and leave. False: the run has to stop, or had its end. */
+static bool pgqrsi_run_enter(pgqrs_run *run)
+{
+    if (!run || !run->worker) return false;
+    pgqrs_store *store = run->worker->store;
+    pgqrs_result result = pgqrsi_begin(store);
+    if (result)
+        return pgqrsi_run_halt(run, result, "run %lld is used while another call on its store runs",
+                               (long long)run->message->id) == PGQRS_OK;
+    if (run->returned && !run->status) {
+        pgqrsi_run_halt(run, PGQRS_ERR_STEP_MISUSE, "run %lld is used after pgqrs_run_return",
+                        (long long)run->message->id);
+        pgqrsi_log(store, PGQRS_LOG_ERROR, "%s", run->error.message);
+    }
+    if (pgqrsi_elapsed_us(store) >= run->worker->lease_end_us) pgqrsi_run_lost(run);
+    if (!run->status) return true;
+    pgqrsi_run_rollback(run);
+    store->error = run->error;
+    pgqrsi_end(store, run->status);
+    return false;
+}
+
+static pgqrs_result pgqrsi_run_leave(pgqrs_run *run)
+{
+    if (run->status) pgqrsi_run_rollback(run); /* what the function does next must not be a part of it */
+    run->worker->store->error = run->error;
+    return pgqrsi_end(run->worker->store, run->status);
+}
+
+PGQRS_API bool pgqrs_step_with(pgqrs_run *run, const char *name, const pgqrs_step_desc *desc, const char **output)
+{
+    const char *known = NULL;
+    bool todo = false;
+    if (output) *output = NULL;
+    if (!pgqrsi_run_enter(run)) return false;
+    todo = pgqrsi_step_begin(run, name, desc, &known);
+    if (output) *output = known;
+    return pgqrsi_run_leave(run) == PGQRS_OK && todo;
+}
+
+PGQRS_API bool pgqrs_step(pgqrs_run *run, const char *name, const char **output)
+{
+    return pgqrs_step_with(run, name, NULL, output);
+}
+
+PGQRS_API bool pgqrs_step_keyed(pgqrs_run *run, const char *name, const char *key, const char **output)
+{
+    pgqrs_step_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.key = key ? key : ""; /* refused: without a key every round would be the same step */
+    return pgqrs_step_with(run, name, &desc, output);
+}
+
+PGQRS_API bool pgqrs_step_indexed(pgqrs_run *run, const char *name, int64_t index, const char **output)
+{
+    char key[24];
+    snprintf(key, sizeof key, "%lld", (long long)index);
+    return pgqrs_step_keyed(run, name, key, output);
+}
+
+PGQRS_API const char *pgqrs_step_done(pgqrs_run *run, const char *output)
+{
+    if (!pgqrsi_run_enter(run)) return NULL;
+    const char *stored = pgqrsi_step_done(run, output);
+    if (stored) pgqrsi_run_heed_cancel(run);
+    return pgqrsi_run_leave(run) == PGQRS_OK ? stored : NULL;
+}
+
+PGQRS_API const char *pgqrs_step_fail(pgqrs_run *run, const pgqrs_failure *failure)
+{
+    if (!pgqrsi_run_enter(run)) return NULL;
+    pgqrsi_step_fail(run, failure);
+    pgqrsi_run_leave(run);
+    return NULL;
+}
+
+PGQRS_API const char *pgqrs_step_pause(pgqrs_run *run, int64_t delay_ms, const char *why)
+{
+    if (!pgqrsi_run_enter(run)) return NULL;
+    pgqrsi_step_pause(run, delay_ms, why);
+    pgqrsi_run_leave(run);
+    return NULL;
+}
+
+PGQRS_API bool pgqrs_run_sleep(pgqrs_run *run, const char *name, int64_t duration_ms)
+{
+    bool over = false;
+    if (!pgqrsi_run_enter(run)) return false;
+    if (duration_ms < 0)
+        pgqrsi_run_misuse(run, "sleep \"%s\" of %lld ms: give 0 or more", name ? name : "", (long long)duration_ms);
+    else
+        over = pgqrsi_run_sleep(run, name, pgqrsi_run_after(run, duration_ms));
+    return pgqrsi_run_leave(run) == PGQRS_OK && over;
+}
+
+PGQRS_API bool pgqrs_run_sleep_until(pgqrs_run *run, const char *name, int64_t at_us)
+{
+    bool over = false;
+    if (!pgqrsi_run_enter(run)) return false;
+    if (at_us < 0 || at_us > PGQRSI_TIME_MAX_US)
+        pgqrsi_run_misuse(run, "sleep \"%s\" until %lld: give microseconds since 1970", name ? name : "",
+                          (long long)at_us);
+    else
+        over = pgqrsi_run_sleep(run, name, at_us);
+    return pgqrsi_run_leave(run) == PGQRS_OK && over;
+}
+
+PGQRS_API bool pgqrs_run_wait_event(pgqrs_run *run, const char *event, int64_t timeout_ms, const char **payload)
+{
+    const char *found = NULL;
+    bool known = false;
+    if (payload) *payload = NULL;
+    if (!pgqrsi_run_enter(run)) return false;
+    if (timeout_ms < 0)
+        pgqrsi_run_misuse(run, "event \"%s\" is waited for %lld ms: give 0 or more, or PGQRS_FOREVER",
+                          event ? event : "", (long long)timeout_ms);
+    else
+        known = pgqrsi_run_wait_event(run, event, timeout_ms, &found);
+    if (payload) *payload = found;
+    return pgqrsi_run_leave(run) == PGQRS_OK && known;
+}
+
+PGQRS_API pgqrs_result pgqrs_run_set(pgqrs_run *run, const char *name, const char *json)
+{
+    if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
+    pgqrsi_run_set(run, name, json);
+    return pgqrsi_run_leave(run);
+}
+
+PGQRS_API const char *pgqrs_run_value(pgqrs_run *run, const char *name)
+{
+    if (!pgqrsi_run_enter(run)) return NULL;
+    const char *value = pgqrsi_run_value(run, name);
+    pgqrsi_run_leave(run);
+    return value;
+}
+
+PGQRS_API pgqrs_result pgqrs_run_flush(pgqrs_run *run)
+{
+    if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
+    if (run->pending_count) (void)pgqrsi_run_store_now(run, 0, NULL);
+    pgqrsi_run_heed_cancel(run);
+    return pgqrsi_run_leave(run);
+}
+
+PGQRS_API pgqrs_result pgqrs_run_extend(pgqrs_run *run, int64_t lease_ms)
+{
+    if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
+    pgqrs_store *store = run->worker->store;
+    pgqrs_result result = pgqrsi_check_range(store, "lease_ms", lease_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result) result = pgqrsi_message_extend(run->worker, run->message, lease_ms);
+    if (result == PGQRS_ERR_LEASE_LOST) pgqrsi_run_halt_store(run, result);
+    return pgqrsi_end(store, result);
+}
+
+PGQRS_API struct pg_conn *pgqrs_run_pgconn(const pgqrs_run *run)
+{
+    pgqrs_store *store = pgqrs_run_store(run);
+    return store && store->backend->pgconn ? store->backend->pgconn(store->self) : NULL;
+}
+
+PGQRS_API struct sqlite3 *pgqrs_run_sqlite3(const pgqrs_run *run)
+{
+    pgqrs_store *store = pgqrs_run_store(run);
+    return store && store->backend->database ? store->backend->database(store->self) : NULL;
+}
+
+PGQRS_API const char *pgqrs_run_quote(pgqrs_run *run, const char *text)
+{
+    if (!text || !pgqrsi_run_enter(run)) return NULL;
+    const char *quoted = pgqrsi_run_quote(run, text);
+    return pgqrsi_run_leave(run) == PGQRS_OK ? quoted : NULL;
+}
+
+PGQRS_API const char *pgqrs_run_unquote(pgqrs_run *run, const char *json)
+{
+    if (!json || !pgqrsi_run_enter(run)) return NULL;
+    const char *text = pgqrsi_run_unquote(run, json);
+    return pgqrsi_run_leave(run) == PGQRS_OK ? text : NULL;
+}
+
+PGQRS_API pgqrs_result pgqrs_run_return(pgqrs_run *run, const char *output)
+{
+    if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
+    pgqrsi_run_return(run, output);
+    return pgqrsi_run_leave(run);
+}
+
+PGQRS_API pgqrs_result pgqrs_run_fail(pgqrs_run *run, const pgqrs_failure *failure)
+{
+    if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
+    pgqrsi_run_fail(run, failure);
+    return pgqrsi_run_leave(run);
+}
+
+/* --- workers of workflows */
+
+PGQRS_API pgqrs_result pgqrs_work_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
+                                            const pgqrs_work_desc *desc)
+{
+    PGQRSI_CALL(store, pgqrsi_work_workflows(store, entries, count, desc));
+}
+
+PGQRS_API pgqrs_result pgqrs_work_workflow(pgqrs_store *store, const char *workflow, pgqrs_workflow_handler handler,
+                                           void *user, const pgqrs_work_desc *desc)
+{
+    pgqrs_workflow_entry entry;
+    entry.workflow = workflow;
+    entry.handler = handler;
+    entry.user = user;
+    PGQRSI_CALL(store, pgqrsi_work_workflows(store, &entry, 1, desc));
+}
+
+PGQRS_API pgqrs_worker *pgqrs_worker_open_workflows(pgqrs_store *store, const pgqrs_workflow_entry *entries,
+                                                    size_t count, const pgqrs_work_desc *desc)
+{
+    pgqrs_worker *worker = NULL;
+    if (pgqrsi_begin(store)) return NULL;
+    pgqrs_result result = pgqrsi_worker_open_workflows(store, entries, count, desc, &worker);
+    return pgqrsi_worker_opened(store, worker, result);
+}
+
+/* --- runs from outside */
+
+PGQRS_API pgqrs_result pgqrs_run_get(pgqrs_store *store, int64_t run_id, pgqrs_run_info **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_get(store, run_id, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int64_t timeout_ms, pgqrs_run_info **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_result(store, run_id, timeout_ms, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_list(pgqrs_store *store, const pgqrs_run_filter *filter, pgqrs_runs **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_list(store, filter, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_count(pgqrs_store *store, const pgqrs_run_filter *filter, int64_t *count)
+{
+    PGQRSI_CALL(store, pgqrsi_run_count(store, filter, count));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_steps(pgqrs_store *store, int64_t run_id, pgqrs_steps **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_steps(store, run_id, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_values_get(pgqrs_store *store, int64_t run_id, pgqrs_run_values **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_values_get(store, run_id, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_explain(store, run_id, out));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_cancel(pgqrs_store *store, int64_t run_id, const pgqrs_cancel_desc *desc,
+                                        pgqrs_run_state *state)
+{
+    PGQRSI_CALL(store, pgqrsi_run_cancel(store, run_id, desc, state));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_send_event(pgqrs_store *store, int64_t run_id, const char *event, const char *payload,
+                                            bool *accepted)
+{
+    PGQRSI_CALL(store, pgqrsi_run_send_event(store, run_id, event, payload, accepted));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_restart(pgqrs_store *store, int64_t run_id)
+{
+    PGQRSI_CALL(store, pgqrsi_run_restart(store, run_id));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_fork(pgqrs_store *store, int64_t run_id, const pgqrs_fork_desc *desc,
+                                      int64_t *new_run_id)
+{
+    PGQRSI_CALL(store, pgqrsi_run_fork(store, run_id, desc, new_run_id));
+}
+
+PGQRS_API pgqrs_result pgqrs_run_purge(pgqrs_store *store, const char *workflow, const pgqrs_run_purge_desc *desc,
+                                       int64_t *removed)
+{
+    PGQRSI_CALL(store, pgqrsi_run_purge(store, workflow, desc, removed));
 }
 
 PGQRS_API pgqrs_result pgqrs_metrics_get(pgqrs_store *store, const char *queue, pgqrs_metrics **out)

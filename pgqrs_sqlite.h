@@ -42,6 +42,11 @@
  *     a transaction of yours each call is a savepoint; start it with BEGIN IMMEDIATE when it will write. Outside of one
  *     each call is its own transaction.
  *
+ * Transactional steps (pgqrs_step_desc.transaction)
+ *     The body runs between BEGIN IMMEDIATE and COMMIT on the store's own connection, pgqrs_run_sqlite3: nobody else writes
+ *     to the file meanwhile. Others wait for at most their connect_timeout_ms, then their call is PGQRS_ERR_BUSY; so does a
+ *     second store that the body itself uses. Do not end the transaction in the body; savepoints of your own are fine.
+ *
  * Turso
  *     turso:// serves a library that offers the sqlite3 C API: link it in place of -lsqlite3 and define PGQRS_TURSO where
  *     PGQRS_IMPLEMENTATION is. The store then expects less: synchronous=FULL, no queue lock, no wake-up between processes.
@@ -51,8 +56,11 @@
  *     Network file systems: SQLite does not work there, and neither does this. Encryption, backups, VACUUM: use SQLite's.
  *     A message is one row that is written again by each step; payloads over some 100 KiB are better kept elsewhere.
  *
- * The tables are pgqrs_meta, pgqrs_queues, pgqrs_messages and pgqrs_workers; times in them are microseconds since 1970
- * UTC. For people there is a view: SELECT * FROM pgqrs_message_view WHERE queue = 'emails' AND state = 'dead';
+ * The tables are pgqrs_meta, pgqrs_queues, pgqrs_messages, pgqrs_workers, and for workflows pgqrs_workflows, pgqrs_runs,
+ * pgqrs_steps, pgqrs_run_events and pgqrs_run_values; times in them are microseconds since 1970 UTC. For people there are
+ * views: SELECT * FROM pgqrs_message_view WHERE queue = 'emails' AND state = 'dead';
+ *        SELECT id, error_step, error_message FROM pgqrs_run_view WHERE workflow = 'signup' AND state = 'error';
+ *        SELECT * FROM pgqrs_step_view WHERE run_id = 17;
  *
  * The licence is that of pgqrs.h: MIT or Apache 2.0, as you like.
  */
@@ -170,12 +178,14 @@ static const pgqrsi_sqlite_api pgqrsi_sqlite3 = {sqlite3_libversion_number,
 #define PGQRSI_SQLITE_OLDEST 3037000 /* STRICT tables */
 
 /* ------------------------------------------------------------------------------------------------------------------
- * >>schema: append-only; version i + 1 is reached by running script i
+ * >>schema: append-only; version i + 1 is reached by running the scripts of row i
  * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_SQLITE_TIME(us) "strftime('%Y-%m-%dT%H:%M:%fZ', (" us ") / 1000000.0, 'unixepoch')"
 
 /* `ord` is the place in the line of one queue and priority while a message is ready. There is one partial index per state:
  * a step moves a message from one small index to another, and no statement meets rows it does not want. */
-static const char *const pgqrsi_sqlite_migrations[] = {
+static const char *const pgqrsi_sqlite_version_1[] = {
     "CREATE TABLE pgqrs_meta(key TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT;"
     "INSERT INTO pgqrs_meta(key, value) VALUES ('schema_version', 0), ('max_id', 0), ('max_queue_id', 0), "
     "('max_worker_id', 0);"
@@ -224,7 +234,91 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     "      ELSE state END AS code FROM pgqrs_messages"
     "    CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now_us) c) m"
     "  JOIN pgqrs_queues q ON q.id = m.queue_id"
-    "  LEFT JOIN pgqrs_workers w ON m.code > 2 AND w.id = m.worker_id;"};
+    "  LEFT JOIN pgqrs_workers w ON m.code > 2 AND w.id = m.worker_id;",
+    NULL};
+
+/* A run has the id of its message, and what that tells is not stored twice. */
+static const char *const pgqrsi_sqlite_version_2[] =
+    {
+        "INSERT INTO pgqrs_meta(key, value) VALUES ('max_workflow_id', 0);"
+        "CREATE TABLE pgqrs_workflows("
+        "  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, queue_id INTEGER NOT NULL,"
+        "  made_queue INTEGER NOT NULL DEFAULT 0, max_retries INTEGER NOT NULL, backoff INTEGER NOT NULL,"
+        "  base_ms INTEGER NOT NULL, cap_ms INTEGER NOT NULL, jitter_percent INTEGER NOT NULL,"
+        "  timeout_ms INTEGER NOT NULL, step_timeout_ms INTEGER NOT NULL, retention_ms INTEGER NOT NULL,"
+        "  failed_retention_ms INTEGER NOT NULL, created_at INTEGER NOT NULL) STRICT;"
+        "CREATE INDEX pgqrs_workflows_queue ON pgqrs_workflows(queue_id);"
+        "CREATE TABLE pgqrs_runs("
+        "  id INTEGER PRIMARY KEY, workflow_id INTEGER NOT NULL,"
+        "  state INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 5, 6, 7))," /* open, cancelled, success, error */
+        "  wait INTEGER NOT NULL DEFAULT 0, wait_until INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL DEFAULT 0,"
+        "  triggered_at INTEGER NOT NULL, started_at INTEGER NOT NULL DEFAULT 0, finished_at INTEGER NOT NULL DEFAULT "
+        "0,"
+        "  deadline_at INTEGER NOT NULL DEFAULT 0, cancel_requested_at INTEGER NOT NULL DEFAULT 0,"
+        "  forked_from INTEGER NOT NULL DEFAULT 0, idempotency_key TEXT, wait_name TEXT, cancelled_by TEXT,"
+        "  cancel_reason TEXT, error_code TEXT, error_message TEXT, error_step TEXT, output TEXT) STRICT;"
+        "CREATE INDEX pgqrs_runs_workflow ON pgqrs_runs(workflow_id);" /* and by id, as every index of SQLite */
+        "CREATE UNIQUE INDEX pgqrs_runs_key ON pgqrs_runs(workflow_id, idempotency_key) WHERE idempotency_key IS NOT "
+        "NULL;"
+        "CREATE INDEX pgqrs_runs_ended ON pgqrs_runs(workflow_id, state, finished_at) WHERE state <> 0;"
+        "CREATE TABLE pgqrs_steps("
+        "  run_id INTEGER NOT NULL, number INTEGER NOT NULL,"
+        "  kind INTEGER NOT NULL CHECK (kind IN (1, 2, 3)),"      /* body, sleep, event */
+        "  state INTEGER NOT NULL CHECK (state IN (1, 2, 3, 4))," /* done, retrying, waiting, failed */
+        "  retries INTEGER NOT NULL, started_at INTEGER NOT NULL, finished_at INTEGER NOT NULL, due_at INTEGER NOT "
+        "NULL,"
+        "  name TEXT NOT NULL, key TEXT, error_code TEXT, error_message TEXT, input TEXT, output TEXT,"
+        "  PRIMARY KEY (run_id, number)) STRICT, WITHOUT ROWID;"
+        "CREATE TABLE pgqrs_run_events("
+        "  run_id INTEGER NOT NULL, name TEXT NOT NULL, sent_at INTEGER NOT NULL, payload TEXT NOT NULL,"
+        "  PRIMARY KEY (run_id, name)) STRICT, WITHOUT ROWID;"
+        "CREATE TABLE pgqrs_run_values("
+        "  run_id INTEGER NOT NULL, name TEXT NOT NULL, set_at INTEGER NOT NULL, value TEXT NOT NULL,"
+        "  PRIMARY KEY (run_id, name)) STRICT, WITHOUT ROWID;",
+        /* clang-format off */
+    "CREATE VIEW pgqrs_run_view AS"
+    "  SELECT r.id, w.name AS workflow, q.name AS queue,"
+    "    CASE r.code WHEN 1 THEN 'queued' WHEN 2 THEN 'running' WHEN 3 THEN 'paused' WHEN 4 THEN 'cancelling'"
+    "      WHEN 5 THEN 'cancelled' WHEN 6 THEN 'success' ELSE 'error' END AS state,"
+    "    CASE CASE WHEN r.code = 3 THEN r.wait END WHEN 1 THEN 'retry' WHEN 2 THEN 'pause' WHEN 3 THEN 'sleep'"
+    "      WHEN 4 THEN 'event' ELSE 'none' END AS wait,"
+    "    CASE WHEN r.code = 3 THEN r.wait_name END AS wait_name,"
+    "    " PGQRSI_SQLITE_TIME("CASE WHEN r.code = 3 THEN nullif(r.wait_until, 0) END") " AS wait_until,"
+    "    coalesce(r.attempt, 0) AS attempt, r.retries,"
+    "    CASE WHEN r.code = 7 AND r.state = 0 THEN 'DEAD' ELSE r.error_code END AS error_code,"
+    "    CASE WHEN r.code = 7 AND r.state = 0 THEN r.reason ELSE r.error_message END AS error_message, r.error_step,"
+    "    CASE WHEN r.held THEN nullif(r.message_worker_id, 0) END AS worker_id, k.name AS worker,"
+    "    " PGQRSI_SQLITE_TIME("CASE WHEN r.held THEN r.message_lease_until END") " AS lease_until,"
+    "    " PGQRSI_SQLITE_TIME("r.triggered_at") " AS triggered_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(r.started_at, 0)") " AS started_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(CASE WHEN r.code = 7 AND r.state = 0 THEN r.message_finished_at"
+                              " ELSE r.finished_at END, 0)") " AS finished_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(r.deadline_at, 0)") " AS deadline_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(r.cancel_requested_at, 0)") " AS cancel_requested_at,"
+    "    r.cancelled_by, r.cancel_reason, r.idempotency_key, nullif(r.forked_from, 0) AS forked_from, r.input, r.output"
+    "  FROM (SELECT r.*, m.attempt, m.reason, m.payload AS input, m.worker_id AS message_worker_id,"
+    "      m.lease_until AS message_lease_until, m.finished_at AS message_finished_at,"
+    "      r.state = 0 AND m.state = 3 AND m.lease_until > c.now_us AS held,"
+    "      CASE WHEN r.state <> 0 THEN r.state WHEN m.id IS NULL OR m.state > 3 THEN 7"
+    "        WHEN r.cancel_requested_at <> 0 THEN 4 WHEN m.state = 3 AND m.lease_until > c.now_us THEN 2"
+    "        WHEN r.wait <> 0 AND m.state = 2 AND m.due_at > c.now_us THEN 3 ELSE 1 END AS code"
+    "    FROM pgqrs_runs r LEFT JOIN pgqrs_messages m ON m.id = r.id"
+    "    CROSS JOIN (SELECT CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER) AS now_us) c) r"
+    "  JOIN pgqrs_workflows w ON w.id = r.workflow_id"
+    "  LEFT JOIN pgqrs_queues q ON q.id = w.queue_id"
+    "  LEFT JOIN pgqrs_workers k ON r.held AND k.id = r.message_worker_id;",
+    "CREATE VIEW pgqrs_step_view AS"
+    "  SELECT run_id, number, CASE kind WHEN 1 THEN 'step' WHEN 2 THEN 'sleep' ELSE 'event' END AS kind,"
+    "    CASE state WHEN 1 THEN 'done' WHEN 2 THEN 'retrying' WHEN 3 THEN 'waiting' ELSE 'failed' END AS state,"
+    "    name, key, input, output, error_code, error_message, retries,"
+    "    " PGQRSI_SQLITE_TIME("nullif(started_at, 0)") " AS started_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(finished_at, 0)") " AS finished_at,"
+    "    " PGQRSI_SQLITE_TIME("nullif(due_at, 0)") " AS due_at"
+    "  FROM pgqrs_steps;",
+        /* clang-format on */
+        NULL};
+
+static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_version_1, pgqrsi_sqlite_version_2};
 
 #define PGQRSI_SQLITE_MIGRATIONS ((int32_t)(sizeof(pgqrsi_sqlite_migrations) / sizeof(pgqrsi_sqlite_migrations[0])))
 
@@ -248,6 +342,9 @@ static const char *const pgqrsi_sqlite_migrations[] = {
 
 #define PGQRSI_SQLITE_METRIC(kind, condition)                                                                          \
     "SELECT " kind ", count(*), min(enqueued_at) FROM pgqrs_messages WHERE queue_id = ?2 AND " condition
+
+/* What a purge removes, by the time that counts for it. */
+#define PGQRSI_SQLITE_OLD(state, time) "pgqrs_messages WHERE queue_id = ?1 AND state = " state " AND " time " < ?2"
 
 #define PGQRSI_SQLITE_STATEMENTS(X)                                                                                                                     \
     X(BEGIN_READ, "BEGIN")                                                                                                                              \
@@ -293,11 +390,11 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     X(QUEUE_DROP_MESSAGES, "DELETE FROM pgqrs_messages WHERE queue_id = ?1")                                                                            \
     X(QUEUE_DROP_WORKERS, "DELETE FROM pgqrs_workers WHERE queue_id = ?1")                                                                              \
     X(QUEUE_DROP, "DELETE FROM pgqrs_queues WHERE id = ?1")                                                                                             \
-    X(PURGE_ARCHIVED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 4 AND finished_at < ?2")                                              \
-    X(PURGE_DEAD, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 5 AND finished_at < ?2")                                                  \
-    X(PURGE_READY, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND enqueued_at < ?2")                                                 \
-    X(PURGE_DELAYED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 2 AND enqueued_at < ?2")                                               \
-    X(PURGE_LEASED, "DELETE FROM pgqrs_messages WHERE queue_id = ?1 AND state = 3 AND enqueued_at < ?2")                                                \
+    X(PURGE_ARCHIVED, "DELETE FROM " PGQRSI_SQLITE_OLD("4", "finished_at"))                                                                             \
+    X(PURGE_DEAD, "DELETE FROM " PGQRSI_SQLITE_OLD("5", "finished_at"))                                                                                 \
+    X(PURGE_READY, "DELETE FROM " PGQRSI_SQLITE_OLD("1", "enqueued_at"))                                                                                \
+    X(PURGE_DELAYED, "DELETE FROM " PGQRSI_SQLITE_OLD("2", "enqueued_at"))                                                                              \
+    X(PURGE_LEASED, "DELETE FROM " PGQRSI_SQLITE_OLD("3", "enqueued_at"))                                                                               \
     /* enqueue */                                                                                                                                       \
     X(TAIL, "SELECT ord FROM pgqrs_messages WHERE queue_id = ?1 AND state = 1 AND priority = ?2"                                                        \
             " ORDER BY ord DESC LIMIT 1")                                                                                                               \
@@ -373,8 +470,9 @@ static const char *const pgqrsi_sqlite_migrations[] = {
             PGQRSI_SQLITE_WAITING) " UNION ALL " PGQRSI_SQLITE_METRIC("1",                                                                              \
                                                                       PGQRSI_SQLITE_RUN_OUT) " UNION "                                                  \
                                                                                              "ALL"                                                      \
-                                                                                             " " PGQRSI_SQLITE_METRIC("3",                              \
-                                                                                                                      PGQRSI_SQLITE_HELD))              \
+                                                                                             " " PGQRSI_SQLITE_METRIC(                                  \
+                                                                                                 "3",                                                   \
+                                                                                                 PGQRSI_SQLITE_HELD))                                   \
     X(METRICS_ARCHIVED, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_ARCHIVED)                                          \
     X(METRICS_DEAD, "SELECT count(*) FROM pgqrs_messages WHERE queue_id = ?1 AND " PGQRSI_SQLITE_DEAD)                                                  \
     X(METRICS_NEWEST, "SELECT enqueued_at FROM pgqrs_messages WHERE queue_id = ?1 ORDER BY id DESC LIMIT 1")                                            \
@@ -396,16 +494,126 @@ static const char *const pgqrsi_sqlite_migrations[] = {
     X(OLD_DEAD, "SELECT id FROM pgqrs_messages WHERE queue_id = ?2 AND state = 5 AND finished_at < ?1"                                                  \
                 " ORDER BY finished_at LIMIT ?3")
 
+/* The same for workflows and runs. */
+#define PGQRSI_SQLITE_WORKFLOW_COLUMNS                                                                                 \
+    "w.id, w.name, (SELECT name FROM pgqrs_queues WHERE id = w.queue_id), w.max_retries, w.backoff, w.base_ms, "       \
+    "w.cap_ms,"                                                                                                        \
+    " w.jitter_percent, w.timeout_ms, w.step_timeout_ms, w.retention_ms, w.failed_retention_ms, w.created_at"
+
+/* The failed runs among the open ones: their message is a dead letter. */
+#define PGQRSI_SQLITE_DEAD_RUNS                                                                                        \
+    "pgqrs_messages m CROSS JOIN pgqrs_runs r ON r.id = m.id WHERE m.queue_id = ?2 AND m.state = 5"                    \
+    " AND m.finished_at < ?3 AND r.workflow_id = ?1 AND r.state = 0"
+
+#define PGQRSI_SQLITE_RUN_STATEMENTS(X)                                                                                \
+    X(WORKFLOW_FIND, "SELECT id, queue_id, timeout_ms, made_queue FROM pgqrs_workflows WHERE name = ?1")               \
+    X(WORKFLOW_GET, "SELECT " PGQRSI_SQLITE_WORKFLOW_COLUMNS " FROM pgqrs_workflows w WHERE w.name = ?1")              \
+    X(WORKFLOW_LIST, "SELECT " PGQRSI_SQLITE_WORKFLOW_COLUMNS " FROM pgqrs_workflows w WHERE w.id > ?1"                \
+                     " ORDER BY w.id LIMIT ?2")                                                                        \
+    X(WORKFLOW_INSERT, "INSERT INTO pgqrs_workflows(id, queue_id, made_queue, max_retries, backoff, base_ms, cap_ms,"  \
+                       " jitter_percent, timeout_ms, step_timeout_ms, retention_ms, failed_retention_ms, created_at,"  \
+                       " name) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")                  \
+    X(WORKFLOW_CHANGE, "UPDATE pgqrs_workflows SET"                                                                    \
+                       " max_retries = CASE ?2 WHEN 0 THEN max_retries ELSE ?2 END,"                                   \
+                       " backoff = CASE ?3 WHEN 0 THEN backoff ELSE ?3 END,"                                           \
+                       " base_ms = CASE ?4 WHEN 0 THEN base_ms ELSE ?4 END,"                                           \
+                       " cap_ms = CASE ?5 WHEN 0 THEN cap_ms ELSE ?5 END,"                                             \
+                       " jitter_percent = CASE ?6 WHEN 0 THEN jitter_percent ELSE ?6 END,"                             \
+                       " timeout_ms = CASE ?7 WHEN 0 THEN timeout_ms WHEN -1 THEN 0 ELSE ?7 END,"                      \
+                       " step_timeout_ms = CASE ?8 WHEN 0 THEN step_timeout_ms WHEN -1 THEN 0 ELSE ?8 END,"            \
+                       " retention_ms = CASE ?9 WHEN 0 THEN retention_ms WHEN -1 THEN 0 ELSE ?9 END,"                  \
+                       " failed_retention_ms = CASE ?10 WHEN 0 THEN failed_retention_ms WHEN -1 THEN 0 ELSE ?10 END"   \
+                       " WHERE name = ?1")                                                                             \
+    X(WORKFLOW_DROP, "DELETE FROM pgqrs_workflows WHERE id = ?1")                                                      \
+    X(WORKFLOW_RUNS, "SELECT count(*) FROM (SELECT 1 FROM pgqrs_runs WHERE workflow_id = ?1 LIMIT 1)")                 \
+    X(WORKFLOWS_USING, "SELECT count(*) FROM pgqrs_workflows WHERE queue_id = ?1")                                     \
+    X(WORKFLOW_USING, "SELECT name FROM pgqrs_workflows WHERE queue_id = ?1 ORDER BY id LIMIT 1")                      \
+    X(WORKFLOW_ANY, "SELECT 1 FROM pgqrs_workflows LIMIT 1")                                                           \
+    X(WORKFLOW_DROP_USING, "DELETE FROM pgqrs_workflows WHERE queue_id = ?1")                                          \
+    /* runs */                                                                                                         \
+    X(RUN_BY_KEY, "SELECT id FROM pgqrs_runs WHERE workflow_id = ?1 AND idempotency_key = ?2")                         \
+    X(RUN_INSERT, "INSERT INTO pgqrs_runs(id, workflow_id, triggered_at, deadline_at, forked_from, idempotency_key)"   \
+                  " VALUES (?1, ?2, ?3, ?4, ?5, ?6)")                                                                  \
+    X(RUN_LOOK, "SELECT r.state, coalesce(m.state, 0), coalesce(m.lease_until, 0), r.cancel_requested_at, r.wait,"     \
+                " coalesce(m.due_at, 0), coalesce(m.priority, 0), w.queue_id, w.id, w.timeout_ms,"                     \
+                " r.wait = 4 AND r.wait_name IS ?2"                                                                    \
+                " FROM pgqrs_runs r JOIN pgqrs_workflows w ON w.id = r.workflow_id"                                    \
+                " LEFT JOIN pgqrs_messages m ON m.id = r.id WHERE r.id = ?1")                                          \
+    X(RUN_THERE, "SELECT id FROM pgqrs_runs WHERE id = ?1")                                                            \
+    X(RUN_LOAD, "SELECT " PGQRSI_SQLITE_WORKFLOW_COLUMNS ", r.state, r.cancel_requested_at, r.retries, r.started_at,"  \
+                " r.deadline_at FROM pgqrs_runs r JOIN pgqrs_workflows w ON w.id = r.workflow_id WHERE r.id = ?1")     \
+    X(RUN_STEPS, "SELECT number, kind, state, retries, started_at, finished_at, due_at, name, key, error_code,"        \
+                 " error_message, input, output FROM pgqrs_steps WHERE run_id = ?1 ORDER BY number")                   \
+    X(RUN_EVENTS, "SELECT name, payload FROM pgqrs_run_events WHERE run_id = ?1 ORDER BY name")                        \
+    X(RUN_VALUES, "SELECT name, value, set_at FROM pgqrs_run_values WHERE run_id = ?1 ORDER BY name")                  \
+    /* what a worker stores, while the lease is its own and not over */                                                \
+    X(RUN_FENCE, "SELECT m.queue_id, m.lease_until, r.cancel_requested_at, r.started_at"                               \
+                 " FROM pgqrs_runs r JOIN pgqrs_messages m ON m.id = r.id"                                             \
+                 " WHERE r.id = ?1 AND r.state = 0 AND m.lease = ?2 AND m.state = 3 AND m.lease_until > ?3")           \
+    X(STEP_PUT, "INSERT OR REPLACE INTO pgqrs_steps(run_id, number, kind, state, retries, started_at, finished_at,"    \
+                " due_at, name, key, error_code, error_message, input, output)"                                        \
+                " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")                               \
+    X(VALUE_PUT, "INSERT OR REPLACE INTO pgqrs_run_values(run_id, set_at, name, value) VALUES (?1, ?2, ?3, ?4)")       \
+    X(VALUE_DROP, "DELETE FROM pgqrs_run_values WHERE run_id = ?1 AND name = ?2")                                      \
+    X(RUN_STARTED, "UPDATE pgqrs_runs SET started_at = ?2 WHERE id = ?1")                                              \
+    X(RUN_GO_ON, "UPDATE pgqrs_runs SET retries = ?2, wait = ?3, wait_until = ?4,"                                     \
+                 " started_at = CASE started_at WHEN 0 THEN ?5 ELSE started_at END, wait_name = ?6 WHERE id = ?1")     \
+    X(RUN_END, "UPDATE pgqrs_runs SET state = ?2, finished_at = ?3,"                                                   \
+               " started_at = CASE started_at WHEN 0 THEN ?4 ELSE started_at END, wait = 0, wait_until = 0,"           \
+               " wait_name = NULL, error_code = ?5, error_message = ?6, error_step = ?7, output = ?8 WHERE id = ?1")   \
+    X(EVENT_HERE, "SELECT 1 FROM pgqrs_runs r JOIN pgqrs_run_events e ON e.run_id = r.id AND e.name = r.wait_name"     \
+                  " WHERE r.id = ?1 AND r.wait = 4")                                                                   \
+    /* control */                                                                                                      \
+    X(RUN_ASK_CANCEL, "UPDATE pgqrs_runs SET cancel_requested_at = ?2, cancelled_by = ?3, cancel_reason = ?4"          \
+                      " WHERE id = ?1 AND cancel_requested_at = 0")                                                    \
+    X(RUN_ARCHIVE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?2, due_at = 0, lease = 0, lease_until = 0,"    \
+                   " reason = 'cancelled' WHERE id = ?1")                                                              \
+    X(EVENT_PUT, "INSERT OR IGNORE INTO pgqrs_run_events(run_id, sent_at, name, payload) VALUES (?1, ?2, ?3, ?4)")     \
+    X(RUN_RESTART, "UPDATE pgqrs_runs SET state = 0, wait = 0, wait_until = 0, retries = 0, finished_at = 0,"          \
+                   " deadline_at = ?2, cancel_requested_at = 0, wait_name = NULL, cancelled_by = NULL,"                \
+                   " cancel_reason = NULL, error_code = NULL, error_message = NULL, error_step = NULL, output = NULL"  \
+                   " WHERE id = ?1")                                                                                   \
+    X(STEPS_FORGET, "DELETE FROM pgqrs_steps WHERE run_id = ?1 AND state <> 1")                                        \
+    X(RUN_REPLAY, "UPDATE pgqrs_messages SET state = 1, ord = ?2, attempt = 0, lease = 0, lease_until = 0,"            \
+                  " worker_id = 0, finished_at = 0, expires_at = 0, due_at = 0, reason = NULL WHERE id = ?1")          \
+    X(FORK_MESSAGE, "INSERT INTO pgqrs_messages(id, queue_id, state, priority, ord, enqueued_at, payload)"             \
+                    " VALUES (?1, ?2, 1, ?3, ?4, ?5,"                                                                  \
+                    " coalesce(?7, (SELECT payload FROM pgqrs_messages WHERE id = ?6)))")                              \
+    X(FORK_STEPS, "INSERT INTO pgqrs_steps(run_id, number, kind, state, retries, started_at, finished_at, due_at,"     \
+                  " name, key, error_code, error_message, input, output) SELECT ?2, number, kind, state, retries,"     \
+                  " started_at, finished_at, due_at, name, key, error_code, error_message, input, output"              \
+                  " FROM pgqrs_steps WHERE run_id = ?1 AND number < ?3 AND state = 1")                                 \
+    /* removal */                                                                                                      \
+    X(RUN_DROP_STEPS, "DELETE FROM pgqrs_steps WHERE run_id = ?1")                                                     \
+    X(RUN_DROP_EVENTS, "DELETE FROM pgqrs_run_events WHERE run_id = ?1")                                               \
+    X(RUN_DROP_VALUES, "DELETE FROM pgqrs_run_values WHERE run_id = ?1")                                               \
+    X(RUN_DROP, "DELETE FROM pgqrs_runs WHERE id = ?1")                                                                \
+    X(OLD_RUNS, "SELECT id FROM pgqrs_runs WHERE workflow_id = ?1 AND state = ?2 AND state <> 0 AND finished_at < ?3"  \
+                " ORDER BY finished_at LIMIT ?4")                                                                      \
+    X(OLD_DEAD_RUNS, "SELECT r.id FROM " PGQRSI_SQLITE_DEAD_RUNS " ORDER BY m.finished_at LIMIT ?4")                   \
+    X(NEEDY_WORKFLOW,                                                                                                  \
+      "SELECT id, queue_id, retention_ms, failed_retention_ms FROM pgqrs_workflows w WHERE id > ?2 AND ("              \
+      " retention_ms > 0 AND (EXISTS (SELECT 1 FROM pgqrs_runs WHERE workflow_id = w.id AND state <> 0"                \
+      "   AND state = 6 AND finished_at < ?1 - 1000 * w.retention_ms)"                                                 \
+      " OR EXISTS (SELECT 1 FROM pgqrs_runs WHERE workflow_id = w.id AND state <> 0"                                   \
+      "   AND state = 5 AND finished_at < ?1 - 1000 * w.retention_ms))"                                                \
+      " OR failed_retention_ms > 0 AND (EXISTS (SELECT 1 FROM pgqrs_runs WHERE workflow_id = w.id"                     \
+      "   AND state <> 0 AND state = 7 AND finished_at < ?1 - 1000 * w.failed_retention_ms)"                           \
+      " OR EXISTS (SELECT 1 FROM pgqrs_messages m CROSS JOIN pgqrs_runs r ON r.id = m.id"                              \
+      "   WHERE m.queue_id = w.queue_id AND m.state = 5"                                                               \
+      "   AND m.finished_at < ?1 - 1000 * w.failed_retention_ms AND r.workflow_id = w.id"                              \
+      "   AND r.state = 0)) ) ORDER BY id LIMIT 1")
+
 typedef enum pgqrsi_sqlite_statement {
 #define PGQRSI_SQLITE_X(name, sql) PGQRSI_SQLITE_##name##_SQL,
-    PGQRSI_SQLITE_STATEMENTS(PGQRSI_SQLITE_X)
+    PGQRSI_SQLITE_STATEMENTS(PGQRSI_SQLITE_X) PGQRSI_SQLITE_RUN_STATEMENTS(PGQRSI_SQLITE_X)
 #undef PGQRSI_SQLITE_X
         PGQRSI_SQLITE_STATEMENT_COUNT
 } pgqrsi_sqlite_statement;
 
 static const char *const pgqrsi_sqlite_sql[] = {
 #define PGQRSI_SQLITE_X(name, sql) sql,
-    PGQRSI_SQLITE_STATEMENTS(PGQRSI_SQLITE_X)
+    PGQRSI_SQLITE_STATEMENTS(PGQRSI_SQLITE_X) PGQRSI_SQLITE_RUN_STATEMENTS(PGQRSI_SQLITE_X)
 #undef PGQRSI_SQLITE_X
 };
 
@@ -432,6 +640,7 @@ typedef struct pgqrsi_sqlite_row {
 } pgqrsi_sqlite_row;
 
 typedef struct pgqrsi_sqlite {
+    int process; /* that opened the file; 0: none did */
     pgqrs_store *store;
     sqlite3 *db;
     sqlite3_stmt *statements[PGQRSI_SQLITE_STATEMENT_COUNT];
@@ -457,6 +666,8 @@ typedef struct pgqrsi_sqlite {
 
     /* the running transaction */
     pgqrsi_sqlite_transaction transaction;
+    bool
+        spanning; /* BEGIN was called: calls are savepoints in it until COMMIT, and leave waking and flushing to that */
     bool writing;
     bool wake;       /* something became deliverable: tell waiting consumers after the commit */
     bool must_flush; /* the answer depends on what others committed, or it was no plain write */
@@ -1197,19 +1408,30 @@ static void pgqrsi_sqlite_start(pgqrsi_sqlite *self, bool writing)
 {
     self->deadline_us = pgqrs_backend_monotonic() + self->patience_us;
     self->turn_end_us = INT64_MAX;
+    self->tail_known = false;
+    if (self->spanning) return; /* what to do after the commit adds up until then */
     self->writing = writing;
     self->wake = false;
     self->must_flush = false;
     self->need_flush = true;
-    self->tail_known = false;
     self->changes_before = pgqrsi_sqlite3.total_changes(self->db);
     if (!self->borrowed) pgqrsi_sqlite_rollback(self); /* nothing, unless an earlier rollback failed */
+}
+
+/* SQLite undoes a whole transaction on some errors, and statements of the program may end it. */
+static pgqrs_result pgqrsi_sqlite_check_spanning(pgqrsi_sqlite *self)
+{
+    if (!self->spanning || !pgqrsi_sqlite3.get_autocommit(self->db)) return PGQRS_OK;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                              "%s: the transaction is over: an error or a statement of the program ended it",
+                              pgqrsi_sqlite_name(self));
 }
 
 /* A write transaction, whatever the version of the tables. */
 static pgqrs_result pgqrsi_sqlite_begin_any(pgqrsi_sqlite *self)
 {
-    pgqrs_result result = PGQRS_OK;
+    pgqrs_result result = pgqrsi_sqlite_check_spanning(self);
+    if (result != PGQRS_OK) return result;
     pgqrsi_sqlite_start(self, true);
     if (!pgqrsi_sqlite3.get_autocommit(self->db)) {
         int rc = pgqrsi_sqlite_step_once(self, PGQRSI_SQLITE_SAVE_SQL);
@@ -1235,6 +1457,8 @@ static pgqrs_result pgqrsi_sqlite_begin_write(pgqrsi_sqlite *self)
 static pgqrs_result pgqrsi_sqlite_begin_snapshot(pgqrsi_sqlite *self)
 {
     int rc;
+    pgqrs_result result = pgqrsi_sqlite_check_spanning(self);
+    if (result != PGQRS_OK) return result;
     pgqrsi_sqlite_start(self, false);
     self->transaction = PGQRSI_SQLITE_JOINED;
     if (!pgqrsi_sqlite3.get_autocommit(self->db)) return PGQRS_OK;
@@ -1255,14 +1479,91 @@ static pgqrs_result pgqrsi_sqlite_begin_read(pgqrsi_sqlite *self)
 /* For a single statement, which is a snapshot by itself. */
 static pgqrs_result pgqrsi_sqlite_ready_to_read(pgqrsi_sqlite *self)
 {
+    pgqrs_result result = pgqrsi_sqlite_check_spanning(self);
+    if (result != PGQRS_OK) return result;
     pgqrsi_sqlite_start(self, false);
     self->transaction = PGQRSI_SQLITE_NONE;
     return pgqrsi_sqlite_check_version(self);
 }
 
+/* A transaction for the calls that follow. The queue lock is handed on: SQLite's own keeps others out, and they wait for
+ * that with a limit, so that a second store in the same thread meets an error instead of waiting for itself. */
+static pgqrs_result pgqrsi_sqlite_span(pgqrsi_sqlite *self)
+{
+    pgqrs_result result;
+    if (self->spanning || (self->borrowed && !pgqrsi_sqlite3.get_autocommit(self->db)))
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                                  "%s is in a transaction already; end it first", pgqrsi_sqlite_name(self));
+    result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    pgqrsi_sqlite_end_turn(self);
+    self->transaction = PGQRSI_SQLITE_NONE;
+    self->must_flush = true; /* statements of the program may create tables, which does not count as changing rows */
+    self->spanning = true;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_sqlite_end_span(pgqrsi_sqlite *self, bool keep)
+{
+    pgqrs_result result = keep ? pgqrsi_sqlite_check_spanning(self) : PGQRS_OK;
+    if (!self->spanning) {
+        if (!keep) return PGQRS_OK;
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL, "%s: there is no transaction to commit",
+                                  pgqrsi_sqlite_name(self));
+    }
+    self->spanning = false;
+    self->transaction = PGQRSI_SQLITE_OWN;
+    if (keep && result == PGQRS_OK) return pgqrsi_sqlite_commit_own(self);
+    return pgqrsi_sqlite_rollback_all(self, result);
+}
+
+static pgqrs_result pgqrsi_sqlite_transact(void *context, pgqrs_backend_verb verb)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    if (verb == PGQRS_BACKEND_BEGIN) return pgqrsi_sqlite_span(self);
+    return pgqrsi_sqlite_end_span(self, verb == PGQRS_BACKEND_COMMIT);
+}
+
+static sqlite3 *pgqrsi_sqlite_database(void *context)
+{
+    return ((pgqrsi_sqlite *)context)->db;
+}
+
 /* ------------------------------------------------------------------------------------------------------------------
  * >>open and close
  * --------------------------------------------------------------------------------------------------------------- */
+
+/* How many files the stores of a process have open, and which process that is. SQLite keeps what it knows of locks per process; a
+ * child inherits that and not the locks. So a connection opened in a child beside one that came with it takes none, and when the
+ * parent closes its own, the log goes with everything in it. See sqlite.org/howtocorrupt.html, section 2.6. */
+static int pgqrsi_sqlite_files;
+static int pgqrsi_sqlite_process;
+
+#if defined(__GNUC__) || defined(__clang__)
+#define PGQRSI_SQLITE_ADD(number, value) __atomic_add_fetch(&(number), (value), __ATOMIC_SEQ_CST)
+#else
+#define PGQRSI_SQLITE_ADD(number, value) ((number) += (value))
+#endif
+
+static pgqrs_result pgqrsi_sqlite_enter_process(pgqrsi_sqlite *self)
+{
+    int process = (int)getpid();
+    if (PGQRSI_SQLITE_ADD(pgqrsi_sqlite_files, 1) > 1 && pgqrsi_sqlite_process != process) {
+        PGQRSI_SQLITE_ADD(pgqrsi_sqlite_files, -1);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+            "this process was forked while its parent had a SQLite store open, and SQLite's locks do "
+            "not survive that: close every store before fork, or start the child with exec");
+    }
+    pgqrsi_sqlite_process = process;
+    self->process = process;
+    return PGQRS_OK;
+}
+
+static void pgqrsi_sqlite_leave_process(pgqrsi_sqlite *self)
+{
+    if (self->process == (int)getpid()) PGQRSI_SQLITE_ADD(pgqrsi_sqlite_files, -1);
+}
 
 static void pgqrsi_sqlite_close(void *context)
 {
@@ -1271,9 +1572,11 @@ static void pgqrsi_sqlite_close(void *context)
     int i;
     if (!self) return;
     store = self->store;
+    if (self->spanning) pgqrsi_sqlite_end_span(self, false);
     for (i = 0; i < (int)PGQRSI_SQLITE_STATEMENT_COUNT; i++)
         if (self->statements[i]) pgqrsi_sqlite3.finalize(self->statements[i]);
     if (!self->borrowed && self->db) pgqrsi_sqlite3.close(self->db);
+    pgqrsi_sqlite_leave_process(self);
     pgqrsi_sqlite_close_file(&self->log_fd);
     pgqrsi_sqlite_close_file(&self->lock_fd);
     pgqrsi_sqlite_close_file(&self->wake_fd);
@@ -1378,6 +1681,7 @@ static pgqrs_result pgqrsi_sqlite_open_own(pgqrsi_sqlite *self, const char *dsn,
 #else
     self->turso = strncmp(dsn, "turso:", 6) == 0;
 #endif
+    if (!memory && (result = pgqrsi_sqlite_enter_process(self)) != PGQRS_OK) return result;
     if (!memory && (result = pgqrsi_sqlite_set_paths(self, path)) != PGQRS_OK) return result;
     rc =
         pgqrsi_sqlite3.open_v2(path, &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
@@ -1462,6 +1766,15 @@ static pgqrs_result pgqrsi_sqlite_meta_set(pgqrsi_sqlite *self, const char *key,
     return pgqrsi_sqlite_run(&query);
 }
 
+static pgqrs_result pgqrsi_sqlite_migrate_from(pgqrsi_sqlite *self, int32_t version)
+{
+    const char *const *script = pgqrsi_sqlite_migrations[version];
+    pgqrs_result result = PGQRS_OK;
+    for (; *script && result == PGQRS_OK; script++)
+        result = pgqrsi_sqlite_exec(self, *script);
+    return result;
+}
+
 static pgqrs_result pgqrsi_sqlite_migrate(pgqrsi_sqlite *self)
 {
     int32_t version;
@@ -1471,7 +1784,7 @@ static pgqrs_result pgqrsi_sqlite_migrate(pgqrsi_sqlite *self)
     if (version == PGQRSI_SQLITE_MIGRATIONS) return PGQRS_OK;
     self->must_flush = true; /* creating tables does not count as changing rows */
     for (; version < PGQRSI_SQLITE_MIGRATIONS; version++) {
-        result = pgqrsi_sqlite_exec(self, pgqrsi_sqlite_migrations[version]);
+        result = pgqrsi_sqlite_migrate_from(self, version);
         if (result != PGQRS_OK) return result;
     }
     return pgqrsi_sqlite_meta_set(self, "schema_version", version);
@@ -1493,9 +1806,12 @@ static pgqrs_result pgqrsi_sqlite_uninstall(void *context)
     if (result != PGQRS_OK) return result;
     self->schema_known = false;
     self->must_flush = true;
-    result = pgqrsi_sqlite_exec(self, "DROP VIEW IF EXISTS pgqrs_message_view; DROP TABLE IF EXISTS pgqrs_messages;"
-                                      "DROP TABLE IF EXISTS pgqrs_workers; DROP TABLE IF EXISTS pgqrs_queues;"
-                                      "DROP TABLE IF EXISTS pgqrs_meta");
+    result = pgqrsi_sqlite_exec(self, "DROP VIEW IF EXISTS pgqrs_step_view; DROP VIEW IF EXISTS pgqrs_run_view;"
+                                      "DROP VIEW IF EXISTS pgqrs_message_view; DROP TABLE IF EXISTS pgqrs_run_values;"
+                                      "DROP TABLE IF EXISTS pgqrs_run_events; DROP TABLE IF EXISTS pgqrs_steps;"
+                                      "DROP TABLE IF EXISTS pgqrs_runs; DROP TABLE IF EXISTS pgqrs_workflows;"
+                                      "DROP TABLE IF EXISTS pgqrs_messages; DROP TABLE IF EXISTS pgqrs_workers;"
+                                      "DROP TABLE IF EXISTS pgqrs_queues; DROP TABLE IF EXISTS pgqrs_meta");
     return pgqrsi_sqlite_finish(self, result);
 }
 
@@ -1521,7 +1837,16 @@ static pgqrs_result pgqrsi_sqlite_verify_columns(pgqrsi_sqlite *self)
         "SELECT id, queue_id, state, priority, ord, due_at, lease, lease_until, attempt, worker_id, enqueued_at, "
         "expires_at,"
         " finished_at, dedup_key, producer, reason, payload FROM pgqrs_messages LIMIT 0",
-        "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS ", name, reclaimed, started_at, stopped_at FROM pgqrs_workers LIMIT 0"};
+        "SELECT " PGQRSI_SQLITE_WORKER_COLUMNS ", name, reclaimed, started_at, stopped_at FROM pgqrs_workers LIMIT 0",
+        "SELECT id, name, queue_id, made_queue, max_retries, backoff, base_ms, cap_ms, jitter_percent, timeout_ms,"
+        " step_timeout_ms, retention_ms, failed_retention_ms, created_at FROM pgqrs_workflows LIMIT 0",
+        "SELECT id, workflow_id, state, wait, wait_until, retries, triggered_at, started_at, finished_at, deadline_at,"
+        " cancel_requested_at, forked_from, idempotency_key, wait_name, cancelled_by, cancel_reason, error_code,"
+        " error_message, error_step, output FROM pgqrs_runs LIMIT 0",
+        "SELECT run_id, number, kind, state, retries, started_at, finished_at, due_at, name, key, error_code,"
+        " error_message, input, output FROM pgqrs_steps LIMIT 0",
+        "SELECT run_id, name, sent_at, payload FROM pgqrs_run_events LIMIT 0",
+        "SELECT run_id, name, set_at, value FROM pgqrs_run_values LIMIT 0"};
     size_t i;
     for (i = 0; i < sizeof(reads) / sizeof(reads[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, reads[i]);
@@ -1535,22 +1860,25 @@ static pgqrs_result pgqrsi_sqlite_verify_columns(pgqrsi_sqlite *self)
 
 static pgqrs_result pgqrsi_sqlite_verify_names(pgqrsi_sqlite *self)
 {
-    static const char *const names[] = {"pgqrs_messages_queue",  "pgqrs_messages_ready",    "pgqrs_messages_delayed",
-                                        "pgqrs_messages_leased", "pgqrs_messages_archived", "pgqrs_messages_dead",
-                                        "pgqrs_messages_dedup",  "pgqrs_messages_expiry",   "pgqrs_workers_queue"};
+    static const char *const names[][2] = {
+        {"index", "pgqrs_messages_queue"},  {"index", "pgqrs_messages_ready"},    {"index", "pgqrs_messages_delayed"},
+        {"index", "pgqrs_messages_leased"}, {"index", "pgqrs_messages_archived"}, {"index", "pgqrs_messages_dead"},
+        {"index", "pgqrs_messages_dedup"},  {"index", "pgqrs_messages_expiry"},   {"index", "pgqrs_workers_queue"},
+        {"index", "pgqrs_workflows_queue"}, {"index", "pgqrs_runs_workflow"},     {"index", "pgqrs_runs_key"},
+        {"index", "pgqrs_runs_ended"},      {"view", "pgqrs_message_view"},       {"view", "pgqrs_run_view"},
+        {"view", "pgqrs_step_view"}};
     size_t i;
-    for (i = 0; i <= sizeof(names) / sizeof(names[0]); i++) {
-        bool view = i == sizeof(names) / sizeof(names[0]);
-        const char *name = view ? "pgqrs_message_view" : names[i];
+    for (i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_TABLE_EXISTS_SQL);
         bool there;
         pgqrs_result result;
-        pgqrsi_sqlite_put_text(&query, view ? "view" : "index");
-        pgqrsi_sqlite_put_text(&query, name);
+        pgqrsi_sqlite_put_text(&query, names[i][0]);
+        pgqrsi_sqlite_put_text(&query, names[i][1]);
         there = pgqrsi_sqlite_next(&query);
         result = pgqrsi_sqlite_end(&query);
         if (result != PGQRS_OK) return result;
-        if (!there) return pgqrsi_sqlite_damaged(self, view ? "missing view " : "missing index ", name);
+        if (!there)
+            return pgqrsi_sqlite_damaged(self, names[i][0][0] == 'v' ? "missing view " : "missing index ", names[i][1]);
     }
     return PGQRS_OK;
 }
@@ -1574,7 +1902,26 @@ static pgqrs_result pgqrsi_sqlite_verify_rows(pgqrsi_sqlite *self)
          "SELECT max(id) FROM pgqrs_messages WHERE dedup_key IS NOT NULL AND state < 4"
          " GROUP BY queue_id, dedup_key HAVING count(*) > 1 LIMIT 1"},
         {"a worker without its queue: ", "SELECT id FROM pgqrs_workers w WHERE queue_id <> 0 AND NOT EXISTS"
-                                         " (SELECT 1 FROM pgqrs_queues WHERE id = w.queue_id) LIMIT 1"}};
+                                         " (SELECT 1 FROM pgqrs_queues WHERE id = w.queue_id) LIMIT 1"},
+        {"a workflow without its queue: ", "SELECT id FROM pgqrs_workflows w WHERE NOT EXISTS"
+                                           " (SELECT 1 FROM pgqrs_queues WHERE id = w.queue_id) LIMIT 1"},
+        {"a run without its workflow: ", "SELECT id FROM pgqrs_runs r WHERE NOT EXISTS"
+                                         " (SELECT 1 FROM pgqrs_workflows WHERE id = r.workflow_id) LIMIT 1"},
+        {"a run in no known state: ", "SELECT id FROM pgqrs_runs WHERE state NOT IN (0, 5, 6, 7) LIMIT 1"},
+        {"a run that ended without a time, or an open one with one: ",
+         "SELECT id FROM pgqrs_runs WHERE (state <> 0) <> (finished_at <> 0) LIMIT 1"},
+        {"a run whose message is in another queue than its workflow: ",
+         "SELECT r.id FROM pgqrs_runs r JOIN pgqrs_workflows w ON w.id = r.workflow_id"
+         " JOIN pgqrs_messages m ON m.id = r.id WHERE m.queue_id <> w.queue_id LIMIT 1"},
+        {"two runs of a workflow with one idempotency key, one is: ",
+         "SELECT max(id) FROM pgqrs_runs WHERE idempotency_key IS NOT NULL"
+         " GROUP BY workflow_id, idempotency_key HAVING count(*) > 1 LIMIT 1"},
+        {"a step without its run: ", "SELECT run_id FROM pgqrs_steps s WHERE NOT EXISTS"
+                                     " (SELECT 1 FROM pgqrs_runs WHERE id = s.run_id) LIMIT 1"},
+        {"an event without its run: ", "SELECT run_id FROM pgqrs_run_events e WHERE NOT EXISTS"
+                                       " (SELECT 1 FROM pgqrs_runs WHERE id = e.run_id) LIMIT 1"},
+        {"a value without its run: ", "SELECT run_id FROM pgqrs_run_values v WHERE NOT EXISTS"
+                                      " (SELECT 1 FROM pgqrs_runs WHERE id = v.run_id) LIMIT 1"}};
     size_t i;
     for (i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, checks[i][1]);
@@ -1591,8 +1938,11 @@ static pgqrs_result pgqrsi_sqlite_verify_rows(pgqrsi_sqlite *self)
 
 static pgqrs_result pgqrsi_sqlite_verify_pages(pgqrsi_sqlite *self)
 {
-    static const char *const checks[] = {"PRAGMA quick_check(pgqrs_meta)", "PRAGMA quick_check(pgqrs_queues)",
-                                         "PRAGMA quick_check(pgqrs_messages)", "PRAGMA quick_check(pgqrs_workers)"};
+    static const char *const checks[] = {"PRAGMA quick_check(pgqrs_meta)",      "PRAGMA quick_check(pgqrs_queues)",
+                                         "PRAGMA quick_check(pgqrs_messages)",  "PRAGMA quick_check(pgqrs_workers)",
+                                         "PRAGMA quick_check(pgqrs_workflows)", "PRAGMA quick_check(pgqrs_runs)",
+                                         "PRAGMA quick_check(pgqrs_steps)",     "PRAGMA quick_check(pgqrs_run_events)",
+                                         "PRAGMA quick_check(pgqrs_run_values)"};
     size_t i;
     for (i = 0; i < sizeof(checks) / sizeof(checks[0]); i++) {
         pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, checks[i]);
@@ -1724,7 +2074,7 @@ static pgqrs_result pgqrsi_sqlite_change_queue(pgqrsi_sqlite *self, const char *
     pgqrsi_sqlite_put(&query, change->paused);
     result = pgqrsi_sqlite_run(&query);
     if (result != PGQRS_OK) return result;
-    self->wake = change->paused == PGQRS_OFF;
+    if (change->paused == PGQRS_OFF) self->wake = true;
     return pgqrsi_sqlite_changes(self) ? PGQRS_OK : pgqrsi_sqlite_no_queue(self, name);
 }
 
@@ -1786,11 +2136,97 @@ static pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, in
     return result;
 }
 
+/* Whether messages of a queue can be runs; queue_id 0: of any. Most stores have no workflow, and pay just for asking. */
+static pgqrs_result pgqrsi_sqlite_has_runs(pgqrsi_sqlite *self, int64_t queue_id, bool *has)
+{
+    int64_t count = 0;
+    pgqrs_result result;
+    if (queue_id)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKFLOWS_USING_SQL, &queue_id, 1, &count);
+    else
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKFLOW_ANY_SQL, NULL, 0, &count);
+    *has = count > 0;
+    return result;
+}
+
+/* All that is stored of one run, if there is any; its message stays. */
+static pgqrs_result pgqrsi_sqlite_drop_run(pgqrsi_sqlite *self, int64_t id)
+{
+    pgqrs_result result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_DROP_SQL, &id, 1);
+    if (result != PGQRS_OK || pgqrsi_sqlite_changes(self) == 0) return result;
+    self->wake = true; /* somebody may wait for its end */
+    result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_DROP_STEPS_SQL, &id, 1);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_DROP_EVENTS_SQL, &id, 1);
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_DROP_VALUES_SQL, &id, 1) : result;
+}
+
+/* The same for all whose ids a subquery over messages or workflows gives. */
+static pgqrs_result pgqrsi_sqlite_drop_runs(pgqrsi_sqlite *self, const char *ids, const int64_t *values, int count)
+{
+    static const char *const rows[] = {"pgqrs_steps WHERE run_id", "pgqrs_run_events WHERE run_id",
+                                       "pgqrs_run_values WHERE run_id", "pgqrs_runs WHERE id"};
+    pgqrs_result result = PGQRS_OK;
+    size_t i;
+    for (i = 0; i < sizeof(rows) / sizeof(rows[0]) && result == PGQRS_OK; i++) {
+        pgqrsi_sqlite_query query;
+        char sql[400];
+        int k;
+        snprintf(sql, sizeof(sql), "DELETE FROM %s IN (%s)", rows[i], ids);
+        query = pgqrsi_sqlite_query_text(self, sql);
+        for (k = 0; k < count; k++)
+            pgqrsi_sqlite_put(&query, values[k]);
+        result = pgqrsi_sqlite_run(&query);
+    }
+    self->wake = true;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_refuse_workflow(pgqrsi_sqlite *self, const char *name, int64_t queue_id)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_WORKFLOW_USING_SQL);
+    char workflow[256] = "";
+    pgqrs_result result;
+    pgqrsi_sqlite_put(&query, queue_id);
+    if (pgqrsi_sqlite_next(&query)) {
+        const char *text = (const char *)pgqrsi_sqlite3.column_text(query.statement, 0);
+        if (text)
+            snprintf(workflow, sizeof(workflow), "%s", text);
+        else
+            query.rc = SQLITE_NOMEM;
+    }
+    result = pgqrsi_sqlite_end(&query);
+    if (result != PGQRS_OK) return result;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
+                              "queue \"%s\" is used by the workflow \"%s\"; delete that first, or force", name,
+                              workflow);
+}
+
+/* With the workflows go all of their runs, also those whose message is gone. */
+static pgqrs_result pgqrsi_sqlite_drop_workflows_using(pgqrsi_sqlite *self, int64_t queue_id)
+{
+    pgqrs_result result = pgqrsi_sqlite_drop_runs(
+        self, "SELECT id FROM pgqrs_runs WHERE workflow_id IN (SELECT id FROM pgqrs_workflows WHERE queue_id = ?1)",
+        &queue_id, 1);
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_WORKFLOW_DROP_USING_SQL, &queue_id, 1)
+                              : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_drop_queue_rows(pgqrsi_sqlite *self, int64_t id)
+{
+    pgqrs_result result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_MESSAGES_SQL, &id, 1);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_WORKERS_SQL, &id, 1);
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_SQL, &id, 1) : result;
+}
+
 static pgqrs_result pgqrsi_sqlite_drop_queue(pgqrsi_sqlite *self, const char *name, bool force)
 {
     pgqrsi_sqlite_queue queue;
     int64_t messages = 0, workers = 0;
+    bool runs = false;
     pgqrs_result result = pgqrsi_sqlite_need_queue(self, name, &queue);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_has_runs(self, queue.id, &runs);
+    if (result == PGQRS_OK && runs && !force) return pgqrsi_sqlite_refuse_workflow(self, name, queue.id);
     if (result == PGQRS_OK)
         result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_MESSAGES_SQL, &queue.id, 1, &messages);
     if (result == PGQRS_OK)
@@ -1800,11 +2236,8 @@ static pgqrs_result pgqrsi_sqlite_drop_queue(pgqrsi_sqlite *self, const char *na
             self->store, PGQRS_ERR_QUEUE_NOT_EMPTY, 0, NULL,
             "queue \"%s\" still has %lld messages and %lld live workers; purge and stop them, or force", name,
             (long long)messages, (long long)workers);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_MESSAGES_SQL, &queue.id, 1);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_WORKERS_SQL, &queue.id, 1);
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_QUEUE_DROP_SQL, &queue.id, 1);
-    return result;
+    if (result == PGQRS_OK && runs) result = pgqrsi_sqlite_drop_workflows_using(self, queue.id);
+    return result == PGQRS_OK ? pgqrsi_sqlite_drop_queue_rows(self, queue.id) : result;
 }
 
 static pgqrs_result pgqrsi_sqlite_queue_delete(void *context, int64_t now_us, const char *name, bool force)
@@ -1816,35 +2249,38 @@ static pgqrs_result pgqrsi_sqlite_queue_delete(void *context, int64_t now_us, co
     return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_drop_queue(self, name, force));
 }
 
-static pgqrs_result pgqrsi_sqlite_purge_state(pgqrsi_sqlite *self, pgqrsi_sqlite_statement which, int64_t queue_id,
-                                              int64_t before_us, int64_t *removed)
-{
-    const int64_t values[] = {queue_id, before_us};
-    pgqrs_result result = pgqrsi_sqlite_run_with(self, which, values, 2);
-    if (result == PGQRS_OK) *removed += pgqrsi_sqlite_changes(self);
-    return result;
-}
-
 static pgqrs_result pgqrsi_sqlite_purge(pgqrsi_sqlite *self, int64_t now_us, const char *name,
                                         const pgqrs_purge_desc *desc, int64_t *removed)
 {
-    int64_t before_us = desc->older_than_ms ? now_us - desc->older_than_ms * 1000 : INT64_MAX;
-    bool archived = desc->what == PGQRS_PURGE_ALL || desc->what == PGQRS_PURGE_ARCHIVED;
-    bool dead = desc->what == PGQRS_PURGE_ALL || desc->what == PGQRS_PURGE_DEAD;
-    bool unfinished = desc->what == PGQRS_PURGE_ALL || desc->what == PGQRS_PURGE_UNFINISHED;
+    static const struct {
+        pgqrs_purge what;
+        pgqrsi_sqlite_statement drop;
+        const char *ids;
+    } parts[] = {
+        {PGQRS_PURGE_ARCHIVED, PGQRSI_SQLITE_PURGE_ARCHIVED_SQL,
+         "SELECT id FROM " PGQRSI_SQLITE_OLD("4", "finished_at")},
+        {PGQRS_PURGE_DEAD, PGQRSI_SQLITE_PURGE_DEAD_SQL, "SELECT id FROM " PGQRSI_SQLITE_OLD("5", "finished_at")},
+        {PGQRS_PURGE_UNFINISHED, PGQRSI_SQLITE_PURGE_READY_SQL,
+         "SELECT id FROM " PGQRSI_SQLITE_OLD("1", "enqueued_at")},
+        {PGQRS_PURGE_UNFINISHED, PGQRSI_SQLITE_PURGE_DELAYED_SQL,
+         "SELECT id FROM " PGQRSI_SQLITE_OLD("2", "enqueued_at")},
+        {PGQRS_PURGE_UNFINISHED, PGQRSI_SQLITE_PURGE_LEASED_SQL,
+         "SELECT id FROM " PGQRSI_SQLITE_OLD("3", "enqueued_at")}};
     pgqrsi_sqlite_queue queue;
+    int64_t values[2];
+    bool runs = false;
+    size_t i;
     pgqrs_result result = pgqrsi_sqlite_need_queue(self, name, &queue);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_has_runs(self, queue.id, &runs);
     if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
-    if (result == PGQRS_OK && archived)
-        result = pgqrsi_sqlite_purge_state(self, PGQRSI_SQLITE_PURGE_ARCHIVED_SQL, queue.id, before_us, removed);
-    if (result == PGQRS_OK && dead)
-        result = pgqrsi_sqlite_purge_state(self, PGQRSI_SQLITE_PURGE_DEAD_SQL, queue.id, before_us, removed);
-    if (result == PGQRS_OK && unfinished)
-        result = pgqrsi_sqlite_purge_state(self, PGQRSI_SQLITE_PURGE_READY_SQL, queue.id, before_us, removed);
-    if (result == PGQRS_OK && unfinished)
-        result = pgqrsi_sqlite_purge_state(self, PGQRSI_SQLITE_PURGE_DELAYED_SQL, queue.id, before_us, removed);
-    if (result == PGQRS_OK && unfinished)
-        result = pgqrsi_sqlite_purge_state(self, PGQRSI_SQLITE_PURGE_LEASED_SQL, queue.id, before_us, removed);
+    values[0] = queue.id;
+    values[1] = desc->older_than_ms ? now_us - desc->older_than_ms * 1000 : INT64_MAX;
+    for (i = 0; i < sizeof(parts) / sizeof(parts[0]) && result == PGQRS_OK; i++) {
+        if (desc->what != PGQRS_PURGE_ALL && desc->what != parts[i].what) continue;
+        if (runs) result = pgqrsi_sqlite_drop_runs(self, parts[i].ids, values, 2);
+        if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, parts[i].drop, values, 2);
+        if (result == PGQRS_OK) *removed += pgqrsi_sqlite_changes(self);
+    }
     return result;
 }
 
@@ -1915,7 +2351,12 @@ static pgqrs_result pgqrsi_sqlite_put_back(pgqrsi_sqlite *self, const pgqrsi_sql
 
 static pgqrs_result pgqrsi_sqlite_bury(pgqrsi_sqlite *self, int64_t id, int64_t now_us, const char *reason)
 {
-    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_BURY_SQL);
+    pgqrsi_sqlite_query query;
+    int64_t run_id = 0;
+    pgqrs_result result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_RUN_THERE_SQL, &id, 1, &run_id);
+    if (result != PGQRS_OK) return result;
+    if (run_id) self->wake = true; /* this is its end, and somebody may wait for that */
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_BURY_SQL);
     pgqrsi_sqlite_put(&query, id);
     pgqrsi_sqlite_put(&query, now_us);
     pgqrsi_sqlite_put_text(&query, reason);
@@ -2154,11 +2595,171 @@ static pgqrs_result pgqrsi_sqlite_finish_message(pgqrsi_sqlite *self, pgqrs_back
     return result;
 }
 
+/* A run as a worker's write finds it. */
+typedef struct pgqrsi_sqlite_fence {
+    bool held; /* the lease is the message's own and not over, and the run is open */
+    bool cancel;
+    bool started;
+    int64_t queue_id;
+    int64_t lease_until_us;
+} pgqrsi_sqlite_fence;
+
+static pgqrs_result pgqrsi_sqlite_find_fence(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write, int64_t now_us,
+                                             pgqrsi_sqlite_fence *fence)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_FENCE_SQL);
+    memset(fence, 0, sizeof(*fence));
+    pgqrsi_sqlite_put(&query, write->run_id);
+    pgqrsi_sqlite_put(&query, write->lease);
+    pgqrsi_sqlite_put(&query, now_us);
+    if (pgqrsi_sqlite_next(&query)) {
+        fence->held = true;
+        fence->queue_id = pgqrsi_sqlite_int(&query, 0);
+        fence->lease_until_us = pgqrsi_sqlite_int(&query, 1);
+        fence->cancel = pgqrsi_sqlite_int(&query, 2) != 0;
+        fence->started = pgqrsi_sqlite_int(&query, 3) != 0;
+    }
+    return pgqrsi_sqlite_end(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_put_step(pgqrsi_sqlite *self, int64_t run_id, const pgqrs_step_info *step)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_STEP_PUT_SQL);
+    pgqrsi_sqlite_put(&query, run_id);
+    pgqrsi_sqlite_put(&query, step->number);
+    pgqrsi_sqlite_put(&query, step->kind);
+    pgqrsi_sqlite_put(&query, step->state);
+    pgqrsi_sqlite_put(&query, step->retries);
+    pgqrsi_sqlite_put(&query, step->started_at_us);
+    pgqrsi_sqlite_put(&query, step->finished_at_us);
+    pgqrsi_sqlite_put(&query, step->due_at_us);
+    pgqrsi_sqlite_put_text(&query, step->name);
+    pgqrsi_sqlite_put_text(&query, step->key);
+    pgqrsi_sqlite_put_text(&query, step->error_code);
+    pgqrsi_sqlite_put_text(&query, step->error_message);
+    pgqrsi_sqlite_put_text(&query, step->input);
+    pgqrsi_sqlite_put_bytes(&query, step->output, step->output_size);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_put_value(pgqrsi_sqlite *self, int64_t run_id, int64_t now_us,
+                                            const pgqrs_backend_value *value)
+{
+    pgqrsi_sqlite_query query =
+        pgqrsi_sqlite_query_new(self, value->value ? PGQRSI_SQLITE_VALUE_PUT_SQL : PGQRSI_SQLITE_VALUE_DROP_SQL);
+    pgqrsi_sqlite_put(&query, run_id);
+    if (value->value) pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put_text(&query, value->name);
+    if (value->value) pgqrsi_sqlite_put_bytes(&query, value->value, value->value_size);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_end_run(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write, bool cancelled,
+                                          int64_t now_us)
+{
+    bool failed = write->state == PGQRS_RUN_ERROR;
+    bool success = write->state == PGQRS_RUN_SUCCESS && !cancelled;
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_END_SQL);
+    pgqrsi_sqlite_put(&query, write->run_id);
+    pgqrsi_sqlite_put(&query, failed ? PGQRS_RUN_ERROR : success ? PGQRS_RUN_SUCCESS : PGQRS_RUN_CANCELLED);
+    pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put(&query, write->started_at_us);
+    pgqrsi_sqlite_put_text(&query, failed ? write->error_code : NULL);
+    pgqrsi_sqlite_put_text(&query, failed ? write->error_message : NULL);
+    pgqrsi_sqlite_put_text(&query, failed ? write->error_step : NULL);
+    pgqrsi_sqlite_put_bytes(&query, success ? write->output : NULL, write->output_size);
+    self->wake = true; /* somebody may wait for it */
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_suspend_run(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write)
+{
+    bool waits = write->wait != PGQRS_WAIT_NONE;
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_GO_ON_SQL);
+    pgqrsi_sqlite_put(&query, write->run_id);
+    pgqrsi_sqlite_put(&query, write->retries);
+    pgqrsi_sqlite_put(&query, write->wait);
+    pgqrsi_sqlite_put(&query, waits ? write->wait_until_us : 0);
+    pgqrsi_sqlite_put(&query, write->started_at_us);
+    pgqrsi_sqlite_put_text(&query, waits ? write->wait_name : NULL);
+    return pgqrsi_sqlite_run(&query);
+}
+
+/* The run's row, which most steps leave as it is. */
+static pgqrs_result pgqrsi_sqlite_move_run(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write,
+                                           const pgqrsi_sqlite_fence *fence, int64_t now_us)
+{
+    int64_t values[2];
+    if (write->state == PGQRS_RUN_SUCCESS || write->state == PGQRS_RUN_ERROR || write->state == PGQRS_RUN_CANCELLED)
+        return pgqrsi_sqlite_end_run(self, write, fence->cancel, now_us);
+    if ((int)write->state != 0) return pgqrsi_sqlite_suspend_run(self, write);
+    if (fence->started || !write->started_at_us) return PGQRS_OK;
+    values[0] = write->run_id;
+    values[1] = write->started_at_us;
+    return pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_STARTED_SQL, values, 2);
+}
+
+/* The other messages of the lease go along, as with pgqrs_extend. */
+static pgqrs_result pgqrsi_sqlite_prolong(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write,
+                                          const pgqrsi_sqlite_fence *fence, int64_t now_us)
+{
+    int64_t values[4];
+    values[0] = fence->queue_id;
+    values[1] = fence->lease_until_us;
+    values[2] = write->lease;
+    values[3] = now_us + write->lease_us;
+    if (!write->lease_us || values[3] <= fence->lease_until_us) return PGQRS_OK;
+    return pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_EXTEND_SQL, values, 4);
+}
+
+/* Inside a write transaction nobody else can take the message, so that one look at the lease is enough. */
+static pgqrs_result pgqrsi_sqlite_store_run(pgqrsi_sqlite *self, pgqrs_backend_run_write *write, int64_t now_us)
+{
+    pgqrsi_sqlite_fence fence;
+    size_t i;
+    pgqrs_result result = pgqrsi_sqlite_find_fence(self, write, now_us, &fence);
+    write->cancel = fence.cancel;
+    write->result = fence.held ? PGQRS_OK : PGQRS_ERR_LEASE_LOST;
+    if (result != PGQRS_OK || !fence.held) return result;
+    result = pgqrsi_sqlite_prolong(self, write, &fence, now_us);
+    for (i = 0; i < write->step_count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_put_step(self, write->run_id, &write->steps[i]);
+    for (i = 0; i < write->value_count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_put_value(self, write->run_id, now_us, &write->values[i]);
+    return result == PGQRS_OK ? pgqrsi_sqlite_move_run(self, write, &fence, now_us) : result;
+}
+
+/* What a run waits for may have come while it was on its way to sleep. */
+static pgqrs_result pgqrsi_sqlite_is_wanted(pgqrsi_sqlite *self, const pgqrs_backend_run_write *write, bool *wanted)
+{
+    int64_t here = 0;
+    pgqrs_result result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_EVENT_HERE_SQL, &write->run_id, 1, &here);
+    *wanted = write->cancel || here != 0;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_give_back(pgqrsi_sqlite *self, const pgqrs_backend_verdict *verdict,
+                                            pgqrsi_sqlite_return *back)
+{
+    bool wanted = false;
+    pgqrs_result result = verdict->run ? pgqrsi_sqlite_is_wanted(self, verdict->run, &wanted) : PGQRS_OK;
+    if (result != PGQRS_OK) return result;
+    if (wanted) back->due_us = 0;
+    if (back->attempt > 0) back->attempt--;
+    if (verdict->fresh) back->attempt = 0;
+    return pgqrsi_sqlite_put_back(self, back);
+}
+
 static pgqrs_result pgqrsi_sqlite_settle_one(pgqrsi_sqlite *self, pgqrs_backend_verdict *verdict, int64_t now_us)
 {
     pgqrsi_sqlite_leased leased;
     pgqrsi_sqlite_return back;
     pgqrs_result result;
+    if (verdict->run) {
+        result = pgqrsi_sqlite_store_run(self, verdict->run, now_us);
+        verdict->result = verdict->run->result;
+        if (result != PGQRS_OK || verdict->result != PGQRS_OK) return result;
+    }
     if (verdict->verdict == PGQRS_ARCHIVE || verdict->verdict == PGQRS_DELETE)
         return pgqrsi_sqlite_finish_message(self, verdict, now_us);
     result = pgqrsi_sqlite_find_leased(self, verdict->id, verdict->lease, now_us, &leased);
@@ -2174,10 +2775,7 @@ static pgqrs_result pgqrsi_sqlite_settle_one(pgqrsi_sqlite *self, pgqrs_backend_
     back.attempt = leased.attempt;
     back.due_us = pgqrsi_sqlite_when(verdict->due, now_us);
     if (back.due_us <= now_us) back.due_us = 0;
-    if (verdict->verdict == PGQRS_GIVE_BACK) {
-        if (back.attempt > 0) back.attempt--;
-        return pgqrsi_sqlite_put_back(self, &back);
-    }
+    if (verdict->verdict == PGQRS_GIVE_BACK) return pgqrsi_sqlite_give_back(self, verdict, &back);
     back.set_reason = true;
     back.reason = verdict->reason;
     return pgqrsi_sqlite_put_back_or_bury(self, &back, leased.max_attempts, now_us);
@@ -2769,7 +3367,7 @@ static pgqrs_result pgqrsi_sqlite_find_message(pgqrsi_sqlite *self, int64_t id, 
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us, int64_t id, bool force,
+static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us, int64_t id, bool force, bool runs,
                                              pgqrs_result *outcome)
 {
     pgqrsi_sqlite_found message;
@@ -2782,6 +3380,7 @@ static pgqrs_result pgqrsi_sqlite_delete_one(pgqrsi_sqlite *self, int64_t now_us
         *outcome = PGQRS_ERR_MESSAGE_STATE;
     if (*outcome != PGQRS_OK) return PGQRS_OK;
     result = pgqrsi_sqlite_keep_id(self, id);
+    if (result == PGQRS_OK && runs) result = pgqrsi_sqlite_drop_run(self, id);
     return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_MESSAGE_DROP_SQL, &id, 1) : result;
 }
 
@@ -2789,11 +3388,13 @@ static pgqrs_result pgqrsi_sqlite_message_delete(void *context, int64_t now_us, 
                                                  bool force, pgqrs_result *results)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    bool runs = false;
     size_t i;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
     if (result != PGQRS_OK) return result;
+    result = pgqrsi_sqlite_has_runs(self, 0, &runs);
     for (i = 0; i < count && result == PGQRS_OK; i++)
-        result = pgqrsi_sqlite_delete_one(self, now_us, ids[i], force, &results[i]);
+        result = pgqrsi_sqlite_delete_one(self, now_us, ids[i], force, runs, &results[i]);
     return pgqrsi_sqlite_finish(self, result);
 }
 
@@ -3385,6 +3986,1122 @@ static pgqrs_result pgqrsi_sqlite_worker_stats(void *context, int64_t now_us, co
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
+ * >>workflows
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrsi_sqlite_workflow {
+    int64_t id; /* 0: there is none */
+    int64_t queue_id;
+    int64_t timeout_ms;
+    bool made_queue;
+} pgqrsi_sqlite_workflow;
+
+static pgqrs_result pgqrsi_sqlite_find_workflow(pgqrsi_sqlite *self, const char *name, pgqrsi_sqlite_workflow *workflow)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_WORKFLOW_FIND_SQL);
+    memset(workflow, 0, sizeof(*workflow));
+    pgqrsi_sqlite_put_text(&query, name);
+    if (pgqrsi_sqlite_next(&query)) {
+        workflow->id = pgqrsi_sqlite_int(&query, 0);
+        workflow->queue_id = pgqrsi_sqlite_int(&query, 1);
+        workflow->timeout_ms = pgqrsi_sqlite_int(&query, 2);
+        workflow->made_queue = pgqrsi_sqlite_int(&query, 3) != 0;
+    }
+    return pgqrsi_sqlite_end(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_no_workflow(pgqrsi_sqlite *self, const char *name)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKFLOW_NOT_FOUND, 0, NULL,
+                              "there is no workflow \"%s\": create it with pgqrs_workflow_create", name);
+}
+
+static pgqrs_result pgqrsi_sqlite_need_workflow(pgqrsi_sqlite *self, const char *name, pgqrsi_sqlite_workflow *workflow)
+{
+    pgqrs_result result = pgqrsi_sqlite_find_workflow(self, name, workflow);
+    return result == PGQRS_OK && workflow->id == 0 ? pgqrsi_sqlite_no_workflow(self, name) : result;
+}
+
+static void pgqrsi_sqlite_put_workflow(pgqrsi_sqlite_query *query, const pgqrs_workflow_desc *settings)
+{
+    pgqrsi_sqlite_put(query, settings->retry.max_retries);
+    pgqrsi_sqlite_put(query, settings->retry.backoff);
+    pgqrsi_sqlite_put(query, settings->retry.base_ms);
+    pgqrsi_sqlite_put(query, settings->retry.cap_ms);
+    pgqrsi_sqlite_put(query, settings->retry.jitter_percent);
+    pgqrsi_sqlite_put(query, settings->timeout_ms);
+    pgqrsi_sqlite_put(query, settings->step_timeout_ms);
+    pgqrsi_sqlite_put(query, settings->retention_ms);
+    pgqrsi_sqlite_put(query, settings->failed_retention_ms);
+}
+
+static pgqrs_result pgqrsi_sqlite_insert_workflow(pgqrsi_sqlite *self, int64_t now_us, const char *name,
+                                                  const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue,
+                                                  bool *created)
+{
+    const char *queue_name = settings->queue ? settings->queue : name;
+    pgqrsi_sqlite_workflow workflow;
+    pgqrsi_sqlite_queue place;
+    pgqrsi_sqlite_query query;
+    bool made = false;
+    int64_t id;
+    pgqrs_result result = pgqrsi_sqlite_find_workflow(self, name, &workflow);
+    if (result != PGQRS_OK || workflow.id != 0) return result;
+    result = pgqrsi_sqlite_insert_queue(self, now_us, queue_name, queue, &made);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_need_queue(self, queue_name, &place);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_next_id(self, "max_workflow_id", &id);
+    if (result != PGQRS_OK) return result;
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_WORKFLOW_INSERT_SQL);
+    pgqrsi_sqlite_put(&query, id);
+    pgqrsi_sqlite_put(&query, place.id);
+    pgqrsi_sqlite_put(&query, made);
+    pgqrsi_sqlite_put_workflow(&query, settings);
+    pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put_text(&query, name);
+    result = pgqrsi_sqlite_run(&query);
+    *created = result == PGQRS_OK;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_workflow_create(void *context, int64_t now_us, const char *name,
+                                                  const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue,
+                                                  bool *created)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_workflow workflow;
+    pgqrs_result result = pgqrsi_sqlite_ready_to_read(self);
+    *created = false;
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_find_workflow(self, name, &workflow);
+    if (result != PGQRS_OK || workflow.id != 0) return result;
+    result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    result = pgqrsi_sqlite_insert_workflow(self, now_us, name, settings, queue, created);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result != PGQRS_OK) *created = false;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_workflow_change(void *context, const char *name, const pgqrs_workflow_desc *change)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_WORKFLOW_CHANGE_SQL);
+    pgqrsi_sqlite_put_text(&query, name);
+    pgqrsi_sqlite_put_workflow(&query, change);
+    result = pgqrsi_sqlite_run(&query);
+    if (result == PGQRS_OK && pgqrsi_sqlite_changes(self) == 0) result = pgqrsi_sqlite_no_workflow(self, name);
+    return pgqrsi_sqlite_finish(self, result);
+}
+
+static void pgqrsi_sqlite_read_workflow(pgqrsi_sqlite_query *query, void *result, pgqrs_workflow *workflow)
+{
+    pgqrs_workflow_desc *settings = &workflow->settings;
+    workflow->id = pgqrsi_sqlite_int(query, 0);
+    workflow->name = pgqrsi_sqlite_copy(query, result, 1, NULL);
+    settings->queue = pgqrsi_sqlite_copy(query, result, 2, NULL);
+    settings->retry.max_retries = (int32_t)pgqrsi_sqlite_int(query, 3);
+    settings->retry.backoff = (pgqrs_backoff)(int)pgqrsi_sqlite_int(query, 4);
+    settings->retry.base_ms = pgqrsi_sqlite_int(query, 5);
+    settings->retry.cap_ms = pgqrsi_sqlite_int(query, 6);
+    settings->retry.jitter_percent = (int32_t)pgqrsi_sqlite_int(query, 7);
+    settings->timeout_ms = pgqrsi_sqlite_int(query, 8);
+    settings->step_timeout_ms = pgqrsi_sqlite_int(query, 9);
+    settings->retention_ms = pgqrsi_sqlite_int(query, 10);
+    settings->failed_retention_ms = pgqrsi_sqlite_int(query, 11);
+    workflow->created_at_us = pgqrsi_sqlite_int(query, 12);
+}
+
+static pgqrs_result pgqrsi_sqlite_workflow_list(void *context, const char *name, int64_t after_id, size_t limit,
+                                                pgqrs_workflows **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_workflows *list;
+    pgqrs_workflow *items;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result = pgqrsi_sqlite_ready_to_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    if (name || limit == 0) limit = 1;
+    list = (pgqrs_workflows *)pgqrs_backend_result_new(self->store, sizeof(*list), limit * (sizeof(*items) + 64));
+    items = list ? (pgqrs_workflow *)pgqrs_backend_result_alloc(list, limit * sizeof(*items)) : NULL;
+    if (!items) {
+        pgqrs_free(list);
+        return pgqrsi_sqlite_no_memory(self);
+    }
+    list->items = items;
+    query = pgqrsi_sqlite_query_new(self, name ? PGQRSI_SQLITE_WORKFLOW_GET_SQL : PGQRSI_SQLITE_WORKFLOW_LIST_SQL);
+    if (name) {
+        pgqrsi_sqlite_put_text(&query, name);
+    } else {
+        pgqrsi_sqlite_put(&query, after_id);
+        pgqrsi_sqlite_put(&query, (int64_t)limit);
+    }
+    while (list->count < limit && pgqrsi_sqlite_next(&query))
+        pgqrsi_sqlite_read_workflow(&query, list, &items[list->count++]);
+    result = pgqrsi_sqlite_end(&query);
+    if (result != PGQRS_OK)
+        pgqrs_free(list);
+    else
+        *out = list;
+    return result;
+}
+
+/* A queue that was made for a workflow goes with it, unless somebody else uses it. */
+static pgqrs_result pgqrsi_sqlite_drop_made_queue(pgqrsi_sqlite *self, int64_t queue_id)
+{
+    int64_t messages = 0, workers = 0, workflows = 0;
+    pgqrs_result result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_MESSAGES_SQL, &queue_id, 1, &messages);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_QUEUE_WORKERS_SQL, &queue_id, 1, &workers);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKFLOWS_USING_SQL, &queue_id, 1, &workflows);
+    if (result != PGQRS_OK || messages || workers || workflows) return result;
+    return pgqrsi_sqlite_drop_queue_rows(self, queue_id);
+}
+
+static pgqrs_result pgqrsi_sqlite_drop_workflow(pgqrsi_sqlite *self, const char *name)
+{
+    pgqrsi_sqlite_workflow workflow;
+    int64_t runs = 0;
+    pgqrs_result result = pgqrsi_sqlite_need_workflow(self, name, &workflow);
+    if (result == PGQRS_OK)
+        result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKFLOW_RUNS_SQL, &workflow.id, 1, &runs);
+    if (result != PGQRS_OK) return result;
+    if (runs)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_WORKFLOW_NOT_EMPTY, 0, NULL,
+                                  "workflow \"%s\" still has runs; cancel or purge them, or force", name);
+    result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_WORKFLOW_DROP_SQL, &workflow.id, 1);
+    if (result != PGQRS_OK || !workflow.made_queue) return result;
+    return pgqrsi_sqlite_drop_made_queue(self, workflow.queue_id);
+}
+
+static pgqrs_result pgqrsi_sqlite_workflow_delete(void *context, int64_t now_us, const char *name)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    (void)now_us;
+    if (result != PGQRS_OK) return result;
+    return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_drop_workflow(self, name));
+}
+
+static pgqrs_result pgqrsi_sqlite_find_key(pgqrsi_sqlite *self, int64_t workflow_id, const char *key, int64_t *run_id)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_BY_KEY_SQL);
+    *run_id = 0;
+    pgqrsi_sqlite_put(&query, workflow_id);
+    pgqrsi_sqlite_put_text(&query, key);
+    if (pgqrsi_sqlite_next(&query)) *run_id = pgqrsi_sqlite_int(&query, 0);
+    return pgqrsi_sqlite_end(&query);
+}
+
+static int64_t pgqrsi_sqlite_deadline(int64_t timeout_ms, int64_t now_us)
+{
+    return timeout_ms > 0 ? now_us + timeout_ms * 1000 : 0;
+}
+
+static pgqrs_result pgqrsi_sqlite_insert_run(pgqrsi_sqlite *self, const int64_t values[5], const char *key)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_INSERT_SQL);
+    int i;
+    for (i = 0; i < 5; i++)
+        pgqrsi_sqlite_put(&query, values[i]);
+    pgqrsi_sqlite_put_text(&query, key);
+    self->wake = true;
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_trigger_one(pgqrsi_sqlite *self, const pgqrs_backend_trigger_item *item,
+                                              const pgqrsi_sqlite_workflow *workflow, int64_t now_us, int64_t id)
+{
+    pgqrs_backend_message message;
+    int64_t values[5];
+    pgqrs_result result;
+    memset(&message, 0, sizeof(message));
+    message.payload = item->input ? item->input : "null";
+    message.payload_size = item->input ? item->input_size : 4;
+    message.priority = item->priority;
+    message.due = item->due;
+    result = pgqrsi_sqlite_insert(self, &message, workflow->queue_id, now_us, id);
+    values[0] = id;
+    values[1] = workflow->id;
+    values[2] = now_us;
+    values[3] = pgqrsi_sqlite_deadline(workflow->timeout_ms, now_us);
+    values[4] = 0;
+    return result == PGQRS_OK ? pgqrsi_sqlite_insert_run(self, values, item->idempotency_key) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_trigger_all(pgqrsi_sqlite *self, const pgqrs_backend_trigger *request,
+                                              pgqrs_receipt *receipts)
+{
+    pgqrsi_sqlite_workflow workflow;
+    int64_t id = 0;
+    size_t i;
+    pgqrs_result result = pgqrsi_sqlite_need_workflow(self, request->workflow, &workflow);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_MAX_ID_SQL, NULL, 0, &id);
+    for (i = 0; i < request->count && result == PGQRS_OK; i++) {
+        const pgqrs_backend_trigger_item *item = &request->items[i];
+        pgqrs_receipt receipt;
+        memset(&receipt, 0, sizeof(receipt));
+        if (item->idempotency_key)
+            result = pgqrsi_sqlite_find_key(self, workflow.id, item->idempotency_key, &receipt.id);
+        receipt.duplicate = receipt.id != 0;
+        if (result == PGQRS_OK && !receipt.duplicate) {
+            receipt.id = ++id;
+            result = pgqrsi_sqlite_trigger_one(self, item, &workflow, request->now_us, id);
+        }
+        if (receipts) receipts[i] = receipt;
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_trigger(void *context, const pgqrs_backend_trigger *request, pgqrs_receipt *receipts)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    self->must_flush = true; /* as for enqueue: a run that is there already is a promise too */
+    return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_trigger_all(self, request, receipts));
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs: for the worker that has one
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_sqlite_no_run(pgqrsi_sqlite *self, int64_t id)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_RUN_NOT_FOUND, 0, NULL,
+                              "there is no run %lld; it was removed, or never was", (long long)id);
+}
+
+/* Makes room for one more item of an array in a result object. What it outgrew stays in the arena, half of it at most. */
+static void *pgqrsi_sqlite_grow(void *result, void *items, size_t count, size_t *capacity, size_t item_size)
+{
+    void *grown;
+    if (count < *capacity) return items;
+    *capacity = *capacity ? *capacity * 2 : 8;
+    grown = pgqrs_backend_result_alloc(result, *capacity * item_size);
+    if (grown && count) memcpy(grown, items, count * item_size);
+    return grown;
+}
+
+static void pgqrsi_sqlite_read_step(pgqrsi_sqlite_query *query, void *result, pgqrs_step_info *step)
+{
+    step->number = (int32_t)pgqrsi_sqlite_int(query, 0);
+    step->kind = (pgqrs_step_kind)(int)pgqrsi_sqlite_int(query, 1);
+    step->state = (pgqrs_step_state)(int)pgqrsi_sqlite_int(query, 2);
+    step->retries = (int32_t)pgqrsi_sqlite_int(query, 3);
+    step->started_at_us = pgqrsi_sqlite_int(query, 4);
+    step->finished_at_us = pgqrsi_sqlite_int(query, 5);
+    step->due_at_us = pgqrsi_sqlite_int(query, 6);
+    step->name = pgqrsi_sqlite_copy(query, result, 7, NULL);
+    step->key = pgqrsi_sqlite_copy(query, result, 8, NULL);
+    step->error_code = pgqrsi_sqlite_copy(query, result, 9, NULL);
+    step->error_message = pgqrsi_sqlite_copy(query, result, 10, NULL);
+    step->input = pgqrsi_sqlite_copy(query, result, 11, NULL);
+    step->output = pgqrsi_sqlite_copy(query, result, 12, &step->output_size);
+}
+
+static pgqrs_result pgqrsi_sqlite_read_steps(pgqrsi_sqlite *self, int64_t run_id, void *result,
+                                             const pgqrs_step_info **out, size_t *count)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_STEPS_SQL);
+    pgqrs_step_info *items = NULL;
+    size_t capacity = 0;
+    *count = 0;
+    pgqrsi_sqlite_put(&query, run_id);
+    while (pgqrsi_sqlite_next(&query)) {
+        items = (pgqrs_step_info *)pgqrsi_sqlite_grow(result, items, *count, &capacity, sizeof(*items));
+        if (!items) {
+            query.rc = SQLITE_NOMEM;
+            break;
+        }
+        pgqrsi_sqlite_read_step(&query, result, &items[(*count)++]);
+    }
+    *out = items;
+    return pgqrsi_sqlite_end(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_read_events(pgqrsi_sqlite *self, pgqrs_backend_run *run)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_EVENTS_SQL);
+    pgqrs_backend_run_event *items = NULL;
+    size_t capacity = 0;
+    pgqrsi_sqlite_put(&query, run->id);
+    while (pgqrsi_sqlite_next(&query)) {
+        pgqrs_backend_run_event *event;
+        items = (pgqrs_backend_run_event *)pgqrsi_sqlite_grow(run, items, run->event_count, &capacity, sizeof(*items));
+        if (!items) {
+            query.rc = SQLITE_NOMEM;
+            break;
+        }
+        event = &items[run->event_count++];
+        event->name = pgqrsi_sqlite_copy(&query, run, 0, NULL);
+        event->payload = pgqrsi_sqlite_copy(&query, run, 1, &event->payload_size);
+    }
+    run->events = items;
+    return pgqrsi_sqlite_end(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_load_run(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id, pgqrs_backend_run **out)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_LOAD_SQL);
+    pgqrs_backend_run *run = NULL;
+    pgqrs_workflow workflow;
+    pgqrs_result result;
+    memset(&workflow, 0, sizeof(workflow));
+    pgqrsi_sqlite_put(&query, run_id);
+    if (pgqrsi_sqlite_next(&query)) {
+        run = (pgqrs_backend_run *)pgqrs_backend_result_new(self->store, sizeof(*run), 2048);
+        if (run) {
+            pgqrsi_sqlite_read_workflow(&query, run, &workflow);
+            run->stored = (pgqrs_run_state)(int)pgqrsi_sqlite_int(&query, 13);
+            run->cancel = pgqrsi_sqlite_int(&query, 14) != 0;
+            run->retries = (int32_t)pgqrsi_sqlite_int(&query, 15);
+            run->started_at_us = pgqrsi_sqlite_int(&query, 16);
+            run->deadline_at_us = pgqrsi_sqlite_int(&query, 17);
+        } else {
+            query.rc = SQLITE_NOMEM;
+        }
+    }
+    *out = run;
+    result = pgqrsi_sqlite_end(&query);
+    if (result != PGQRS_OK || !run) return result;
+    run->now_us = now_us;
+    run->id = run_id;
+    run->workflow = workflow.name;
+    run->settings = workflow.settings;
+    result = pgqrsi_sqlite_read_steps(self, run_id, run, &run->steps, &run->step_count);
+    return result == PGQRS_OK ? pgqrsi_sqlite_read_events(self, run) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_load(void *context, int64_t now_us, int64_t run_id, pgqrs_backend_run **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_backend_run *run = NULL;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_load_run(self, now_us, run_id, &run));
+    if (result != PGQRS_OK)
+        pgqrs_free(run);
+    else
+        *out = run;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_write(void *context, pgqrs_backend_run_write *write)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_result result;
+    write->cancel = false;
+    write->result = PGQRS_ERR_LEASE_LOST;
+    result = pgqrsi_sqlite_begin_write(self);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_store_run(self, write, write->now_us));
+    if (result != PGQRS_OK) write->result = result;
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs: questions
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_SQLITE_RUN_HELD "(r.state = 0 AND m.state = 3 AND m.lease_until > ?1)"
+
+/* What a run is at ?1: stored, or read off its message. */
+#define PGQRSI_SQLITE_RUN_STATE                                                                                        \
+    "CASE WHEN r.state <> 0 THEN r.state WHEN m.id IS NULL OR m.state > 3 THEN 7"                                      \
+    " WHEN r.cancel_requested_at <> 0 THEN 4 WHEN m.state = 3 AND m.lease_until > ?1 THEN 2"                           \
+    " WHEN r.wait <> 0 AND m.state = 2 AND m.due_at > ?1 THEN 3 ELSE 1 END"
+
+#define PGQRSI_SQLITE_RUN_COLUMNS                                                                                      \
+    "r.id, " PGQRSI_SQLITE_RUN_STATE ", r.state, r.wait, r.wait_until, coalesce(m.attempt, 0), r.retries,"             \
+    " r.triggered_at, r.started_at, r.finished_at, m.finished_at, r.deadline_at, r.cancel_requested_at, "              \
+    "r.forked_from,"                                                                                                   \
+    " CASE WHEN " PGQRSI_SQLITE_RUN_HELD " THEN m.worker_id END, CASE WHEN " PGQRSI_SQLITE_RUN_HELD                    \
+    " THEN m.lease_until END, (SELECT name FROM pgqrs_workflows WHERE id = r.workflow_id),"                            \
+    " (SELECT q.name FROM pgqrs_workflows w JOIN pgqrs_queues q ON q.id = w.queue_id WHERE w.id = r.workflow_id),"     \
+    " m.payload, r.output, r.error_code, r.error_message, r.error_step, m.reason, r.wait_name, r.idempotency_key,"     \
+    " r.cancelled_by, r.cancel_reason, CASE WHEN " PGQRSI_SQLITE_RUN_HELD                                              \
+    " THEN (SELECT name FROM pgqrs_workers WHERE id = m.worker_id) END"
+
+static void pgqrsi_sqlite_read_run_error(pgqrsi_sqlite_query *query, void *result, pgqrs_run_info *run)
+{
+    if (pgqrsi_sqlite_int(query, 2) != 0) {
+        run->error_code = pgqrsi_sqlite_copy(query, result, 20, NULL);
+        run->error_message = pgqrsi_sqlite_copy(query, result, 21, NULL);
+        run->error_step = pgqrsi_sqlite_copy(query, result, 22, NULL);
+        return;
+    }
+    run->finished_at_us = pgqrsi_sqlite_int(query, 10);
+    run->error_code = "DEAD";
+    run->error_message = pgqrsi_sqlite_copy(query, result, 23, NULL);
+}
+
+static void pgqrsi_sqlite_read_run(pgqrsi_sqlite_query *query, void *result, pgqrs_run_info *run)
+{
+    run->id = pgqrsi_sqlite_int(query, 0);
+    run->state = (pgqrs_run_state)(int)pgqrsi_sqlite_int(query, 1);
+    run->attempt = (int32_t)pgqrsi_sqlite_int(query, 5);
+    run->retries = (int32_t)pgqrsi_sqlite_int(query, 6);
+    run->triggered_at_us = pgqrsi_sqlite_int(query, 7);
+    run->started_at_us = pgqrsi_sqlite_int(query, 8);
+    run->finished_at_us = pgqrsi_sqlite_int(query, 9);
+    run->deadline_at_us = pgqrsi_sqlite_int(query, 11);
+    run->cancel_requested_at_us = pgqrsi_sqlite_int(query, 12);
+    run->forked_from = pgqrsi_sqlite_int(query, 13);
+    run->worker_id = pgqrsi_sqlite_int(query, 14);
+    run->lease_until_us = pgqrsi_sqlite_int(query, 15);
+    run->workflow = pgqrsi_sqlite_copy(query, result, 16, NULL);
+    run->queue = pgqrsi_sqlite_copy(query, result, 17, NULL);
+    run->input = pgqrsi_sqlite_copy(query, result, 18, &run->input_size);
+    run->output = pgqrsi_sqlite_copy(query, result, 19, &run->output_size);
+    run->idempotency_key = pgqrsi_sqlite_copy(query, result, 25, NULL);
+    run->cancelled_by = pgqrsi_sqlite_copy(query, result, 26, NULL);
+    run->cancel_reason = pgqrsi_sqlite_copy(query, result, 27, NULL);
+    run->worker = pgqrsi_sqlite_copy(query, result, 28, NULL);
+    if (run->state == PGQRS_RUN_ERROR) pgqrsi_sqlite_read_run_error(query, result, run);
+    if (run->state != PGQRS_RUN_PAUSED) return;
+    run->wait = (pgqrs_run_wait)(int)pgqrsi_sqlite_int(query, 3);
+    run->wait_until_us = pgqrsi_sqlite_int(query, 4);
+    run->wait_name = pgqrsi_sqlite_copy(query, result, 24, NULL);
+}
+
+static void pgqrsi_sqlite_add_unfinished(pgqrsi_sqlite_text *sql, const char *state, bool of_queue)
+{
+    pgqrsi_sqlite_add(sql, "SELECT id FROM pgqrs_messages WHERE state = ");
+    pgqrsi_sqlite_add(sql, state);
+    if (of_queue) pgqrsi_sqlite_add(sql, " AND queue_id = ?9");
+}
+
+/* Open runs are found by their messages, of which there are few compared with all runs ever. A page of ended ones is found
+ * sooner by walking along the ids; counting them is a matter of their index. */
+static void pgqrsi_sqlite_add_run_state(pgqrsi_sqlite_text *sql, const pgqrs_run_filter *filter, bool listing)
+{
+    bool of_queue = filter->workflow != NULL;
+    char number[16];
+    snprintf(number, sizeof(number), "%d", (int)filter->state);
+    if (filter->state == PGQRS_RUN_ERROR) {
+        pgqrsi_sqlite_add(sql, " AND (r.state = 7 OR r.state = 0 AND NOT EXISTS"
+                               " (SELECT 1 FROM pgqrs_messages WHERE id = r.id AND state < 4))");
+        return;
+    }
+    if (filter->state == PGQRS_RUN_SUCCESS || filter->state == PGQRS_RUN_CANCELLED) {
+        pgqrsi_sqlite_add(sql, listing ? " AND +r.state = " : " AND r.state <> 0 AND r.state = ");
+        pgqrsi_sqlite_add(sql, number);
+        return;
+    }
+    pgqrsi_sqlite_add(sql, " AND r.id IN (");
+    pgqrsi_sqlite_add_unfinished(sql, "3", of_queue);
+    if (filter->state != PGQRS_RUN_RUNNING) {
+        pgqrsi_sqlite_add(sql, " UNION ALL ");
+        pgqrsi_sqlite_add_unfinished(sql, "1", of_queue);
+        pgqrsi_sqlite_add(sql, " UNION ALL ");
+        pgqrsi_sqlite_add_unfinished(sql, "2", of_queue);
+    }
+    pgqrsi_sqlite_add(sql, ") AND " PGQRSI_SQLITE_RUN_STATE " = ");
+    pgqrsi_sqlite_add(sql, number);
+}
+
+/* Parameters: 1 now, 2 workflow, 3 key, 4 from, 5 before, 6 after id, 7 limit, 8 id, 9 queue. */
+static void pgqrsi_sqlite_add_run_filter(pgqrsi_sqlite_text *sql, const pgqrs_run_filter *filter, int64_t id,
+                                         bool listing)
+{
+    bool of_message = (int)filter->state != 0 && filter->state < PGQRS_RUN_CANCELLED;
+    pgqrsi_sqlite_add(sql, " FROM pgqrs_runs r");
+    if (listing || of_message) pgqrsi_sqlite_add(sql, " LEFT JOIN pgqrs_messages m ON m.id = r.id");
+    pgqrsi_sqlite_add(sql, " WHERE coalesce(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) NOTNULL");
+    if (id) pgqrsi_sqlite_add(sql, " AND r.id = ?8");
+    if (filter->workflow) pgqrsi_sqlite_add(sql, " AND r.workflow_id = ?2");
+    if ((int)filter->state) pgqrsi_sqlite_add_run_state(sql, filter, listing);
+    if (filter->idempotency_key) pgqrsi_sqlite_add(sql, " AND r.idempotency_key = ?3");
+    if (filter->triggered_from_us) pgqrsi_sqlite_add(sql, " AND r.triggered_at >= ?4");
+    if (filter->triggered_before_us) pgqrsi_sqlite_add(sql, " AND r.triggered_at < ?5");
+    if (!listing) return;
+    if (filter->after_id) pgqrsi_sqlite_add(sql, filter->oldest_first ? " AND r.id > ?6" : " AND r.id < ?6");
+    pgqrsi_sqlite_add(sql, filter->oldest_first ? " ORDER BY r.id LIMIT ?7" : " ORDER BY r.id DESC LIMIT ?7");
+}
+
+static pgqrs_result pgqrsi_sqlite_put_run_filter(pgqrsi_sqlite_query *query, const pgqrs_run_filter *filter, int64_t id,
+                                                 int64_t now_us, size_t limit)
+{
+    pgqrsi_sqlite_workflow workflow;
+    pgqrs_result result = PGQRS_OK;
+    memset(&workflow, 0, sizeof(workflow));
+    if (filter->workflow) result = pgqrsi_sqlite_need_workflow(query->self, filter->workflow, &workflow);
+    if (result != PGQRS_OK) return result;
+    pgqrsi_sqlite_put(query, now_us);
+    pgqrsi_sqlite_put(query, workflow.id);
+    pgqrsi_sqlite_put_text(query, filter->idempotency_key);
+    pgqrsi_sqlite_put(query, filter->triggered_from_us);
+    pgqrsi_sqlite_put(query, filter->triggered_before_us);
+    pgqrsi_sqlite_put(query, filter->after_id);
+    pgqrsi_sqlite_put(query, (int64_t)limit);
+    pgqrsi_sqlite_put(query, id);
+    pgqrsi_sqlite_put(query, workflow.queue_id);
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_sqlite_list_runs(pgqrsi_sqlite *self, int64_t now_us, int64_t id,
+                                            const pgqrs_run_filter *filter, size_t limit, pgqrs_runs *list)
+{
+    pgqrs_run_info *items = (pgqrs_run_info *)pgqrs_backend_result_alloc(list, limit * sizeof(*items));
+    pgqrsi_sqlite_text sql;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result, ended;
+    if (!items) return pgqrsi_sqlite_no_memory(self);
+    list->items = items;
+    sql.size = 0;
+    pgqrsi_sqlite_add(&sql, "SELECT " PGQRSI_SQLITE_RUN_COLUMNS);
+    pgqrsi_sqlite_add_run_filter(&sql, filter, id, true);
+    query = pgqrsi_sqlite_query_text(self, sql.text);
+    result = pgqrsi_sqlite_put_run_filter(&query, filter, id, now_us, limit);
+    while (result == PGQRS_OK && list->count < limit && pgqrsi_sqlite_next(&query))
+        pgqrsi_sqlite_read_run(&query, list, &items[list->count++]);
+    ended = pgqrsi_sqlite_end(&query);
+    return result == PGQRS_OK ? ended : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_list(void *context, int64_t now_us, int64_t id_or_0,
+                                           const pgqrs_run_filter *filter, pgqrs_runs **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_run_filter all;
+    pgqrs_runs *list;
+    size_t limit;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    memset(&all, 0, sizeof(all));
+    if (!filter) filter = &all;
+    limit = id_or_0 ? 1 : filter->limit ? filter->limit : 100;
+    list = (pgqrs_runs *)pgqrs_backend_result_new(self->store, sizeof(*list), limit * (sizeof(pgqrs_run_info) + 128));
+    result = list ? pgqrsi_sqlite_list_runs(self, now_us, id_or_0, filter, limit, list) : pgqrsi_sqlite_no_memory(self);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result != PGQRS_OK)
+        pgqrs_free(list);
+    else
+        *out = list;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_count_runs(pgqrsi_sqlite *self, int64_t now_us, const pgqrs_run_filter *filter,
+                                             int64_t *count)
+{
+    pgqrsi_sqlite_text sql;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result, ended;
+    sql.size = 0;
+    pgqrsi_sqlite_add(&sql, "SELECT count(*)");
+    pgqrsi_sqlite_add_run_filter(&sql, filter, 0, false);
+    query = pgqrsi_sqlite_query_text(self, sql.text);
+    result = pgqrsi_sqlite_put_run_filter(&query, filter, 0, now_us, 0);
+    if (result == PGQRS_OK && pgqrsi_sqlite_next(&query)) *count = pgqrsi_sqlite_int(&query, 0);
+    ended = pgqrsi_sqlite_end(&query);
+    return result == PGQRS_OK ? ended : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_count(void *context, int64_t now_us, const pgqrs_run_filter *filter,
+                                            int64_t *count)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_run_filter all;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *count = 0;
+    if (result != PGQRS_OK) return result;
+    memset(&all, 0, sizeof(all));
+    return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_count_runs(self, now_us, filter ? filter : &all, count));
+}
+
+static pgqrs_result pgqrsi_sqlite_need_run(pgqrsi_sqlite *self, int64_t run_id)
+{
+    int64_t id = 0;
+    pgqrs_result result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_RUN_THERE_SQL, &run_id, 1, &id);
+    return result == PGQRS_OK && !id ? pgqrsi_sqlite_no_run(self, run_id) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_steps(void *context, int64_t run_id, pgqrs_steps **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_steps *list;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    list = (pgqrs_steps *)pgqrs_backend_result_new(self->store, sizeof(*list), 2048);
+    result = list ? pgqrsi_sqlite_need_run(self, run_id) : pgqrsi_sqlite_no_memory(self);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_read_steps(self, run_id, list, &list->items, &list->count);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result != PGQRS_OK)
+        pgqrs_free(list);
+    else
+        *out = list;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_read_values(pgqrsi_sqlite *self, int64_t run_id, pgqrs_run_values *list)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_VALUES_SQL);
+    pgqrs_run_value_info *items = NULL;
+    size_t capacity = 0;
+    pgqrsi_sqlite_put(&query, run_id);
+    while (pgqrsi_sqlite_next(&query)) {
+        pgqrs_run_value_info *value;
+        items = (pgqrs_run_value_info *)pgqrsi_sqlite_grow(list, items, list->count, &capacity, sizeof(*items));
+        if (!items) {
+            query.rc = SQLITE_NOMEM;
+            break;
+        }
+        value = &items[list->count++];
+        value->name = pgqrsi_sqlite_copy(&query, list, 0, NULL);
+        value->value = pgqrsi_sqlite_copy(&query, list, 1, &value->value_size);
+        value->set_at_us = pgqrsi_sqlite_int(&query, 2);
+    }
+    list->items = items;
+    return pgqrsi_sqlite_end(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_run_values(void *context, int64_t run_id, pgqrs_run_values **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_run_values *list;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    list = (pgqrs_run_values *)pgqrs_backend_result_new(self->store, sizeof(*list), 1024);
+    result = list ? pgqrsi_sqlite_need_run(self, run_id) : pgqrsi_sqlite_no_memory(self);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_read_values(self, run_id, list);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result != PGQRS_OK)
+        pgqrs_free(list);
+    else
+        *out = list;
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs: control
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* A run and its message as the controlling calls need them. */
+typedef struct pgqrsi_sqlite_control {
+    pgqrs_run_state state;
+    int64_t message_state; /* 0: it has no message any more; a lease that ran out is still a lease here */
+    bool held;             /* by somebody whose lease is not over */
+    bool waits;            /* and its time has not come */
+    bool expects;          /* it waits for the event asked about */
+    int64_t workflow_id;
+    int64_t queue_id;
+    int64_t timeout_ms;
+    int64_t priority;
+} pgqrsi_sqlite_control;
+
+static pgqrs_run_state pgqrsi_sqlite_state_of(int64_t stored, const pgqrsi_sqlite_control *run, bool cancel)
+{
+    if (stored) return (pgqrs_run_state)(int)stored;
+    if (run->message_state == 0 || run->message_state > PGQRS_LEASED) return PGQRS_RUN_ERROR;
+    if (cancel) return PGQRS_RUN_CANCELLING;
+    if (run->held) return PGQRS_RUN_RUNNING;
+    return run->waits ? PGQRS_RUN_PAUSED : PGQRS_RUN_QUEUED;
+}
+
+static pgqrs_result pgqrsi_sqlite_look_at_run(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id, const char *event,
+                                              pgqrsi_sqlite_control *run)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_LOOK_SQL);
+    bool found;
+    pgqrs_result result;
+    memset(run, 0, sizeof(*run));
+    pgqrsi_sqlite_put(&query, run_id);
+    pgqrsi_sqlite_put_text(&query, event);
+    found = pgqrsi_sqlite_next(&query);
+    if (found) {
+        run->message_state = pgqrsi_sqlite_int(&query, 1);
+        run->held = run->message_state == PGQRS_LEASED && pgqrsi_sqlite_int(&query, 2) > now_us;
+        run->waits = pgqrsi_sqlite_int(&query, 4) != 0 && run->message_state == PGQRS_DELAYED &&
+                     pgqrsi_sqlite_int(&query, 5) > now_us;
+        run->priority = pgqrsi_sqlite_int(&query, 6);
+        run->queue_id = pgqrsi_sqlite_int(&query, 7);
+        run->workflow_id = pgqrsi_sqlite_int(&query, 8);
+        run->timeout_ms = pgqrsi_sqlite_int(&query, 9);
+        run->expects = pgqrsi_sqlite_int(&query, 10) != 0;
+        run->state = pgqrsi_sqlite_state_of(pgqrsi_sqlite_int(&query, 0), run, pgqrsi_sqlite_int(&query, 3) != 0);
+    }
+    result = pgqrsi_sqlite_end(&query);
+    return result == PGQRS_OK && !found ? pgqrsi_sqlite_no_run(self, run_id) : result;
+}
+
+static bool pgqrsi_sqlite_has_ended(pgqrs_run_state state)
+{
+    return state == PGQRS_RUN_SUCCESS || state == PGQRS_RUN_ERROR || state == PGQRS_RUN_CANCELLED;
+}
+
+static pgqrs_result pgqrsi_sqlite_cancel_now(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id)
+{
+    const int64_t values[] = {run_id, now_us};
+    pgqrs_backend_run_write end;
+    pgqrs_result result;
+    memset(&end, 0, sizeof(end));
+    end.run_id = run_id;
+    end.state = PGQRS_RUN_CANCELLED;
+    result = pgqrsi_sqlite_end_run(self, &end, true, now_us);
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_ARCHIVE_SQL, values, 2) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_cancel(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id, const char *by,
+                                         const char *reason, pgqrs_run_state *state)
+{
+    pgqrsi_sqlite_control run;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result = pgqrsi_sqlite_look_at_run(self, now_us, run_id, NULL, &run);
+    *state = run.state;
+    if (result != PGQRS_OK || pgqrsi_sqlite_has_ended(run.state)) return result;
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_ASK_CANCEL_SQL);
+    pgqrsi_sqlite_put(&query, run_id);
+    pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put_text(&query, by);
+    pgqrsi_sqlite_put_text(&query, reason);
+    result = pgqrsi_sqlite_run(&query);
+    *state = run.held ? PGQRS_RUN_CANCELLING : PGQRS_RUN_CANCELLED;
+    return result == PGQRS_OK && !run.held ? pgqrsi_sqlite_cancel_now(self, now_us, run_id) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_cancel(void *context, int64_t now_us, int64_t run_id, const char *by,
+                                             const char *reason, pgqrs_run_state *state)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    self->must_flush = true; /* what it says of a run that ended is about somebody else's commit */
+    return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_cancel(self, now_us, run_id, by, reason, state));
+}
+
+static pgqrs_result pgqrsi_sqlite_rouse(pgqrsi_sqlite *self, int64_t run_id, const pgqrsi_sqlite_control *run)
+{
+    int64_t values[2];
+    pgqrs_result result;
+    values[0] = run_id;
+    result = pgqrsi_sqlite_tail(self, run->queue_id, run->priority, &values[1]);
+    self->wake = true;
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_PROMOTE_SQL, values, 2) : result;
+}
+
+typedef struct pgqrsi_sqlite_event {
+    int64_t run_id;
+    const char *name;
+    const char *payload;
+    size_t payload_size;
+} pgqrsi_sqlite_event;
+
+static pgqrs_result pgqrsi_sqlite_send(pgqrsi_sqlite *self, int64_t now_us, const pgqrsi_sqlite_event *event,
+                                       bool *accepted, pgqrs_run_state *state)
+{
+    pgqrsi_sqlite_control run;
+    pgqrsi_sqlite_query query;
+    pgqrs_result result = pgqrsi_sqlite_look_at_run(self, now_us, event->run_id, event->name, &run);
+    *state = run.state;
+    if (result != PGQRS_OK || pgqrsi_sqlite_has_ended(run.state)) return result;
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_EVENT_PUT_SQL);
+    pgqrsi_sqlite_put(&query, event->run_id);
+    pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put_text(&query, event->name);
+    pgqrsi_sqlite_put_bytes(&query, event->payload ? event->payload : "null", event->payload ? event->payload_size : 4);
+    result = pgqrsi_sqlite_run(&query);
+    *accepted = result == PGQRS_OK && pgqrsi_sqlite_changes(self) > 0;
+    if (!*accepted || !run.expects || run.message_state != PGQRS_DELAYED) return result;
+    return pgqrsi_sqlite_rouse(self, event->run_id, &run);
+}
+
+static pgqrs_result pgqrsi_sqlite_run_send(void *context, int64_t now_us, int64_t run_id, const char *event,
+                                           const char *payload, size_t payload_size, bool *accepted,
+                                           pgqrs_run_state *state)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_event sent;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    *accepted = false;
+    if (result != PGQRS_OK) return result;
+    sent.run_id = run_id;
+    sent.name = event;
+    sent.payload = payload;
+    sent.payload_size = payload_size;
+    self->must_flush = true; /* "there is one already" is a promise about somebody else's commit */
+    result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_send(self, now_us, &sent, accepted, state));
+    if (result != PGQRS_OK) *accepted = false;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_no_input(pgqrsi_sqlite *self, int64_t run_id)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_RUN_STATE, 0, NULL,
+                              "the message of run %lld was removed, and its input with it", (long long)run_id);
+}
+
+static pgqrs_result pgqrsi_sqlite_restart(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id, pgqrs_run_state *state)
+{
+    pgqrsi_sqlite_control run;
+    int64_t values[2];
+    pgqrs_result result = pgqrsi_sqlite_look_at_run(self, now_us, run_id, NULL, &run);
+    *state = run.state;
+    if (result != PGQRS_OK || run.state != PGQRS_RUN_ERROR) return result;
+    if (!run.message_state) return pgqrsi_sqlite_no_input(self, run_id);
+    values[0] = run_id;
+    values[1] = pgqrsi_sqlite_deadline(run.timeout_ms, now_us);
+    result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_STEPS_FORGET_SQL, values, 1);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_RESTART_SQL, values, 2);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_tail(self, run.queue_id, run.priority, &values[1]);
+    self->wake = true;
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_RUN_REPLAY_SQL, values, 2) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_restart(void *context, int64_t now_us, int64_t run_id, pgqrs_run_state *state)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_restart(self, now_us, run_id, state));
+}
+
+typedef struct pgqrsi_sqlite_fork {
+    int64_t now_us;
+    int64_t from_id;
+    int32_t before;
+    const char *input; /* NULL: the same */
+    size_t input_size;
+} pgqrsi_sqlite_fork;
+
+static pgqrs_result pgqrsi_sqlite_fork_message(pgqrsi_sqlite *self, const pgqrsi_sqlite_fork *fork,
+                                               const pgqrsi_sqlite_control *run, int64_t new_id)
+{
+    pgqrsi_sqlite_query query;
+    int64_t ord = 0;
+    pgqrs_result result = pgqrsi_sqlite_tail(self, run->queue_id, run->priority, &ord);
+    if (result != PGQRS_OK) return result;
+    query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_FORK_MESSAGE_SQL);
+    pgqrsi_sqlite_put(&query, new_id);
+    pgqrsi_sqlite_put(&query, run->queue_id);
+    pgqrsi_sqlite_put(&query, run->priority);
+    pgqrsi_sqlite_put(&query, ord);
+    pgqrsi_sqlite_put(&query, fork->now_us);
+    pgqrsi_sqlite_put(&query, fork->from_id);
+    pgqrsi_sqlite_put_bytes(&query, fork->input, fork->input_size);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_fork_all(pgqrsi_sqlite *self, const pgqrsi_sqlite_fork *fork, int64_t *new_id)
+{
+    pgqrsi_sqlite_control run;
+    int64_t values[5];
+    pgqrs_result result = pgqrsi_sqlite_look_at_run(self, fork->now_us, fork->from_id, NULL, &run);
+    if (result == PGQRS_OK && !run.message_state && !fork->input) result = pgqrsi_sqlite_no_input(self, fork->from_id);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_MAX_ID_SQL, NULL, 0, new_id);
+    if (result != PGQRS_OK) return result;
+    result = pgqrsi_sqlite_fork_message(self, fork, &run, ++*new_id);
+    if (result != PGQRS_OK) return result;
+    values[0] = *new_id;
+    values[1] = run.workflow_id;
+    values[2] = fork->now_us;
+    values[3] = pgqrsi_sqlite_deadline(run.timeout_ms, fork->now_us);
+    values[4] = fork->from_id;
+    result = pgqrsi_sqlite_insert_run(self, values, NULL);
+    values[0] = fork->from_id;
+    values[1] = *new_id;
+    values[2] = fork->before;
+    return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_FORK_STEPS_SQL, values, 3) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_fork(void *context, int64_t now_us, int64_t run_id, int32_t before,
+                                           const char *input_or_null, size_t input_size, int64_t *new_run_id)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_fork fork;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    *new_run_id = 0;
+    if (result != PGQRS_OK) return result;
+    fork.now_us = now_us;
+    fork.from_id = run_id;
+    fork.before = before;
+    fork.input = input_or_null;
+    fork.input_size = input_size;
+    result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_fork_all(self, &fork, new_run_id));
+    if (result != PGQRS_OK) *new_run_id = 0;
+    return result;
+}
+
+/* Other stores write a byte after a commit that ended a run, as they do for messages. */
+static pgqrs_result pgqrsi_sqlite_run_wait_begin(void *context, int64_t now_us, int64_t run_id, int64_t for_us)
+{
+    (void)run_id;
+    return pgqrsi_sqlite_wait_begin(context, now_us, NULL, for_us);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>runs: removal
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* The runs whose ids are in self->rows, with their messages. */
+static pgqrs_result pgqrsi_sqlite_remove_runs(pgqrsi_sqlite *self, size_t count)
+{
+    size_t i;
+    pgqrs_result result = PGQRS_OK;
+    if (count) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
+    for (i = 0; i < count && result == PGQRS_OK; i++) {
+        const int64_t id = self->rows[i].v[0];
+        result = pgqrsi_sqlite_drop_run(self, id);
+        if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_MESSAGE_DROP_SQL, &id, 1);
+    }
+    return result;
+}
+
+/* What a purge is about, in the order of the parameters of its statements. */
+typedef struct pgqrsi_sqlite_run_purge {
+    int64_t workflow_id;
+    int64_t queue_id;
+    int64_t before_us;
+    int64_t limit;
+    bool of_state[8];
+    bool open;
+} pgqrsi_sqlite_run_purge;
+
+/* Those that an index gives in the order of their end: the ended ones and dead letters. */
+static bool pgqrsi_sqlite_add_ended(pgqrsi_sqlite_text *sql, const pgqrsi_sqlite_run_purge *purge)
+{
+    bool any = false;
+    int state;
+    pgqrsi_sqlite_add(sql, "SELECT id FROM (");
+    for (state = PGQRS_RUN_CANCELLED; state <= PGQRS_RUN_ERROR; state++) {
+        char number[16];
+        if (!purge->of_state[state]) continue;
+        snprintf(number, sizeof(number), "%d", state);
+        if (any) pgqrsi_sqlite_add(sql, " UNION ALL ");
+        pgqrsi_sqlite_add(sql, "SELECT * FROM (SELECT id, finished_at AS at FROM pgqrs_runs WHERE workflow_id = ?1"
+                               " AND state <> 0 AND finished_at < ?3 AND state = ");
+        pgqrsi_sqlite_add(sql, number);
+        pgqrsi_sqlite_add(sql, " ORDER BY finished_at LIMIT ?4)");
+        any = true;
+    }
+    if (purge->of_state[PGQRS_RUN_ERROR])
+        pgqrsi_sqlite_add(sql,
+                          " UNION ALL SELECT * FROM (SELECT r.id, m.finished_at AS at FROM " PGQRSI_SQLITE_DEAD_RUNS
+                          " ORDER BY m.finished_at LIMIT ?4)");
+    pgqrsi_sqlite_add(sql, ") WHERE coalesce(?1, ?2, ?3, ?4) NOTNULL ORDER BY at, id LIMIT ?4");
+    return any;
+}
+
+/* The others: open ones, and failed ones whose message is neither there to be delivered nor a dead letter. */
+static bool pgqrsi_sqlite_add_open(pgqrsi_sqlite_text *sql, const pgqrsi_sqlite_run_purge *purge)
+{
+    bool failed = purge->of_state[PGQRS_RUN_ERROR];
+    pgqrsi_sqlite_add(sql, "SELECT r.id FROM pgqrs_runs r LEFT JOIN pgqrs_messages m ON m.id = r.id"
+                           " WHERE r.workflow_id = ?1 AND +r.state = 0 AND coalesce(?1, ?2, ?3, ?4) NOTNULL AND (");
+    if (purge->open) pgqrsi_sqlite_add(sql, "m.state < 4");
+    if (purge->open && failed) pgqrsi_sqlite_add(sql, " OR ");
+    if (failed)
+        pgqrsi_sqlite_add(sql, "(m.id IS NULL OR m.state > 3) AND coalesce(m.finished_at, r.triggered_at) < ?3");
+    pgqrsi_sqlite_add(sql, ") ORDER BY r.id LIMIT ?4");
+    return purge->open || failed;
+}
+
+static pgqrs_result pgqrsi_sqlite_purge_found(pgqrsi_sqlite *self, const char *sql, pgqrsi_sqlite_run_purge *purge)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_text(self, sql);
+    size_t count = 0;
+    pgqrs_result result;
+    pgqrsi_sqlite_put(&query, purge->workflow_id);
+    pgqrsi_sqlite_put(&query, purge->queue_id);
+    pgqrsi_sqlite_put(&query, purge->before_us);
+    pgqrsi_sqlite_put(&query, purge->limit);
+    result = pgqrsi_sqlite_collect(&query, &count);
+    purge->limit -= (int64_t)count;
+    return result == PGQRS_OK ? pgqrsi_sqlite_remove_runs(self, count) : result;
+}
+
+static pgqrs_result pgqrsi_sqlite_purge_runs(pgqrsi_sqlite *self, pgqrsi_sqlite_run_purge *purge)
+{
+    bool everything = purge->open && purge->of_state[PGQRS_RUN_CANCELLED] && purge->of_state[PGQRS_RUN_SUCCESS] &&
+                      purge->of_state[PGQRS_RUN_ERROR] && purge->before_us == INT64_MAX;
+    pgqrsi_sqlite_text sql;
+    pgqrs_result result = PGQRS_OK;
+    if (everything)
+        return pgqrsi_sqlite_purge_found(self,
+                                         "SELECT id FROM pgqrs_runs WHERE workflow_id = ?1"
+                                         " AND coalesce(?1, ?2, ?3, ?4) NOTNULL ORDER BY id LIMIT ?4",
+                                         purge);
+    sql.size = 0;
+    if (pgqrsi_sqlite_add_ended(&sql, purge)) result = pgqrsi_sqlite_purge_found(self, sql.text, purge);
+    sql.size = 0;
+    if (result == PGQRS_OK && purge->limit > 0 && pgqrsi_sqlite_add_open(&sql, purge))
+        result = pgqrsi_sqlite_purge_found(self, sql.text, purge);
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_plan_purge(pgqrsi_sqlite *self, const pgqrs_backend_run_purge *request,
+                                             pgqrsi_sqlite_run_purge *purge)
+{
+    pgqrsi_sqlite_workflow workflow;
+    int state;
+    pgqrs_result result = pgqrsi_sqlite_need_workflow(self, request->workflow, &workflow);
+    purge->workflow_id = workflow.id;
+    purge->queue_id = workflow.queue_id;
+    purge->before_us = request->older_than_us ? request->now_us - request->older_than_us : INT64_MAX;
+    purge->limit = (int64_t)request->limit;
+    for (state = 0; state < 8; state++)
+        purge->of_state[state] = (request->states >> state & 1) != 0;
+    purge->open = request->open;
+    return result;
+}
+
+static pgqrs_result pgqrsi_sqlite_run_purge_some(void *context, pgqrs_backend_run_purge *request)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_run_purge purge;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    request->removed = 0;
+    if (result != PGQRS_OK) return result;
+    result = pgqrsi_sqlite_plan_purge(self, request, &purge);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_purge_runs(self, &purge);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result == PGQRS_OK) request->removed = (int64_t)request->limit - purge.limit;
+    return result;
+}
+
+/* Ended runs of one workflow that were kept long enough. */
+static pgqrs_result pgqrsi_sqlite_remove_old_runs(pgqrsi_sqlite *self, pgqrsi_sqlite_statement find,
+                                                  const int64_t values[4], int64_t *changed)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, find);
+    size_t count = 0;
+    int i;
+    pgqrs_result result;
+    for (i = 0; i < 4; i++)
+        pgqrsi_sqlite_put(&query, values[i]);
+    result = pgqrsi_sqlite_collect(&query, &count);
+    *changed += (int64_t)count;
+    return result == PGQRS_OK ? pgqrsi_sqlite_remove_runs(self, count) : result;
+}
+
+/* A row of NEEDY_WORKFLOW: id, queue, retentions. */
+static pgqrs_result pgqrsi_sqlite_maintain_workflow(pgqrsi_sqlite *self, int64_t now_us,
+                                                    const pgqrsi_sqlite_row *workflow, int64_t *changed)
+{
+    int64_t values[4];
+    int state;
+    pgqrs_result result = PGQRS_OK;
+    values[0] = workflow->v[0];
+    values[3] = PGQRSI_SQLITE_MAINTAIN_STEP;
+    for (state = PGQRS_RUN_CANCELLED; state <= PGQRS_RUN_ERROR && result == PGQRS_OK; state++) {
+        int64_t keep_ms = workflow->v[state == PGQRS_RUN_ERROR ? 3 : 2];
+        if (keep_ms <= 0) continue;
+        values[1] = state;
+        values[2] = keep_ms > now_us / 1000 ? 0 : now_us - keep_ms * 1000;
+        result = pgqrsi_sqlite_remove_old_runs(self, PGQRSI_SQLITE_OLD_RUNS_SQL, values, changed);
+    }
+    if (result != PGQRS_OK || workflow->v[3] <= 0) return result;
+    values[1] = workflow->v[1];
+    return pgqrsi_sqlite_remove_old_runs(self, PGQRSI_SQLITE_OLD_DEAD_RUNS_SQL, values, changed);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
  * >>housekeeping
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -3392,6 +5109,7 @@ static pgqrs_result pgqrsi_sqlite_remove_old(pgqrsi_sqlite *self, pgqrsi_sqlite_
                                              int64_t now_us, int64_t keep_ms, size_t *count)
 {
     pgqrsi_sqlite_query query;
+    bool runs = false;
     size_t i;
     pgqrs_result result;
     *count = 0;
@@ -3401,25 +5119,29 @@ static pgqrs_result pgqrsi_sqlite_remove_old(pgqrsi_sqlite *self, pgqrsi_sqlite_
     pgqrsi_sqlite_put(&query, queue_id);
     pgqrsi_sqlite_put(&query, PGQRSI_SQLITE_MAINTAIN_STEP);
     result = pgqrsi_sqlite_collect(&query, count);
-    if (result == PGQRS_OK && *count) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
-    for (i = 0; i < *count && result == PGQRS_OK; i++)
-        result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_MESSAGE_DROP_SQL, &self->rows[i].v[0], 1);
+    if (result != PGQRS_OK || *count == 0) return result;
+    result = pgqrsi_sqlite_has_runs(self, queue_id, &runs);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_KEEP_MAX_ID_SQL, NULL, 0);
+    for (i = 0; i < *count && result == PGQRS_OK; i++) {
+        if (runs) result = pgqrsi_sqlite_drop_run(self, self->rows[i].v[0]);
+        if (result == PGQRS_OK)
+            result = pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_MESSAGE_DROP_SQL, &self->rows[i].v[0], 1);
+    }
     return result;
 }
 
-/* The first queue after `after_id` that needs something done: id, max_attempts, retentions; id 0 when there is none. */
-static pgqrs_result pgqrsi_sqlite_next_needy(pgqrsi_sqlite *self, int64_t now_us, int64_t after_id,
-                                             pgqrsi_sqlite_row *queue)
+/* The first queue or workflow after `after_id` that needs something done: id and three more columns; id 0: there is none. */
+static pgqrs_result pgqrsi_sqlite_next_needy(pgqrsi_sqlite *self, pgqrsi_sqlite_statement which, int64_t now_us,
+                                             int64_t after_id, pgqrsi_sqlite_row *row)
 {
-    const int64_t values[] = {now_us, after_id};
-    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_NEEDY_SQL);
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, which);
     int i;
-    memset(queue, 0, sizeof(*queue));
-    pgqrsi_sqlite_put(&query, values[0]);
-    pgqrsi_sqlite_put(&query, values[1]);
+    memset(row, 0, sizeof(*row));
+    pgqrsi_sqlite_put(&query, now_us);
+    pgqrsi_sqlite_put(&query, after_id);
     if (pgqrsi_sqlite_next(&query))
         for (i = 0; i < 4; i++)
-            queue->v[i] = pgqrsi_sqlite_int(&query, i);
+            row->v[i] = pgqrsi_sqlite_int(&query, i);
     return pgqrsi_sqlite_end(&query);
 }
 
@@ -3442,23 +5164,38 @@ static pgqrs_result pgqrsi_sqlite_maintain_queue(pgqrsi_sqlite *self, int64_t no
     return result;
 }
 
+static pgqrs_result pgqrsi_sqlite_maintain_all(pgqrsi_sqlite *self, int64_t now_us, int64_t *changed)
+{
+    pgqrsi_sqlite_row row;
+    pgqrs_result result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_SQL, now_us, 0, &row);
+    while (result == PGQRS_OK && row.v[0] != 0) {
+        result = pgqrsi_sqlite_maintain_queue(self, now_us, &row, changed);
+        if (result == PGQRS_OK)
+            result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_SQL, now_us, row.v[0], &row);
+    }
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_WORKFLOW_SQL, now_us, 0, &row);
+    while (result == PGQRS_OK && row.v[0] != 0) {
+        result = pgqrsi_sqlite_maintain_workflow(self, now_us, &row, changed);
+        if (result == PGQRS_OK)
+            result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_WORKFLOW_SQL, now_us, row.v[0], &row);
+    }
+    return result;
+}
+
 static pgqrs_result pgqrsi_sqlite_maintain(void *context, int64_t now_us, int64_t *changed)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
-    pgqrsi_sqlite_row queue;
+    pgqrsi_sqlite_row row;
     pgqrs_result result = pgqrsi_sqlite_ready_to_read(self);
     *changed = 0;
     /* Looking costs no lock; mostly there is nothing to do. */
-    if (result == PGQRS_OK) result = pgqrsi_sqlite_next_needy(self, now_us, 0, &queue);
-    if (result != PGQRS_OK || queue.v[0] == 0) return result;
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_SQL, now_us, 0, &row);
+    if (result == PGQRS_OK && row.v[0] == 0)
+        result = pgqrsi_sqlite_next_needy(self, PGQRSI_SQLITE_NEEDY_WORKFLOW_SQL, now_us, 0, &row);
+    if (result != PGQRS_OK || row.v[0] == 0) return result;
     result = pgqrsi_sqlite_begin_write(self);
     if (result != PGQRS_OK) return result;
-    result = pgqrsi_sqlite_next_needy(self, now_us, 0, &queue);
-    while (result == PGQRS_OK && queue.v[0] != 0) {
-        result = pgqrsi_sqlite_maintain_queue(self, now_us, &queue, changed);
-        if (result == PGQRS_OK) result = pgqrsi_sqlite_next_needy(self, now_us, queue.v[0], &queue);
-    }
-    result = pgqrsi_sqlite_finish(self, result);
+    result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_maintain_all(self, now_us, changed));
     if (result != PGQRS_OK) *changed = 0;
     return result;
 }
@@ -3508,7 +5245,27 @@ static const pgqrs_backend pgqrsi_sqlite_table = {PGQRS_BACKEND_VERSION,
                                                   pgqrsi_sqlite_worker_purge,
                                                   pgqrsi_sqlite_metrics,
                                                   pgqrsi_sqlite_worker_stats,
-                                                  pgqrsi_sqlite_maintain};
+                                                  pgqrsi_sqlite_maintain,
+                                                  pgqrsi_sqlite_workflow_create,
+                                                  pgqrsi_sqlite_workflow_change,
+                                                  pgqrsi_sqlite_workflow_list,
+                                                  pgqrsi_sqlite_workflow_delete,
+                                                  pgqrsi_sqlite_trigger,
+                                                  pgqrsi_sqlite_run_load,
+                                                  pgqrsi_sqlite_run_write,
+                                                  pgqrsi_sqlite_run_list,
+                                                  pgqrsi_sqlite_run_count,
+                                                  pgqrsi_sqlite_run_steps,
+                                                  pgqrsi_sqlite_run_values,
+                                                  pgqrsi_sqlite_run_cancel,
+                                                  pgqrsi_sqlite_run_send,
+                                                  pgqrsi_sqlite_run_restart,
+                                                  pgqrsi_sqlite_run_fork,
+                                                  pgqrsi_sqlite_run_purge_some,
+                                                  pgqrsi_sqlite_run_wait_begin,
+                                                  pgqrsi_sqlite_transact,
+                                                  NULL,
+                                                  pgqrsi_sqlite_database};
 
 PGQRS_API const pgqrs_backend *pgqrs_sqlite_backend(void)
 {

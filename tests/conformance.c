@@ -15,12 +15,16 @@
 #include "conformance_loop.h"
 #include "conformance_store.h"
 #include "conformance_processes.h"
+#include "conformance_workflow.h"
+#include "conformance_steps.h"
+#include "conformance_runs.h"
 
 int main(void)
 {
     static const test_list lists[] = {
         LIST(enqueue_cases), LIST(delivery_cases), LIST(queue_cases), LIST(inspect_cases),
         LIST(worker_cases),  LIST(loop_cases),     LIST(store_cases), LIST(process_cases),
+        LIST(workflow_cases), LIST(step_cases), LIST(run_cases),
     };
     int stop = begin_run();
     int failed;

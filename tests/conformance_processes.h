@@ -814,6 +814,26 @@ static void store_used_by_two_threads_at_once_is_refused(void)
     RESULT(PGQRS_ERR_WRONG_THREAD, result);
 }
 
+/* SQLite's locks do not survive a fork: what such a child stored could be lost when its parent closes. */
+static void child_of_an_open_sqlite_store_is_refused(void)
+{
+    pid_t pid;
+    put();
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        pgqrs_error err;
+        pgqrs_store *opened = pgqrs_open(T.dsn, NULL, &err);
+        _exit(opened ? 1 : err.code != PGQRS_ERR_UNSUPPORTED ? 2 : strstr(err.message, "before fork") == NULL ? 3 : 0);
+    }
+    child_ended_well(pid);
+    NUMBERS(1, 0, 0, 0, 0);
+    put();
+    close_all_stores();
+    T.store = open_store(NULL);
+    NUMBERS(2, 0, 0, 0, 0);
+}
+
 static const test_case process_cases[] = {
     CASE_ON(processes_share_the_work_by_hand, PLAIN, ON_SHARED),
     CASE_ON(processes_share_the_work_in_loops, PLAIN, ON_SHARED),
@@ -839,4 +859,5 @@ static const test_case process_cases[] = {
     CASE(stop_of_a_worker_from_a_signal_handler_ends_its_poll, PLAIN),
     CASE(stop_from_another_thread_ends_a_waiting_dequeue, PLAIN),
     CASE(store_used_by_two_threads_at_once_is_refused, PLAIN),
+    CASE_ON(child_of_an_open_sqlite_store_is_refused, PLAIN, ON_SQLITE_FILE),
 };

@@ -72,6 +72,7 @@ static void ended_before_each_call_is_mended(void)
     for (i = 0; i < COUNT_OF(operations); i++) {
         pgqrs_result result;
         D.due_at_us = T.now_us;
+        with_runs = is_about_runs(&operations[i]);
         prepare_data();
         picture(before, sizeof(before));
         ended += end_connections();
@@ -105,6 +106,7 @@ static void ended_without_retries_tells_the_truth(void)
         if (operations[i].call == call_open || operations[i].call == call_config)
             continue;
         D.due_at_us = T.now_us;
+        with_runs = is_about_runs(&operations[i]);
         prepare_data();
         picture(before, sizeof(before));
         end_connections();

@@ -11,6 +11,7 @@ static void starve(const operation *what, bool for_good)
     static char before[16384], after[16384];
     int64_t nth, total = 0, blocks;
     bool finished = false, fresh = true;
+    with_runs = is_about_runs(what);
     for (nth = 0; !finished; nth++) {
         pgqrs_result result;
         pgqrs_error err;
@@ -94,6 +95,7 @@ static void nothing_leaks_when_the_store_is_closed(void)
     for (i = 0; i < COUNT_OF(operations); i++) {
         if (operations[i].call == call_open || operations[i].call == call_config)
             continue;
+        with_runs = is_about_runs(&operations[i]);
         for (nth = 0; nth < 3; nth++) {
             int64_t balance;
             close_all_stores();

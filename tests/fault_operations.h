@@ -25,7 +25,54 @@ static struct {
     pgqrs_worker_ref worker; /* holds `single` */
     pgqrs_worker_ref stopped, polling;
     int64_t due_at_us;
+    char workflow[80]; /* on a queue of its own */
+    int64_t queued_run, done_run, failed_run, waiting_run;
 } D;
+
+/* Runs are only made for the operations on them: making them anew for each failure takes its time. */
+static bool with_runs = true;
+
+static bool is_about_runs(const operation *what)
+{
+    return strstr(what->name, "workflow") || strncmp(what->name, "pgqrs_run", 9) == 0;
+}
+
+/* A workflow with everything in it. */
+static pgqrs_result all_in_one(pgqrs_run *handle, void *user)
+{
+    const char *output;
+    (void)user;
+    if (pgqrs_step(handle, "first", &output))
+        pgqrs_step_done(handle, "{\"a\":[1,2,3]}");
+    if (pgqrs_step_with(handle, "second", &(pgqrs_step_desc){.key = "k", .input = "[1]", .transaction = true}, &output))
+        pgqrs_step_done(handle, NULL);
+    pgqrs_run_set(handle, "progress", "50");
+    (void)pgqrs_run_value(handle, "progress");
+    pgqrs_run_sleep(handle, "nap", 0);
+    if (strcmp(pgqrs_run_input(handle), "\"wait\"") == 0)
+        pgqrs_run_wait_event(handle, "go", PGQRS_FOREVER, &output);
+    else
+        pgqrs_run_wait_event(handle, "go", 0, &output);
+    if (pgqrs_step(handle, "last", &output)) {
+        if (strcmp(pgqrs_run_input(handle), "\"fail\"") == 0)
+            pgqrs_step_fail(handle, &(pgqrs_failure){.code = "NO", .message = "a reason"});
+        else
+            pgqrs_step_done(handle, "3");
+    }
+    return pgqrs_run_return(handle, "\"done\"");
+}
+
+static void prepare_runs(void)
+{
+    snprintf(D.workflow, sizeof(D.workflow), "%s-w", D.queue);
+    OK(pgqrs_workflow_create(T.store, D.workflow, &(pgqrs_workflow_desc){.retention_ms = 5000}));
+    OK(pgqrs_workflow_trigger(T.store, D.workflow, "1", NULL, &D.done_run));
+    OK(pgqrs_workflow_trigger(T.store, D.workflow, "\"fail\"", NULL, &D.failed_run));
+    OK(pgqrs_workflow_trigger(T.store, D.workflow, "\"wait\"", NULL, &D.waiting_run));
+    OK(pgqrs_work_workflow(T.store, D.workflow, all_in_one, NULL, &(pgqrs_work_desc){.until_empty = true}));
+    OK(pgqrs_workflow_trigger(T.store, D.workflow, SECRET_PAYLOAD, &(pgqrs_trigger_desc){.idempotency_key = "key"},
+                              &D.queued_run));
+}
 
 static void forget_data(void)
 {
@@ -79,6 +126,9 @@ static void prepare_data(void)
         D.ready[i] = receipt.id;
     }
     D.delayed = put_as((pgqrs_enqueue_desc){.delay_ms = 1000000});
+    D.workflow[0] = '\0';
+    if (with_runs)
+        prepare_runs();
 }
 
 static void add(char *out, size_t room, const char *format, ...) __attribute__((format(printf, 3, 4)));
@@ -91,7 +141,39 @@ static void add(char *out, size_t room, const char *format, ...)
     va_end(arguments);
 }
 
-/* Everything that can be seen of the queue. */
+static void picture_runs(char *out, size_t room)
+{
+    pgqrs_run_filter filter = {.workflow = D.workflow};
+    pgqrs_workflow *workflow = NULL;
+    pgqrs_runs *runs = NULL;
+    if (!D.workflow[0])
+        return;
+    OK(pgqrs_workflow_get(T.store, D.workflow, &workflow));
+    if (!workflow) {
+        add(out, room, "no workflow");
+        return;
+    }
+    add(out, room, "retention %d\n", (int)workflow->settings.retention_ms);
+    pgqrs_free(workflow);
+    OK(pgqrs_run_list(T.store, &filter, &runs));
+    for (size_t i = 0; i < runs->count; i++) {
+        const pgqrs_run_info *r = &runs->items[i];
+        pgqrs_steps *steps = NULL;
+        add(out, room, "run %d: %s wait %d attempt %d retries %d done %d cancel %d %s %s\n", (int)r->id,
+            pgqrs_run_state_name(r->state), (int)r->wait, (int)r->attempt, (int)r->retries,
+            (int)(r->finished_at_us % 1000000000), (int)(r->cancel_requested_at_us % 1000000000),
+            r->output ? r->output : "-", r->error_code ? r->error_code : "-");
+        OK(pgqrs_run_steps(T.store, r->id, &steps));
+        for (size_t k = 0; k < steps->count; k++)
+            add(out, room, "  %d %s %s %s\n", (int)steps->items[k].number, steps->items[k].name,
+                pgqrs_step_state_name(steps->items[k].state),
+                steps->items[k].output ? steps->items[k].output : "-");
+        pgqrs_free(steps);
+    }
+    pgqrs_free(runs);
+}
+
+/* Everything that can be seen of the queue and the workflow. */
 static void picture(char *out, size_t room)
 {
     pgqrs_message_filter filter = {.queue = D.queue, .limit = 1000};
@@ -121,6 +203,7 @@ static void picture(char *out, size_t room)
         add(out, room, "worker %d state %d held %d beat %d\n", (int)workers->items[i].id, (int)workers->items[i].state,
             (int)workers->items[i].held, (int)(workers->items[i].heartbeat_at_us % 1000000000));
     pgqrs_free(workers);
+    picture_runs(out, room);
 }
 
 /* --- one function per operation: the call, what it allocated freed again --- */
@@ -480,6 +563,121 @@ static pgqrs_result call_poll(void)
     return result != PGQRS_OK ? result : closed;
 }
 
+static pgqrs_result call_workflow_create(void)
+{
+    char name[100];
+    snprintf(name, sizeof(name), "%s-new", D.workflow);
+    return pgqrs_workflow_create(T.store, name, &(pgqrs_workflow_desc){.queue = D.queue, .timeout_ms = 5000});
+}
+static pgqrs_result call_workflow_update(void)
+{
+    return pgqrs_workflow_update(T.store, D.workflow, &(pgqrs_workflow_desc){.retention_ms = 777});
+}
+static pgqrs_result call_workflow_get(void)
+{
+    pgqrs_workflow *out = NULL;
+    pgqrs_result result = pgqrs_workflow_get(T.store, D.workflow, &out);
+    return released(result, out);
+}
+static pgqrs_result call_workflow_list(void)
+{
+    pgqrs_workflows *out = NULL;
+    pgqrs_result result = pgqrs_workflow_list(T.store, 0, 0, &out);
+    return released(result, out);
+}
+static pgqrs_result call_workflow_delete(void)
+{
+    return pgqrs_workflow_delete(T.store, D.workflow, true);
+}
+static pgqrs_result call_trigger(void)
+{
+    return pgqrs_workflow_trigger(T.store, D.workflow, "{\"a\":1}",
+                                  &(pgqrs_trigger_desc){.idempotency_key = "new key", .delay_ms = 5}, NULL);
+}
+static pgqrs_result call_trigger_again(void)
+{
+    int64_t id = 0;
+    return pgqrs_workflow_trigger(T.store, D.workflow, "1", &(pgqrs_trigger_desc){.idempotency_key = "key"}, &id);
+}
+static pgqrs_result call_trigger_many(void)
+{
+    pgqrs_trigger_item items[20];
+    pgqrs_receipt receipts[20];
+    memset(items, 0, sizeof(items));
+    for (size_t i = 0; i < COUNT_OF(items); i++) {
+        items[i].desc.priority = (int32_t)(i % 3);
+        items[i].desc.idempotency_key = i == 3 ? "key" : i == 7 ? "another" : NULL;
+    }
+    return pgqrs_workflow_trigger_many(T.store, D.workflow, items, COUNT_OF(items), receipts);
+}
+static pgqrs_result call_run_get(void)
+{
+    pgqrs_run_info *out = NULL;
+    pgqrs_result result = pgqrs_run_get(T.store, D.failed_run, &out);
+    return released(result, out);
+}
+static pgqrs_result call_run_list(void)
+{
+    pgqrs_run_filter filter = {.workflow = D.workflow};
+    pgqrs_runs *out = NULL;
+    pgqrs_result result = pgqrs_run_list(T.store, &filter, &out);
+    return released(result, out);
+}
+static pgqrs_result call_run_count(void)
+{
+    pgqrs_run_filter filter = {.workflow = D.workflow, .state = PGQRS_RUN_QUEUED};
+    int64_t count;
+    return pgqrs_run_count(T.store, &filter, &count);
+}
+static pgqrs_result call_run_steps(void)
+{
+    pgqrs_steps *out = NULL;
+    pgqrs_result result = pgqrs_run_steps(T.store, D.done_run, &out);
+    return released(result, out);
+}
+static pgqrs_result call_run_values(void)
+{
+    pgqrs_run_values *out = NULL;
+    pgqrs_result result = pgqrs_run_values_get(T.store, D.done_run, &out);
+    return released(result, out);
+}
+static pgqrs_result call_run_result(void)
+{
+    pgqrs_run_info *out = NULL;
+    pgqrs_result result = pgqrs_run_result(T.store, D.done_run, 10, &out);
+    return released(result, out);
+}
+static pgqrs_result call_run_explain(void)
+{
+    pgqrs_explanation why;
+    return pgqrs_run_explain(T.store, D.waiting_run, &why);
+}
+static pgqrs_result call_run_cancel(void)
+{
+    pgqrs_cancel_desc desc = {.by = "ada", .reason = "not needed"};
+    return pgqrs_run_cancel(T.store, D.waiting_run, &desc, NULL);
+}
+static pgqrs_result call_run_send_event(void)
+{
+    return pgqrs_run_send_event(T.store, D.waiting_run, "go", "[1]", NULL);
+}
+static pgqrs_result call_run_restart(void)
+{
+    return pgqrs_run_restart(T.store, D.failed_run);
+}
+static pgqrs_result call_run_fork(void)
+{
+    return pgqrs_run_fork(T.store, D.done_run, &(pgqrs_fork_desc){.step = "last", .input = "2"}, NULL);
+}
+static pgqrs_result call_run_purge(void)
+{
+    return pgqrs_run_purge(T.store, D.workflow, NULL, NULL);
+}
+static pgqrs_result call_work_workflow(void)
+{
+    return pgqrs_work_workflow(T.store, D.workflow, all_in_one, NULL, &(pgqrs_work_desc){.until_empty = true});
+}
+
 static const operation operations[] = {
     {"pgqrs_queue_create", call_queue_create, CHANGES_NOTHING},
     {"pgqrs_queue_update", call_queue_update, CHANGES_NOTHING},
@@ -542,6 +740,27 @@ static const operation operations[] = {
     {"pgqrs_work", call_work, MAY_DO_PARTS},
     {"pgqrs_work_batch", call_work_batch, MAY_DO_PARTS},
     {"pgqrs_worker_poll", call_poll, MAY_DO_PARTS},
+    {"pgqrs_workflow_create", call_workflow_create, CHANGES_NOTHING},
+    {"pgqrs_workflow_update", call_workflow_update, CHANGES_NOTHING},
+    {"pgqrs_workflow_get", call_workflow_get, CHANGES_NOTHING},
+    {"pgqrs_workflow_list", call_workflow_list, CHANGES_NOTHING},
+    {"pgqrs_workflow_delete", call_workflow_delete, MAY_DO_PARTS},
+    {"pgqrs_workflow_trigger", call_trigger, CHANGES_NOTHING},
+    {"pgqrs_workflow_trigger of a known key", call_trigger_again, CHANGES_NOTHING},
+    {"pgqrs_workflow_trigger_many", call_trigger_many, CHANGES_NOTHING},
+    {"pgqrs_run_get", call_run_get, CHANGES_NOTHING},
+    {"pgqrs_run_list", call_run_list, CHANGES_NOTHING},
+    {"pgqrs_run_count", call_run_count, CHANGES_NOTHING},
+    {"pgqrs_run_steps", call_run_steps, CHANGES_NOTHING},
+    {"pgqrs_run_values_get", call_run_values, CHANGES_NOTHING},
+    {"pgqrs_run_result", call_run_result, CHANGES_NOTHING},
+    {"pgqrs_run_explain", call_run_explain, CHANGES_NOTHING},
+    {"pgqrs_run_cancel", call_run_cancel, CHANGES_NOTHING},
+    {"pgqrs_run_send_event", call_run_send_event, CHANGES_NOTHING},
+    {"pgqrs_run_restart", call_run_restart, CHANGES_NOTHING},
+    {"pgqrs_run_fork", call_run_fork, CHANGES_NOTHING},
+    {"pgqrs_run_purge", call_run_purge, MAY_DO_PARTS},
+    {"pgqrs_work_workflow", call_work_workflow, MAY_DO_PARTS},
 };
 
 static int64_t total_of_queue(void)

@@ -33,5 +33,8 @@ bool send_invoice(const char *text);
 struct mailer;
 enum { MAIL_SENT, MAIL_BUSY, MAIL_NO_SUCH_USER };
 int mailer_send(struct mailer *mailer, const char *text);
+const char *list_directory(const char *directory);
+char *zip(const char *files);
+bool move_money(struct pg_conn *database);
 
 #endif

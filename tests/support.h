@@ -150,6 +150,7 @@ static struct {
     char file[600];
     char schema[64];
     char queue[64];
+    char flow[64]; /* the workflow of this test, on T.queue */
     int64_t now_us;
     int64_t slept_us;
     int64_t sleeps;
@@ -924,6 +925,223 @@ static const pgqrs_worker_info *must_look_worker_at(int64_t id, const char *file
 }
 #define must_look_worker(id) must_look_worker_at(id, __FILE__, __LINE__)
 
+/* ------------------------------------------------------------------------------------------------------------------
+ * Workflows. Those of a test are on T.queue and try again after exactly 1, 2, 4 ... seconds.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_workflow_desc test_workflow_desc(void)
+{
+    pgqrs_workflow_desc desc;
+    memset(&desc, 0, sizeof(desc));
+    desc.queue = T.queue;
+    desc.retry.max_retries = 2;
+    desc.retry.base_ms = 1000;
+    desc.retry.cap_ms = 8000;
+    desc.retry.jitter_percent = -1;
+    return desc;
+}
+
+/* The workflow T.flow. */
+static void define_as(pgqrs_workflow_desc desc)
+{
+    OK(pgqrs_workflow_create(T.store, T.flow, &desc));
+}
+
+static void define(void)
+{
+    define_as(test_workflow_desc());
+}
+
+static const pgqrs_workflow *look_workflow(const char *name)
+{
+    pgqrs_workflow *workflow = NULL;
+    OK(pgqrs_workflow_get(T.store, name, &workflow));
+    keep(workflow);
+    return workflow;
+}
+
+static int64_t trigger_as(const char *input, pgqrs_trigger_desc desc)
+{
+    int64_t id = 0;
+    OK(pgqrs_workflow_trigger(T.store, T.flow, input, &desc, &id));
+    YES(id > 0);
+    return id;
+}
+
+static int64_t trigger(void)
+{
+    int64_t id = 0;
+    OK(pgqrs_workflow_trigger(T.store, T.flow, SECRET_PAYLOAD, NULL, &id));
+    YES(id > 0);
+    return id;
+}
+
+/* A run as the inspection shows it, NULL when there is none. */
+static const pgqrs_run_info *look_run_on(pgqrs_store *store, int64_t id)
+{
+    pgqrs_run_info *info = NULL;
+    OK_ON(store, pgqrs_run_get(store, id, &info));
+    keep(info);
+    return info;
+}
+
+static const pgqrs_run_info *must_look_run_at(int64_t id, const char *file, int line)
+{
+    const pgqrs_run_info *info = look_run_on(T.store, id);
+    if (!info)
+        fail_at(file, line, "run %" PRId64 " is gone", id);
+    return info;
+}
+#define look_run(id) must_look_run_at(id, __FILE__, __LINE__)
+
+static void check_run(const char *want, pgqrs_store *store, int64_t id, const char *what, const char *file, int line)
+{
+    const pgqrs_run_info *info = look_run_on(store, id);
+    const char *state = info ? pgqrs_run_state_name(info->state) : "gone";
+    if (strcmp(want, state) != 0)
+        fail_at(file, line, "the state of run %s is %s, expected %s; error %s (%s) in %s", what, state, want,
+                info && info->error_code ? info->error_code : "-",
+                info && info->error_message ? info->error_message : "-",
+                info && info->error_step ? info->error_step : "-");
+}
+#define RUN(want, id) check_run(want, T.store, id, #id, __FILE__, __LINE__)
+
+static void check_run_error(const char *code, const char *step, int64_t id, const char *file, int line)
+{
+    const pgqrs_run_info *info = must_look_run_at(id, file, line);
+    check_run("error", T.store, id, "the run", file, line);
+    check_string(code, info->error_code, "error_code", file, line);
+    if (step)
+        check_string(step, info->error_step, "error_step", file, line);
+    else
+        check_true(info->error_step == NULL, "no error_step", file, line);
+}
+/* The run has failed with this code, in this step (NULL: in none). */
+#define RUN_ERROR(code, step, id) check_run_error(code, step, id, __FILE__, __LINE__)
+
+static const pgqrs_steps *steps_on(pgqrs_store *store, int64_t id)
+{
+    pgqrs_steps *steps = NULL;
+    OK_ON(store, pgqrs_run_steps(store, id, &steps));
+    keep(steps);
+    assert_non_null(steps);
+    return steps;
+}
+
+static const pgqrs_steps *steps_of(int64_t id)
+{
+    return steps_on(T.store, id);
+}
+
+/* Step number 1, 2, ... of a run, which must be there. */
+static const pgqrs_step_info *step_at(int64_t id, int32_t number, const char *file, int line)
+{
+    const pgqrs_steps *steps = steps_of(id);
+    size_t i;
+    for (i = 0; i < steps->count; i++)
+        if (steps->items[i].number == number)
+            return &steps->items[i];
+    fail_at(file, line, "run %" PRId64 " has no step number %d", id, (int)number);
+    return NULL;
+}
+#define step_of(id, number) step_at(id, number, __FILE__, __LINE__)
+
+/* The value of a run, NULL when it is not set. */
+static const char *value_on(pgqrs_store *store, int64_t id, const char *name)
+{
+    pgqrs_run_values *values = NULL;
+    size_t i;
+    OK_ON(store, pgqrs_run_values_get(store, id, &values));
+    keep(values);
+    for (i = 0; i < values->count; i++)
+        if (strcmp(values->items[i].name, name) == 0)
+            return values->items[i].value;
+    return NULL;
+}
+
+static int64_t runs_where(pgqrs_run_filter filter)
+{
+    int64_t count = -1;
+    OK(pgqrs_run_count(T.store, &filter, &count));
+    return count;
+}
+
+/* Executes whatever of these workflows is deliverable now. The clock does not move. */
+static void serve_entries(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count)
+{
+    pgqrs_worker *worker = pgqrs_worker_open_workflows(store, entries, count, NULL);
+    size_t handled = 1;
+    int rounds = 0;
+    if (!worker)
+        fail_at(__FILE__, __LINE__, "pgqrs_worker_open_workflows: %s", last_message(store));
+    while (handled > 0) {
+        OK_ON(store, pgqrs_worker_poll(worker, 0, &handled));
+        YES(++rounds < 500);
+    }
+    OK_ON(store, pgqrs_worker_close(worker));
+}
+
+static void serve_on(pgqrs_store *store, pgqrs_workflow_handler handler)
+{
+    pgqrs_workflow_entry entry = {T.flow, handler, NULL};
+    serve_entries(store, &entry, 1);
+}
+
+static void serve(pgqrs_workflow_handler handler)
+{
+    serve_on(T.store, handler);
+}
+
+/* The same later. */
+static void serve_after(int64_t ms, pgqrs_workflow_handler handler)
+{
+    advance_ms(ms);
+    serve(handler);
+}
+
+/* All that can be seen of a run, as one text: for "nothing changed". The caller frees it. */
+static char *picture_of(int64_t id)
+{
+    enum { room = 16384 };
+    char *out = (char *)malloc(room);
+    const pgqrs_run_info *info = look_run(id);
+    const pgqrs_steps *steps = steps_of(id);
+    size_t i, used;
+    assert_non_null(out);
+#define TEXT(text) ((text) ? (text) : "-")
+    used = (size_t)snprintf(out, room, "%s in=%s out=%s err=%s/%s/%s wait=%d/%s/%" PRId64 " retries=%d ended=%" PRId64 "\n",
+                            pgqrs_run_state_name(info->state), TEXT(info->input), TEXT(info->output),
+                            TEXT(info->error_code), TEXT(info->error_message), TEXT(info->error_step), (int)info->wait,
+                            TEXT(info->wait_name), info->wait_until_us, (int)info->retries, info->finished_at_us);
+    for (i = 0; i < steps->count && used < room; i++) {
+        const pgqrs_step_info *step = &steps->items[i];
+        used += (size_t)snprintf(out + used, room - used,
+                                 "%d kind=%d %s %s/%s in=%s out=%s err=%s/%s retries=%d %" PRId64 "-%" PRId64 " due=%" PRId64
+                                 "\n",
+                                 (int)step->number, (int)step->kind, pgqrs_step_state_name(step->state), step->name,
+                                 TEXT(step->key), TEXT(step->input), TEXT(step->output), TEXT(step->error_code),
+                                 TEXT(step->error_message), (int)step->retries, step->started_at_us,
+                                 step->finished_at_us, step->due_at_us);
+    }
+    if (used < room)
+        snprintf(out + used, room - used, "note=%s\n", TEXT(value_on(T.store, id, "note")));
+#undef TEXT
+    return out;
+}
+
+static void check_unchanged(char *before, int64_t id, const char *file, int line)
+{
+    char *after = picture_of(id);
+    bool same = strcmp(before, after) == 0;
+    if (!same)
+        print_error("before:\n%safter:\n%s", before, after);
+    free(before);
+    free(after);
+    check_true(same, "the run is as it was", file, line);
+}
+/* Frees the picture. */
+#define UNCHANGED(before, id) check_unchanged(before, id, __FILE__, __LINE__)
+
 static bool digits_in(const char *text)
 {
     return strpbrk(text, "0123456789") != NULL;
@@ -1090,6 +1308,7 @@ static void begin_case(const test_case *test)
     T.now_us = TEST_EPOCH_US + (int64_t)run.case_number * DAY_US;
     T.random_state = run.seed + (uint64_t)run.case_number;
     snprintf(T.queue, sizeof(T.queue), "q%d", run.case_number);
+    snprintf(T.flow, sizeof(T.flow), "w%d", run.case_number);
     watch(TEST_SANITIZED ? 240 : 90);
     place_for_case(test);
 }
