@@ -1,12 +1,15 @@
-/* The first five minutes: three e-mails go into a queue, one of them fails once, one of them is hopeless.
+/* The first five minutes: three e-mails go into a queue, one of them fails once, one of them is hopeless. Then a workflow
+ * whose process is killed half-way, and goes on in another.
  *
  *     cc quickstart.c -lsqlite3 -o quickstart && ./quickstart        (or, in the repository: make quickstart)
  */
 #define PGQRS_IMPLEMENTATION
 #include "pgqrs_sqlite.h"
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 /* Every call says whether it worked, and the store knows why it did not. */
@@ -38,14 +41,63 @@ static pgqrs_result send_email(const pgqrs_message *message, void *user)
     return PGQRS_OK;
 }
 
-int main(void)
+static bool is_killed; /* this process, in the step "transcode" */
+
+/* One step of a workflow: if it was done before, the answer is there; otherwise do it now, and store the answer. */
+static const char *step(pgqrs_run *run, const char *name, const char *answer)
+{
+    const char *stored;
+    if (!pgqrs_step(run, name, &stored)) {
+        printf("   %-10s  was done before: %s\n", name, stored ? stored : "-");
+        return stored;
+    }
+    bool dies = is_killed && strcmp(name, "transcode") == 0;
+    printf("   %-10s  %s\n", name, dies ? "half-way ... KILLED" : answer);
+    fflush(stdout);
+    if (dies)
+        kill(getpid(), SIGKILL);
+    return pgqrs_step_done(run, answer);
+}
+
+/* A workflow is a function made of such steps. */
+static pgqrs_result publish_film(pgqrs_run *run, void *user)
+{
+    (void)user;
+    step(run, "download", "\"film.raw\"");
+    step(run, "transcode", "\"film.mp4\"");
+    return pgqrs_run_return(run, step(run, "publish", "\"https://example.com/film\""));
+}
+
+static pgqrs_store *open_store(void)
 {
     pgqrs_error err;
     pgqrs_store *store = pgqrs_open("sqlite://jobs.db", NULL, &err);
     if (!store) {
         fprintf(stderr, "quickstart: %s\n", err.message);
-        return 1;
+        exit(1);
     }
+    return store;
+}
+
+/* A process that works on one run of the workflow. It knows nothing of the one before. */
+static void work_in_a_process(bool to_be_killed)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        is_killed = to_be_killed;
+        pgqrs_store *store = open_store();
+        pgqrs_work_desc one_run = {.max_messages = 1, .lease_ms = 1000};
+        check(pgqrs_work_workflow(store, "publish_film", publish_film, NULL, &one_run), store);
+        fflush(stdout);
+        _exit(0);
+    }
+    waitpid(child, NULL, 0);
+}
+
+int main(void)
+{
+    pgqrs_store *store = open_store();
 
     printf("1. A queue is a name in a database; here the database is the file jobs.db. A failed message\n"
            "   comes back after 0.2 s, then 0.4 s, 0.8 s, ... and is given up after 5 tries.\n\n");
@@ -78,11 +130,28 @@ int main(void)
     check(pgqrs_dead_replay_all(store, "emails", NULL), store);
     check(pgqrs_work(store, "emails", send_email, NULL, &until_empty), store);
 
+    printf("\n6. A workflow is a function made of steps; what a step gave is stored before the next one begins.\n"
+           "   Here the process that runs it is killed in the middle (SIGKILL: it cannot even say goodbye):\n");
+    int64_t run_id;
+    check(pgqrs_workflow_create(store, "publish_film", NULL), store);
+    check(pgqrs_workflow_trigger(store, "publish_film", NULL, NULL, &run_id), store);
+    pgqrs_close(store); /* every process opens its own */
+    work_in_a_process(true);
+
+    printf("\n7. Another process. It finds the run a second later, and goes on where the first one was:\n");
+    work_in_a_process(false);
+    store = open_store();
+    pgqrs_run_info *run;
+    check(pgqrs_run_result(store, run_id, 0, &run), store);
+    printf("   the run ended with %s: %s\n", pgqrs_run_state_name(run->state), run->output);
+    pgqrs_free(run);
     pgqrs_close(store);
 
     char directory[1024] = ".";
     printf("\nThat was all: no server, no daemon. Everything is in one SQLite file, open to plain SQL:\n\n"
-           "   sqlite3 -box %s/jobs.db 'SELECT id, state, attempt, payload FROM pgqrs_message_view'\n\n"
+           "   cd %s\n"
+           "   sqlite3 -box jobs.db 'SELECT id, state, attempt, payload FROM pgqrs_message_view'\n"
+           "   sqlite3 -box jobs.db 'SELECT run_id, number, name, state, output FROM pgqrs_step_view'\n\n"
            "The same program works on Postgres when you include pgqrs.h and open postgresql://...\n",
            getcwd(directory, sizeof directory) ? directory : ".");
     return 0;
