@@ -13157,7 +13157,7 @@ static pgqrs_result pgqrsi_pg_patience(pgqrsi_pg *pg, const char *time, char bef
 /* Waits until every transaction that writes messages or leases has ended, and keeps all others out until the end of
  * this one: an enqueue that was under way is seen, a later one finds that the queue is gone. Who waits here holds up
  * everybody, so not for long. */
-static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
+static pgqrs_result pgqrsi_pg_barrier(pgqrsi_pg *pg, const char *what, const char *name)
 {
     pgqrsi_pg_call call;
     char before[32];
@@ -13167,10 +13167,10 @@ static pgqrs_result pgqrsi_pg_queue_barrier(pgqrsi_pg *pg, const char *queue)
     result = pgqrsi_pg_write_only(&call);
     if (result == PGQRS_ERR_BUSY)
         return pgqrs_backend_fail(pg->store, result, 0, "55P03",
-                                  "queue \"%s\" cannot be removed while a transaction that enqueued or settled "
+                                  "%s \"%s\" cannot be removed while a transaction that enqueued or settled "
                                   "messages stays "
                                   "open: end it, then try again",
-                                  queue);
+                                  what, name);
     return result ? result : pgqrsi_pg_patience(pg, before, NULL);
 }
 
@@ -13216,7 +13216,7 @@ static pgqrs_result pgqrsi_pg_queue_drop(pgqrsi_pg *pg, const char *queue, bool 
     pgqrs_result result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_ID, queue, &queue_id);
     if (!result && !force) result = pgqrsi_pg_queue_unused(pg, queue, queue_id);
     if (!result) result = pgqrsi_pg_gate(pg, true);
-    if (!result) result = pgqrsi_pg_queue_barrier(pg, queue);
+    if (!result) result = pgqrsi_pg_barrier(pg, "queue", queue);
     if (!result) result = pgqrsi_pg_queue_row(pg, PGQRSI_PA_SQL_QUEUE_LOCK, queue, &queue_id);
     if (!result) result = force ? pgqrsi_pg_queue_sweep(pg, queue_id) : pgqrsi_pg_queue_unused(pg, queue, queue_id);
     return result ? result : pgqrsi_pg_of_queue(pg, PGQRSI_PA_SQL_QUEUE_DROP, queue_id, &ignored);
@@ -13883,22 +13883,37 @@ static pgqrs_result pgqrsi_pg_workflow_drop_queue(pgqrsi_pg *pg, const char *que
     return result == PGQRS_ERR_QUEUE_NOT_EMPTY || result == PGQRS_ERR_QUEUE_NOT_FOUND ? PGQRS_OK : result;
 }
 
-static pgqrs_result pgqrsi_pg_workflow_drop(pgqrsi_pg *pg, const char *workflow, const char *queue)
+/* Locks a workflow that has no runs. */
+static pgqrs_result pgqrsi_pg_workflow_unused(pgqrsi_pg *pg, const char *workflow, int64_t *id, bool *queue_too)
 {
     pgqrsi_pg_call call;
     PGresult *r = NULL;
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_LOCK);
     pgqrsi_pg_text(&call, workflow);
     pgqrs_result result = pgqrsi_pg_write(&call, &r);
-    bool found = !result && PQntuples(r) > 0;
-    int64_t id = found ? pgqrsi_pg_get_int64(r, 0, 0) : 0;
-    bool used = found && pgqrsi_pg_get_int64(r, 0, 2) != 0;
-    bool queue_too = found && pgqrsi_pg_get_int64(r, 0, 3) != 0;
-    PQclear(r);
-    if (!result && !found) result = pgqrsi_pg_no_workflow(pg, workflow);
-    if (!result && used)
+    if (!result && PQntuples(r) == 0)
+        result = pgqrsi_pg_no_workflow(pg, workflow);
+    else if (!result && pgqrsi_pg_get_int64(r, 0, 2))
         result = pgqrs_backend_fail(pg->store, PGQRS_ERR_WORKFLOW_NOT_EMPTY, 0, NULL,
                                     "workflow \"%s\" still has runs: purge them, or delete with force", workflow);
+    if (!result) {
+        *id = pgqrsi_pg_get_int64(r, 0, 0);
+        *queue_too = pgqrsi_pg_get_int64(r, 0, 3) != 0;
+    }
+    PQclear(r);
+    return result;
+}
+
+/* A trigger locks no workflow. So whoever is at it is waited for, and the second look finds his run; a later one finds no workflow.
+ * That there are runs is found out first, so that a refusal holds up nobody. */
+static pgqrs_result pgqrsi_pg_workflow_drop(pgqrsi_pg *pg, const char *workflow, const char *queue)
+{
+    int64_t id = 0;
+    bool queue_too = false;
+    pgqrs_result result = pgqrsi_pg_gate(pg, true);
+    if (!result) result = pgqrsi_pg_workflow_unused(pg, workflow, &id, &queue_too);
+    if (!result) result = pgqrsi_pg_barrier(pg, "workflow", workflow);
+    if (!result) result = pgqrsi_pg_workflow_unused(pg, workflow, &id, &queue_too);
     if (!result) result = pgqrsi_pg_by_id(pg, PGQRSI_PA_SQL_WORKFLOW_DROP, id);
     return !result && queue_too ? pgqrsi_pg_workflow_drop_queue(pg, queue) : result;
 }
