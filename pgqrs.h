@@ -12664,8 +12664,8 @@ static const char pgqrsi_pa_verify_runs[] =
 static const char pgqrsi_pa_workflow_create[] =
     "INSERT INTO @.pgqrs_workflows(name, queue_id, made_queue, max_retries, backoff, base_ms, cap_ms, jitter_percent,"
     " timeout_ms, step_timeout_ms, retention_ms, failed_retention_ms, created_at)"
-    " SELECT $1, (SELECT id FROM @.pgqrs_queues WHERE name = $3 FOR KEY SHARE), $4, $5, $6, $7, $8, $9, $10, $11, $12,"
-    " $13, " PGQRSI_PG_NOW " ON CONFLICT (name) DO NOTHING RETURNING 1";
+    " SELECT $1, q.id, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, " PGQRSI_PG_NOW
+    " FROM (SELECT id FROM @.pgqrs_queues WHERE name = $3 FOR KEY SHARE) q ON CONFLICT (name) DO NOTHING RETURNING 1";
 
 /* 0: as it is; of the times, -1 means none. Retries: 0 as they are, otherwise one more than there are. */
 static const char pgqrsi_pa_workflow_change[] =
@@ -13795,7 +13795,12 @@ static pgqrs_result pgqrsi_pg_workflow_make(pgqrsi_pg *pg, int64_t now_us, const
     result = pgqrsi_pg_write(&call, &r);
     *created = !result && PQntuples(r) > 0;
     PQclear(r);
-    return result;
+    if (!result && !*created) result = pgqrsi_pg_workflow_id(pg, workflow, &id);
+    if (result || *created || (id && !made_queue)) return result;
+    /* either the queue went, or it was made for nothing: from the start again */
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_CONFLICT, 0, NULL,
+                              "workflow \"%s\" or its queue was just being made or removed by others: try again",
+                              workflow);
 }
 
 static pgqrs_result pgqrsi_pg_workflow_create(void *self, int64_t now_us, const char *workflow,
