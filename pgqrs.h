@@ -1495,7 +1495,7 @@ typedef struct pgqrs_workflow_desc {
 typedef struct pgqrs_workflow {
     int64_t id;
     const char *name;
-    pgqrs_workflow_desc settings; /* resolved */
+    pgqrs_workflow_desc settings; /* resolved; lease_ms and max_attempts are the queue's and 0 here: pgqrs_queue_get */
     int64_t created_at_us;
 } pgqrs_workflow;
 
@@ -1508,8 +1508,8 @@ typedef struct pgqrs_workflows {
  * run may crash its worker, and the lease, are settings of the queue (max_attempts, lease_ms). */
 PGQRS_API pgqrs_result pgqrs_workflow_create(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc);
 
-/* Changes the settings whose member in desc is not zero; `queue` and `must_be_new` are ignored. To set a time back to 0, give -1.
- * Open runs follow the new settings from their next delivery on; a deadline already set stays. */
+/* Changes the settings whose member in desc is not zero; `queue` and `must_be_new` are ignored, lease_ms and max_attempts refused:
+ * pgqrs_queue_update changes those. To set a time back to 0, give -1. Open runs follow the new settings from their next delivery on; a deadline already set stays. */
 PGQRS_API pgqrs_result pgqrs_workflow_update(pgqrs_store *store, const char *workflow, const pgqrs_workflow_desc *desc);
 
 /* *out is NULL when there is no such workflow. */
@@ -1540,7 +1540,9 @@ typedef struct pgqrs_trigger_item {
 } pgqrs_trigger_item;
 
 /* Makes a run: durable once this returns PGQRS_OK, together with its message, in one transaction (yours, on a borrowed
- * connection). The input follows the store's validation rules. run_id may be NULL. */
+ * connection). The input follows the store's validation rules. run_id may be NULL. With an idempotency key that is taken, the run
+ * that has it is returned, whatever its input; pgqrs_workflow_trigger_many tells which. To find a run by its key:
+ * pgqrs_run_list. */
 PGQRS_API pgqrs_result pgqrs_workflow_trigger(pgqrs_store *store, const char *workflow, const char *input,
                                               const pgqrs_trigger_desc *desc, int64_t *run_id);
 
@@ -1578,7 +1580,8 @@ PGQRS_API pgqrs_store *pgqrs_run_store(const pgqrs_run *run);
 PGQRS_API pgqrs_result pgqrs_run_status(const pgqrs_run *run);
 PGQRS_API const pgqrs_error *pgqrs_run_error(const pgqrs_run *run);
 
-/* Is this step still to be done? True: do it now, then say pgqrs_step_done, _fail or _pause. False: it was done before and *output is
+/* Is this step still to be done? True: do it now, then say pgqrs_step_done, _fail or _pause, and take what that returns as the
+ * output: *output is NULL until then. False: it was done before and *output is
  * what it stored, or the run must stop and *output is NULL. Before the first true the step before is durable: a crash repeats at most
  * the one step that was under way. The same name (and key) twice in one execution is an error of the program; steps in
  * loops have keys. output may be NULL. */
@@ -1596,7 +1599,8 @@ typedef struct pgqrs_step_desc {
                                  code "INPUT_CHANGED" */
     bool transaction;   /* [false] the body runs inside a transaction on the run's own connection, see
                                  pgqrs_run_pgconn, and pgqrs_step_done commits it together with the step: exactly once. All
-                                 that the body does with pgqrs_run_store is part of it. Keep it short: on SQLite nobody else
+                                 that the body does with pgqrs_run_store is part of it. The body does not end it, and says
+                                 pgqrs_step_fail when a statement of its own failed. Keep it short: on SQLite nobody else
                                  writes meanwhile */
 } pgqrs_step_desc;
 
@@ -1811,7 +1815,7 @@ PGQRS_API pgqrs_result pgqrs_run_get(pgqrs_store *store, int64_t run_id, pgqrs_r
 /* Waits until the run has ended, at most timeout_ms (0: just looks; PGQRS_FOREVER: until pgqrs_stop). Success: PGQRS_OK and *out. Failed:
  * PGQRS_ERR_RUN_FAILED, cancelled: PGQRS_ERR_RUN_CANCELLED, and pgqrs_last_error says why; not ended in time: PGQRS_ERR_TIMEOUT; *out
  * is NULL then. Woken by the run's end on Postgres and, for one SQLite file, between processes and threads; elsewhere it looks
- * every poll_ms. Not inside a workflow's own store while it runs. */
+ * every poll_ms. Not from a workflow's function with the store that runs it: it would wait for itself. */
 PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int64_t timeout_ms, pgqrs_run_info **out);
 
 /* Which runs. Zero means no restriction, or the default in brackets. */
@@ -1845,13 +1849,14 @@ typedef struct pgqrs_cancel_desc {
 PGQRS_API pgqrs_result pgqrs_run_cancel(pgqrs_store *store, int64_t run_id, const pgqrs_cancel_desc *desc,
                                         pgqrs_run_state *state);
 
-/* Sends an event to a run: JSON (NULL: null). The first of a name counts; later ones change nothing and set *accepted (may be NULL)
- * to false. It wakes a run that waits for it. An ended run: PGQRS_ERR_RUN_STATE. */
+/* Sends an event to a run: JSON (NULL: null). The first of a name counts; later ones, and one whose wait has timed out already,
+ * change nothing and set *accepted (may be NULL) to false. It wakes a run that waits for it. An ended run: PGQRS_ERR_RUN_STATE. */
 PGQRS_API pgqrs_result pgqrs_run_send_event(pgqrs_store *store, int64_t run_id, const char *event, const char *payload,
                                             bool *accepted);
 
 /* Runs a failed run again under the same id: completed steps are kept, the failed one and all retries begin anew, a deadline is set
- * anew. Any other run: PGQRS_ERR_RUN_STATE. */
+ * anew. A wait that timed out or got its event is a completed step: to wait again, pgqrs_run_fork with `step` naming it. Any
+ * other run: PGQRS_ERR_RUN_STATE. */
 PGQRS_API pgqrs_result pgqrs_run_restart(pgqrs_store *store, int64_t run_id);
 
 typedef struct pgqrs_fork_desc {
@@ -1870,7 +1875,8 @@ typedef struct pgqrs_run_purge_desc {
     int64_t older_than_ms; /* [0: any age] since it ended */
 } pgqrs_run_purge_desc;
 
-/* Removes ended runs of a workflow with their steps, values, events and messages, bit by bit; *removed (may be NULL) counts them. */
+/* Removes ended runs of a workflow with their steps, values, events and messages, bit by bit; *removed (may be NULL) counts them. A
+ * single run goes with its message: pgqrs_message_delete. */
 PGQRS_API pgqrs_result pgqrs_run_purge(pgqrs_store *store, const char *workflow, const pgqrs_run_purge_desc *desc,
                                        int64_t *removed);
 
@@ -4834,6 +4840,18 @@ static pgqrs_result pgqrsi_worker_start_up(pgqrs_worker *worker, struct pgqrsi_r
     return result;
 }
 
+/* A handler of messages would archive runs that never ran. */
+static pgqrs_result pgqrsi_queue_is_plain(pgqrs_store *store, const char *queue)
+{
+    pgqrs_workflows *found = NULL;
+    pgqrs_result result = store->backend->workflow_list(store->self, queue, 0, 1, &found);
+    if (!result && found->count > 0 && strcmp(found->items[0].settings.queue, queue) == 0)
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                             "queue \"%s\" has the runs of a workflow: work on it with pgqrs_work_workflow", queue);
+    pgqrs_free(found);
+    return result;
+}
+
 static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
                                        pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *given,
                                        pgqrs_worker **out)
@@ -4845,6 +4863,8 @@ static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pg
     if (result) return result;
     if ((handler != NULL) == (batch_handler != NULL))
         return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "give exactly one of handler and batch_handler");
+    result = pgqrsi_queue_is_plain(store, queue);
+    if (result) return result;
     pgqrs_worker *worker = pgqrsi_worker_alloc(store, queue, &desc);
     if (!worker) return pgqrsi_no_memory(store);
     worker->handler = handler;
@@ -5427,6 +5447,7 @@ static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 #define PGQRSI_RUN_AGAIN_MS 1000 /* before a run of a workflow that this worker does not serve is offered again */
 #define PGQRSI_RUN_FRESH_US (50 * PGQRSI_US_PER_MS)
 #define PGQRSI_RUN_END_US (10 * PGQRSI_US_PER_S)
+#define PGQRSI_RUN_SKIPPED_MANY 10000
 #define PGQRSI_NO_STEP SIZE_MAX
 
 typedef struct pgqrsi_step {
@@ -5458,6 +5479,7 @@ struct pgqrs_run {
     int64_t opened_at_us; /* by pgqrsi_elapsed_us */
     /* how it ends */
     bool stranger;       /* of a workflow that the worker does not serve */
+    uint64_t skipped;    /* calls after it had to stop */
     pgqrs_result status; /* not PGQRS_OK: no body is entered any more */
     pgqrs_error error;
     bool returned;
@@ -5981,6 +6003,11 @@ static bool pgqrsi_run_commit(pgqrs_run *run)
 {
     if (pgqrsi_run_store_now(run, 0, NULL) && pgqrsi_run_transact(run, PGQRS_BACKEND_COMMIT)) return true;
     pgqrsi_run_rollback(run);
+    if (run->status == PGQRS_ERR_TRANSACTION) { /* trying again would make it worse */
+        run->status = PGQRS_OK;
+        pgqrsi_run_misuse(
+            run, "the body of a transactional step ended its transaction, or went on after a statement that failed");
+    }
     return false;
 }
 
@@ -7127,6 +7154,9 @@ static pgqrs_result pgqrsi_workflow_update(pgqrs_store *store, const char *workf
     pgqrs_result result = pgqrsi_check_name("workflow", workflow, &store->error);
     settings.queue = NULL;
     if (!result) result = pgqrsi_workflow_desc_check(store, &settings);
+    if (!result && (settings.lease_ms || settings.max_attempts))
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                             "lease_ms and max_attempts belong to the workflow's queue: pgqrs_queue_update");
     return result ? result : store->backend->workflow_change(store->self, workflow, &settings);
 }
 
@@ -7441,11 +7471,15 @@ static bool pgqrsi_run_has_ended(const pgqrs_run_info *info)
     return info->state >= PGQRS_RUN_CANCELLED;
 }
 
-/* The commonest way to lose every worker is a step that takes longer than its lease. */
+/* What the reason of a dead letter does not say. The commonest way to lose every worker is a step that outlasts its lease. */
 static const char *pgqrsi_dead_advice(const pgqrs_run_info *run)
 {
-    bool dead = run->error_code && strcmp(run->error_code, "DEAD") == 0;
-    return dead ? " (its workers died, or a step took longer than lease_ms and has no timeout_ms)" : "";
+    static const char expired[] = "lease expired";
+    if (!run->error_code || strcmp(run->error_code, "DEAD") != 0) return "";
+    if (!run->error_message)
+        return " (its message was finished or removed by something that is no worker of workflows)";
+    if (strncmp(run->error_message, expired, sizeof expired - 1) != 0) return "";
+    return " (its workers died, or a step took longer than lease_ms and has no timeout_ms)";
 }
 
 /* The record of an ended run becomes the answer, or the error that says why there is none. */
@@ -7523,7 +7557,9 @@ static void pgqrsi_explain_ended(const pgqrs_run_info *run, pgqrs_explanation *o
             pgqrsi_text_or_empty(run->error_code), run->error_message ? ": " : "",
             pgqrsi_text_or_empty(run->error_message), pgqrsi_dead_advice(run));
     else
-        pgqrsi_say(out, PGQRS_WHY_RUN_ENDED, 0, "run %lld has ended: %s", id, pgqrs_run_state_name(run->state));
+        pgqrsi_say(out, PGQRS_WHY_RUN_ENDED, 0, "run %lld has ended: %s%s%s%s%s", id, pgqrs_run_state_name(run->state),
+                   run->cancelled_by ? " by " : "", pgqrsi_text_or_empty(run->cancelled_by),
+                   run->cancel_reason ? ": " : "", pgqrsi_text_or_empty(run->cancel_reason));
 }
 
 /* The step that was stored last tells where it is. */
@@ -7572,6 +7608,16 @@ static void pgqrsi_explain_cancelling(const pgqrs_run_info *run, const pgqrsi_fa
             (long long)run->id);
 }
 
+/* A run and its message have the same number; people ask about runs. */
+static void pgqrsi_explain_as_run(pgqrs_explanation *out)
+{
+    static const char message[] = "message ";
+    size_t cut = sizeof message - 1 - 4;
+    if (strncmp(out->text, message, sizeof message - 1) != 0) return;
+    memmove(out->text, out->text + cut, strlen(out->text + cut) + 1);
+    memcpy(out->text, "run ", 4);
+}
+
 static pgqrs_result pgqrsi_explain_open(pgqrs_store *store, const pgqrs_run_info *run, pgqrs_explanation *out)
 {
     pgqrs_message *message = NULL;
@@ -7582,6 +7628,7 @@ static pgqrs_result pgqrsi_explain_open(pgqrs_store *store, const pgqrs_run_info
         pgqrsi_say(out, PGQRS_WHY_RUN_FAILED, 0, "run %lld lost its message, somebody removed it", (long long)run->id);
     if (!result && message) {
         pgqrsi_explain_facts(&facts, out);
+        pgqrsi_explain_as_run(out);
         if (run->state == PGQRS_RUN_CANCELLING)
             pgqrsi_explain_cancelling(run, &facts, out);
         else if (run->state == PGQRS_RUN_PAUSED)
@@ -10077,6 +10124,9 @@ static const char pgqrsi_pg_run_send_sql[] =
         PGQRSI_PG_NOW) ") p ON r.state = 0),"
                        " e AS (INSERT INTO @.pgqrs_run_events(run_id, name, sent_at, payload)"
                        " SELECT id, $3::text, " PGQRSI_PG_NOW ", $4::text FROM s WHERE code < 5"
+                       " AND NOT EXISTS (SELECT 1 FROM @.pgqrs_steps t WHERE t.run_id = $1 AND t.kind = 3 AND t.state "
+                       "= 1"
+                       " AND t.name = $3)"
                        " ON CONFLICT (run_id, name) DO NOTHING RETURNING run_id)"
                        " SELECT code, (SELECT count(*) FROM e) FROM s";
 
@@ -16175,6 +16225,10 @@ static bool pgqrsi_run_enter(pgqrs_run *run)
     }
     if (pgqrsi_elapsed_us(store) >= run->worker->lease_end_us) pgqrsi_run_lost(run);
     if (!run->status) return true;
+    if (++run->skipped == PGQRSI_RUN_SKIPPED_MANY)
+        pgqrsi_log(store, PGQRS_LOG_ERROR,
+                   "run %lld has to stop, and its function keeps asking: does a loop look for NULL? (%s)",
+                   (long long)run->message->id, run->error.message);
     pgqrsi_run_rollback(run);
     store->error = run->error;
     pgqrsi_end(store, run->status);

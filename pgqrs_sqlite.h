@@ -568,7 +568,10 @@ static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_vers
                       " WHERE id = ?1 AND cancel_requested_at = 0")                                                    \
     X(RUN_ARCHIVE, "UPDATE pgqrs_messages SET state = 4, finished_at = ?2, due_at = 0, lease = 0, lease_until = 0,"    \
                    " reason = 'cancelled' WHERE id = ?1")                                                              \
-    X(EVENT_PUT, "INSERT OR IGNORE INTO pgqrs_run_events(run_id, sent_at, name, payload) VALUES (?1, ?2, ?3, ?4)")     \
+    /* not one that nobody will look at: the wait for it is over */                                                    \
+    X(EVENT_PUT, "INSERT OR IGNORE INTO pgqrs_run_events(run_id, sent_at, name, payload) SELECT ?1, ?2, ?3, ?4"        \
+                 " WHERE NOT EXISTS (SELECT 1 FROM pgqrs_steps WHERE run_id = ?1 AND kind = 3 AND state = 1"           \
+                 " AND name = ?3)")                                                                                    \
     X(RUN_RESTART, "UPDATE pgqrs_runs SET state = 0, wait = 0, wait_until = 0, retries = 0, finished_at = 0,"          \
                    " deadline_at = ?2, cancel_requested_at = 0, wait_name = NULL, cancelled_by = NULL,"                \
                    " cancel_reason = NULL, error_code = NULL, error_message = NULL, error_step = NULL, output = NULL"  \
