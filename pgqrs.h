@@ -4843,12 +4843,21 @@ static pgqrs_result pgqrsi_worker_start_up(pgqrs_worker *worker, struct pgqrsi_r
 /* A handler of messages would archive runs that never ran. */
 static pgqrs_result pgqrsi_queue_is_plain(pgqrs_store *store, const char *queue)
 {
-    pgqrs_workflows *found = NULL;
-    pgqrs_result result = store->backend->workflow_list(store->self, queue, 0, 1, &found);
-    if (!result && found->count > 0 && strcmp(found->items[0].settings.queue, queue) == 0)
-        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
-                             "queue \"%s\" has the runs of a workflow: work on it with pgqrs_work_workflow", queue);
-    pgqrs_free(found);
+    pgqrs_result result = PGQRS_OK;
+    int64_t after_id = 0;
+    do {
+        pgqrs_workflows *found = NULL;
+        result = store->backend->workflow_list(store->self, NULL, after_id, PGQRSI_LIST_MAX, &found);
+        size_t count = result ? 0 : found->count;
+        after_id = count == PGQRSI_LIST_MAX ? found->items[count - 1].id : 0;
+        for (size_t i = 0; i < count && !result; i++)
+            if (strcmp(found->items[i].settings.queue, queue) == 0)
+                result =
+                    pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                                "queue \"%s\" has the runs of workflow \"%s\": work on it with pgqrs_work_workflow",
+                                queue, found->items[i].name);
+        pgqrs_free(found);
+    } while (!result && after_id);
     return result;
 }
 

@@ -815,8 +815,12 @@ static void explain_runs_that_have_ended(void)
     serve(three_steps);
     WHY(RUN_ENDED, 0, id);
     id = trigger();
-    OK(pgqrs_run_cancel(T.store, id, NULL, NULL));
+    OK(pgqrs_run_cancel(T.store, id, &(pgqrs_cancel_desc){.by = "ada", .reason = "ordered twice"}, NULL));
     WHY(RUN_ENDED, 0, id);
+    OK(pgqrs_run_explain(T.store, id, &why));
+    YES(strstr(why.text, "cancelled by ada: ordered twice"));
+    OK(pgqrs_run_explain(T.store, trigger(), &why));
+    YES(strncmp(why.text, "run ", 4) == 0 && strstr(why.text, "message") == NULL);
     id = trigger();
     W.body = fail_with_failure;
     W.failure.code = "NO_STOCK";

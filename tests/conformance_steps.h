@@ -1588,7 +1588,7 @@ static void wait_that_times_out_gives_nothing_for_ever(void)
     RUN("paused", id);
     EQ(PGQRS_STEP_DONE, step_of(id, 2)->state);
     YES(step_of(id, 2)->output == NULL);
-    OK(pgqrs_run_send_event(T.store, id, "paid", "\"late\"", NULL));
+    send_event(id, "\"late\"", false);
     note_text("");
     serve_after(1000, wait_a_minute);
     EQ(3, W.executions);
@@ -1938,6 +1938,38 @@ static void transactional_step_with_bad_output_writes_nothing(void)
     serve(book);
     RUN_ERROR("BAD_JSON", "book", id);
     EQ(0, ledger());
+}
+
+static void commit_by_hand(pgqrs_run *r)
+{
+    W.result = exec_in(r, "COMMIT");
+    pgqrs_step_done(r, "1");
+}
+
+static void ignore_a_failure(pgqrs_run *r)
+{
+    W.result = exec_in(r, "INSERT INTO no_such_table VALUES (1)");
+    pgqrs_step_done(r, "1");
+}
+
+static void transaction_that_the_body_ended_fails_the_run(void)
+{
+    int64_t id;
+    begin_ledger();
+    W.body = commit_by_hand;
+    id = trigger();
+    serve(book);
+    RUN_ERROR("MISUSE", NULL, id);
+    EQ(2, W.bodies); /* with the step before */
+    EQ(1, ledger());
+    if (on(ON_SQLITE))
+        return; /* there a statement that failed takes back itself and nothing else */
+    W.body = ignore_a_failure;
+    id = trigger();
+    serve(book);
+    RUN_ERROR("MISUSE", NULL, id);
+    EQ(4, W.bodies);
+    EQ(1, ledger());
 }
 
 static void transactional_step_that_is_left_writes_nothing(void)
@@ -2487,5 +2519,6 @@ static const test_case step_cases[] = {
     CASE(run_of_another_workflow_is_given_back, PLAIN),
     CASE(run_of_another_workflow_does_not_count, PLAIN),
     CASE(texts_are_quoted_and_unquoted, PLAIN),
+    CASE(transaction_that_the_body_ended_fails_the_run, TWO | FRESH),
     CASE(null_runs_are_refused, NO_STORE),
 };

@@ -879,7 +879,45 @@ static void uninstall_removes_workflows_too(void)
     EQ(0, count);
 }
 
+static pgqrs_result archive_any(const pgqrs_message *message, void *user)
+{
+    (void)message;
+    (void)user;
+    return PGQRS_OK;
+}
+
+/* A plain loop would archive runs without running them. */
+static void plain_worker_on_a_workflows_queue_is_refused(void)
+{
+    int64_t id;
+    begin_runs();
+    define();
+    id = trigger();
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "pgqrs_work_workflow",
+                 pgqrs_work(T.store, T.queue, archive_any, NULL, &(pgqrs_work_desc){.until_empty = true}));
+    RUN("queued", id);
+}
+
+static void settings_of_the_queue_are_not_the_workflows(void)
+{
+    pgqrs_queue *queue = NULL;
+    begin_runs();
+    define();
+    OK(pgqrs_workflow_create(T.store, "own", &(pgqrs_workflow_desc){.lease_ms = 1234, .max_attempts = 7}));
+    OK(pgqrs_queue_get(T.store, "own", &queue));
+    EQ(1234, queue->settings.lease_ms);
+    EQ(7, queue->settings.max_attempts);
+    pgqrs_free(queue);
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "pgqrs_queue_update",
+                 pgqrs_workflow_update(T.store, T.flow, &(pgqrs_workflow_desc){.lease_ms = 5000}));
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "pgqrs_queue_update",
+                 pgqrs_workflow_update(T.store, T.flow, &(pgqrs_workflow_desc){.max_attempts = 9}));
+    FAILS(ERR_INVALID_ARGUMENT, pgqrs_workflow_create(T.store, "other", &(pgqrs_workflow_desc){.lease_ms = -1}));
+}
+
 static const test_case workflow_cases[] = {
+    CASE(plain_worker_on_a_workflows_queue_is_refused, PLAIN),
+    CASE(settings_of_the_queue_are_not_the_workflows, FRESH),
     CASE(workflow_is_created_with_the_defaults, PLAIN),
     CASE(workflow_keeps_every_setting, PLAIN),
     CASE(workflow_create_again_changes_nothing, PLAIN),
