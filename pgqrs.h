@@ -1006,9 +1006,8 @@ typedef enum pgqrs_purge {
 } pgqrs_purge;
 
 typedef struct pgqrs_purge_desc {
-    pgqrs_purge what; /* [all] */
-    int64_t
-        older_than_ms; /* [0: any age] since the message was archived or died; other states: since it was enqueued */
+    pgqrs_purge what;      /* [all] */
+    int64_t older_than_ms; /* [0: any age] since the message was archived or died, otherwise since it was enqueued */
 } pgqrs_purge_desc;
 
 PGQRS_API pgqrs_result pgqrs_queue_purge(pgqrs_store *store, const char *queue, const pgqrs_purge_desc *desc,
@@ -1294,9 +1293,8 @@ PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_
 typedef struct pgqrs_work_desc {
     const char *name; /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
                              refused (PGQRS_ERR_WORKER_ACTIVE) for stale_ms after a crash */
-    int32_t
-        batch; /* [the store's default_batch, 16; workflows: 1] at most so many messages taken at once. Single-message
-                             handlers start with 1 and take more as long as a batch is done within settle_ms */
+    int32_t batch; /* [the store's default_batch, 16; workflows: 1] at most so many messages taken at once. Handlers of
+                             single messages start with 1 and take more while a batch is done within settle_ms */
     int64_t lease_ms;  /* [the queue's] */
     int64_t settle_ms; /* [50] finished messages are settled after this time at the latest, usually with the next claim;
                              a crash in between delivers them again. -1: after every message */
@@ -1529,9 +1527,9 @@ typedef struct pgqrs_trigger_desc {
     int32_t priority;  /* [0] -32768 … 32767, higher first */
     int64_t delay_ms;  /* [0] not started before now + delay_ms */
     int64_t at_us;     /* [0] or not before this time; not both */
-    const char
-        *idempotency_key; /* [none] up to 255 bytes: the workflow's run that has it already, ended or not, is returned
-                                    instead of a new one, for as long as that run is kept */
+    /* [none] up to 255 bytes: the workflow's run that has it, ended or not, is returned instead of a new one, for as long as
+     * that run is kept */
+    const char *idempotency_key;
 } pgqrs_trigger_desc;
 
 typedef struct pgqrs_trigger_item {
@@ -1613,11 +1611,10 @@ PGQRS_API const char *pgqrs_step_done(pgqrs_run *run, const char *output);
 
 /* Why something failed. */
 typedef struct pgqrs_failure {
-    const char *code;    /* ["FAILED"] for programs, at most 64 bytes */
-    const char *message; /* [none] for people, cut at 500 bytes */
-    bool transient;      /* [false: for good] worth another try */
-    int64_t
-        retry_after_ms; /* [the policy's delay] another try after so long; -1: at once. Counts as a retry all the same */
+    const char *code;       /* ["FAILED"] for programs, at most 64 bytes */
+    const char *message;    /* [none] for people, cut at 500 bytes */
+    bool transient;         /* [false: for good] worth another try */
+    int64_t retry_after_ms; /* [the policy's delay] another try after so long; -1: at once. It counts as a retry */
 } pgqrs_failure;
 
 /* The step under way failed. Transiently: the function is left and entered again when the retry is due; when the retries are
@@ -2144,9 +2141,9 @@ typedef struct pgqrs_backend_run_write {
     int64_t now_us;
     int64_t run_id;
     int64_t lease;
-    int64_t
-        lease_us; /* not 0: the lease also ends no sooner than this from now. Never 0 in an exchange when the lease is about to
-                           end, so that it does not in the middle of it */
+    /* Not 0: the lease ends no sooner than this from now. Never 0 in an exchange when the lease is about to end, so that it does
+     * not in the middle of it */
+    int64_t lease_us;
     const pgqrs_step_info *steps; /* inserted, or replaced where (run, number) is there */
     size_t step_count;
     const pgqrs_backend_value *values; /* inserted, replaced or removed by (run, name) */
