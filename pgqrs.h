@@ -7998,6 +7998,7 @@ typedef struct pgqrsi_pg {
     bool prepared[PGQRSI_PG_STATEMENTS];
     char wait_queue[PGQRSI_NAME_MAX + 1];
     int64_t wait_token;
+    int nudge_fd;          /* always readable; opened when it is needed first, -1 until then */
     int64_t wait_until_us; /* monotonic; 0: no sleepers row is ours */
     pgqrsi_pg_queue queues[PGQRSI_PG_QUEUES];
 } pgqrsi_pg;
@@ -8504,7 +8505,7 @@ static pgqrs_result pgqrsi_pg_find_pooler(pgqrsi_pg *pg)
  * provided the planner is not tempted by the sizes it happens to see. */
 static const char pgqrsi_pg_session_sql[] =
     "SET plan_cache_mode=force_generic_plan; SET enable_seqscan=off; SET enable_sort=off; SET enable_bitmapscan=off; "
-    "SET enable_material=off; SET jit=off";
+    "SET enable_material=off; SET jit=off; SET default_transaction_isolation='read committed'";
 
 static pgqrs_result pgqrsi_pg_session(pgqrsi_pg *pg)
 {
@@ -8853,7 +8854,7 @@ static pgqrs_result pgqrsi_pg_open_ready(pgqrsi_pg *pg)
 
 static pgqrs_result pgqrsi_pg_connected(pgqrsi_pg *pg)
 {
-    if (pg->own && pg->open) return pgqrsi_pg_open_ready(pg);
+    if (pg->open) return pgqrsi_pg_open_ready(pg);
     if (!pg->own) return pgqrsi_pg_borrowed_ready(pg);
     if (pg->depth > 0) return PQstatus(pg->connection) == CONNECTION_OK ? PGQRS_OK : pgqrsi_pg_lost(pg, false);
     return pgqrsi_pg_alive(pg) ? PGQRS_OK : pgqrsi_pg_reconnect(pg);
@@ -9473,6 +9474,7 @@ static void pgqrsi_pg_close(void *self)
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     if (!pg) return;
     pgqrsi_pg_hang_up(pg);
+    if (pg->nudge_fd >= 0) close(pg->nudge_fd);
     for (int i = 0; i < PGQRSI_PG_STATEMENTS; i++)
         if (pg->texts[i]) pgqrs_backend_free(pg->store, pg->texts[i], pg->text_sizes[i]);
     if (pg->dsn) pgqrs_backend_free(pg->store, pg->dsn, pg->dsn_size);
@@ -9526,6 +9528,7 @@ static pgqrs_result pgqrsi_pg_open(pgqrs_store *store, const pgqrs_backend_open 
         return pgqrs_backend_fail(store, PGQRS_ERR_NO_MEMORY, 0, NULL, "out of memory: the allocator returned NULL");
     pg->store = store;
     pg->settings = request->settings;
+    pg->nudge_fd = -1;
     pgqrsi_pg_set_names(pg, request->settings->schema ? request->settings->schema : "public");
     pgqrs_result result =
         request->dsn ? pgqrsi_pg_open_own(pg, request->dsn) : pgqrsi_pg_open_borrowed(pg, request->connection);
@@ -11764,10 +11767,27 @@ static pgqrs_result pgqrsi_pg_run_wait_begin(void *self, int64_t now_us, int64_t
     return pgqrsi_pg_wait_for((pgqrsi_pg *)self, name, run_id, for_us);
 }
 
+/* News that came along with the reply to a statement has been read from the socket already, which stays silent about it. */
+static bool pgqrsi_pg_has_news(pgqrsi_pg *pg)
+{
+    bool news = false;
+    PGnotify *notice;
+    while ((notice = PQnotifies(pg->connection)) != NULL) {
+        PQfreemem(notice);
+        news = true;
+    }
+    return news;
+}
+
 static int pgqrsi_pg_wait_fd(void *self)
 {
-    const pgqrsi_pg *pg = (const pgqrsi_pg *)self;
-    return pg->connection && pg->listening ? PQsocket(pg->connection) : -1;
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    if (!pg->connection || !pg->listening) return -1;
+    if (pgqrsi_pg_has_news(pg)) {
+        if (pg->nudge_fd < 0) pg->nudge_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+        if (pg->nudge_fd >= 0) return pg->nudge_fd;
+    }
+    return PQsocket(pg->connection);
 }
 
 /* A connection that broke meanwhile is not made again for this: the row runs out by itself. */
@@ -16287,8 +16307,31 @@ PGQRS_API const char *pgqrs_step_done(pgqrs_run *run, const char *output)
     return pgqrsi_run_leave(run) == PGQRS_OK ? stored : NULL;
 }
 
-PGQRS_API const char *pgqrs_step_fail(pgqrs_run *run, const pgqrs_failure *failure)
+/* Texts of a failure are copied first of all: they may be the store's last error or libpq's message, which the next call ends. */
+typedef struct pgqrsi_failure {
+    pgqrs_failure failure;
+    char code[PGQRSI_CODE_MAX + 1];
+    char message[PGQRSI_REASON_MAX + 1];
+} pgqrsi_failure;
+
+static const pgqrs_failure *pgqrsi_failure_keep(const pgqrs_failure *given, pgqrsi_failure *kept)
 {
+    memset(kept, 0, sizeof *kept);
+    if (!given) return &kept->failure;
+    kept->failure = *given;
+    pgqrsi_code_copy(given->code, kept->code);
+    kept->failure.code = kept->code;
+    if (given->message) {
+        pgqrsi_reason_copy(given->message, kept->message);
+        kept->failure.message = kept->message;
+    }
+    return &kept->failure;
+}
+
+PGQRS_API const char *pgqrs_step_fail(pgqrs_run *run, const pgqrs_failure *given)
+{
+    pgqrsi_failure kept;
+    const pgqrs_failure *failure = pgqrsi_failure_keep(given, &kept);
     if (!pgqrsi_run_enter(run)) return NULL;
     pgqrsi_step_fail(run, failure);
     pgqrsi_run_leave(run);
@@ -16297,8 +16340,10 @@ PGQRS_API const char *pgqrs_step_fail(pgqrs_run *run, const pgqrs_failure *failu
 
 PGQRS_API const char *pgqrs_step_pause(pgqrs_run *run, int64_t delay_ms, const char *why)
 {
+    char kept[PGQRSI_REASON_MAX + 1] = "";
+    if (why) pgqrsi_reason_copy(why, kept);
     if (!pgqrsi_run_enter(run)) return NULL;
-    pgqrsi_step_pause(run, delay_ms, why);
+    pgqrsi_step_pause(run, delay_ms, why ? kept : NULL);
     pgqrsi_run_leave(run);
     return NULL;
 }
@@ -16407,8 +16452,10 @@ PGQRS_API pgqrs_result pgqrs_run_return(pgqrs_run *run, const char *output)
     return pgqrsi_run_leave(run);
 }
 
-PGQRS_API pgqrs_result pgqrs_run_fail(pgqrs_run *run, const pgqrs_failure *failure)
+PGQRS_API pgqrs_result pgqrs_run_fail(pgqrs_run *run, const pgqrs_failure *given)
 {
+    pgqrsi_failure kept;
+    const pgqrs_failure *failure = pgqrsi_failure_keep(given, &kept);
     if (!pgqrsi_run_enter(run)) return pgqrs_run_status(run);
     pgqrsi_run_fail(run, failure);
     return pgqrsi_run_leave(run);

@@ -1972,6 +1972,30 @@ static void transaction_that_the_body_ended_fails_the_run(void)
     EQ(1, ledger());
 }
 
+/* Both texts end with the next thing that is done on the connection, or with the store. */
+static void fail_with_the_databases_words(pgqrs_run *r)
+{
+    pgqrs_failure failure = {.code = "DB"};
+    pgqrs_enqueue(T.store, "no such queue", "1", NULL, NULL);
+    failure.message = pgqrs_last_error(T.store)->message;
+    if (on(ON_SERVER)) {
+        exec_in(r, "INSERT INTO no_such_table VALUES (1)");
+        failure.message = PQerrorMessage((PGconn *)pgqrs_run_pgconn(r));
+    }
+    pgqrs_step_fail(r, &failure);
+}
+
+static void failure_may_quote_the_database(void)
+{
+    int64_t id;
+    begin_ledger();
+    W.body = fail_with_the_databases_words;
+    id = trigger();
+    serve(book);
+    RUN_ERROR("DB", "book", id);
+    YES(strstr(look_run(id)->error_message, on(ON_SERVER) ? "no_such_table" : "no such queue"));
+}
+
 static void transactional_step_that_is_left_writes_nothing(void)
 {
     int64_t id;
@@ -2519,6 +2543,7 @@ static const test_case step_cases[] = {
     CASE(run_of_another_workflow_is_given_back, PLAIN),
     CASE(run_of_another_workflow_does_not_count, PLAIN),
     CASE(texts_are_quoted_and_unquoted, PLAIN),
+    CASE(failure_may_quote_the_database, TWO | FRESH),
     CASE(transaction_that_the_body_ended_fails_the_run, TWO | FRESH),
     CASE(null_runs_are_refused, NO_STORE),
 };
