@@ -268,8 +268,9 @@
     - A step is known by its name; in a loop by name and key (pgqrs_step_keyed, pgqrs_step_indexed). Each occurs once in a run.
       A program that changes while runs are open finds their steps by name: new steps are run, steps that went are ignored, and
       a step whose meaning changes gets a new name.
-    - A body ends with pgqrs_step_done, _fail or _pause. What it gives is JSON, so a text has its quotes: "\"inbox.zip\"". Texts
-      that the library hands out live until the function returns.
+    - A body ends with pgqrs_step_done, _fail or _pause. What it gives is JSON; a plain text becomes JSON with
+      pgqrs_run_quote, and a plain text again with pgqrs_run_unquote. Texts that the library hands out live until the
+      function returns.
     - A run that has to stop (it waits, failed, was cancelled, lost its lease, the worker is told to stop) skips every later step
       and gives NULL for it, and the last call returns the reason. So steps in a row need no checks. Only where the function
       itself looks into an output, in an if or in the condition of a loop, it looks for NULL first, which means: leave.
@@ -298,7 +299,8 @@
 
     A crash is no failure of a step. It uses up one of the queue's max_attempts (5), and a run that brought down so many workers
     is an error with the code "DEAD". Sleeps, waits and retries use up none. Once the cause is mended pgqrs_run_restart
-    goes on with the failed step, under the same id; pgqrs_run_fork makes a new run from the steps before one that is named.
+    goes on with the failed step, under the same id; pgqrs_run_fork makes a new run from the steps before one that is named. A
+    wait that is over is a completed step like any other: to ask somebody again, fork from it.
 
     A sleep survives restarts and holds no worker; so does waiting for an event, which somebody sends with pgqrs_run_send_event,
     before or after the run gets there. The first event of a name counts. pgqrs_step_pause is for asking again: it leaves
