@@ -10127,10 +10127,10 @@ static const char pgqrsi_pg_run_steps_sql[] =
     "SELECT number, kind, state, retries, started_at, finished_at, due_at, name, key, input, output, error_code,"
     " error_message FROM @.pgqrs_steps WHERE run_id = $1::bigint ORDER BY number";
 
-/* 1 run, 2 now, 3 event, 4 payload. The run is locked, so that one that begins to wait for the event is either through with that,
+/* 1 run, 2 now, 3 event, 4 payload. The run is locked (and written, which REPEATABLE READ notices too), so that one that begins to wait for the event is either through with that,
  * and found by the statement that follows, or waits here and then sees the event. */
 static const char pgqrsi_pg_run_send_sql[] =
-    "WITH r AS MATERIALIZED (SELECT * FROM @.pgqrs_runs WHERE id = $1::bigint FOR UPDATE),"
+    "WITH r AS (UPDATE @.pgqrs_runs SET state = state WHERE id = $1::bigint RETURNING *),"
     " s AS MATERIALIZED (SELECT r.id, " PGQRSI_PG_RUN_STATE " AS code FROM r LEFT JOIN LATERAL (" PGQRSI_PG_RUN_PLACE(
         PGQRSI_PG_NOW) ") p ON r.state = 0),"
                        " e AS (INSERT INTO @.pgqrs_run_events(run_id, name, sent_at, payload)"
