@@ -2156,6 +2156,26 @@ static void transactional_step_on_a_borrowed_connection_commits(void)
     EQ(1, ledger());
 }
 
+static void roll_back_by_hand(pgqrs_run *r)
+{
+    W.result = exec_in(r, "ROLLBACK");
+    pgqrs_step_done(r, "1");
+}
+
+/* Neither is the step recorded without its effects. */
+static void transaction_ended_on_a_borrowed_connection_fails_the_run(void)
+{
+    int64_t id;
+    begin_ledger();
+    W.body = roll_back_by_hand;
+    id = trigger();
+    serve_on(borrow_store(), book);
+    RUN_ERROR("MISUSE", NULL, id);
+    EQ(0, ledger());
+    EQ(1, steps_of(id)->count);
+    NO(in_transaction());
+}
+
 static void let_another_worker_do_it(pgqrs_run *r)
 {
     advance_ms(TEST_LEASE_MS + 1);
@@ -2543,6 +2563,7 @@ static const test_case step_cases[] = {
     CASE(run_of_another_workflow_is_given_back, PLAIN),
     CASE(run_of_another_workflow_does_not_count, PLAIN),
     CASE(texts_are_quoted_and_unquoted, PLAIN),
+    CASE(transaction_ended_on_a_borrowed_connection_fails_the_run, TWO | FRESH),
     CASE(failure_may_quote_the_database, TWO | FRESH),
     CASE(transaction_that_the_body_ended_fails_the_run, TWO | FRESH),
     CASE(null_runs_are_refused, NO_STORE),
