@@ -6103,14 +6103,11 @@ static pgqrsi_step *pgqrsi_step_close(pgqrs_run *run, const char *verb)
     return step;
 }
 
+/* What the program said has been cut and cleaned by pgqrsi_failure_keep; the library's own texts need none of it. */
 static bool pgqrsi_step_note_failure(pgqrs_run *run, pgqrsi_step *step, const pgqrs_failure *failure)
 {
-    char text[PGQRSI_REASON_MAX + 1] = "";
-    char code[PGQRSI_CODE_MAX + 1];
-    pgqrsi_code_copy(failure->code, code);
-    if (failure->message) pgqrsi_reason_copy(failure->message, text);
-    step->info.error_code = pgqrsi_result_text(run->loaded, code, -1);
-    step->info.error_message = failure->message ? pgqrsi_result_text(run->loaded, text, -1) : NULL;
+    step->info.error_code = pgqrsi_result_text(run->loaded, failure->code, -1);
+    step->info.error_message = pgqrsi_result_text(run->loaded, failure->message, -1);
     step->info.output = NULL;
     step->info.output_size = 0;
     if (step->info.error_code && (!failure->message || step->info.error_message)) return true;
@@ -6180,10 +6177,8 @@ static const char *pgqrsi_step_done(pgqrs_run *run, const char *given)
 
 static void pgqrsi_step_fail(pgqrs_run *run, const pgqrs_failure *failure)
 {
-    pgqrs_failure unnamed;
-    memset(&unnamed, 0, sizeof unnamed);
     pgqrsi_step *step = pgqrsi_step_close(run, "pgqrs_step_fail");
-    if (step) pgqrsi_step_failed(run, step, failure ? failure : &unnamed);
+    if (step) pgqrsi_step_failed(run, step, failure);
 }
 
 static void pgqrsi_step_pause(pgqrs_run *run, int64_t delay_ms, const char *why)
@@ -6310,11 +6305,9 @@ static pgqrs_result pgqrsi_run_return(pgqrs_run *run, const char *output)
 
 static pgqrs_result pgqrsi_run_fail(pgqrs_run *run, const pgqrs_failure *failure)
 {
-    pgqrs_failure unnamed;
-    memset(&unnamed, 0, sizeof unnamed);
     run->open = PGQRSI_NO_STEP;
     pgqrsi_run_rollback(run);
-    return pgqrsi_run_try_again(run, failure ? failure : &unnamed);
+    return pgqrsi_run_try_again(run, failure);
 }
 
 /* The function came back: with an end, with a reason to stop, or with neither. */
@@ -16319,12 +16312,11 @@ typedef struct pgqrsi_failure {
 static const pgqrs_failure *pgqrsi_failure_keep(const pgqrs_failure *given, pgqrsi_failure *kept)
 {
     memset(kept, 0, sizeof *kept);
-    if (!given) return &kept->failure;
-    kept->failure = *given;
-    pgqrsi_code_copy(given->code, kept->code);
+    if (given) kept->failure = *given;
+    pgqrsi_code_copy(kept->failure.code, kept->code);
     kept->failure.code = kept->code;
-    if (given->message) {
-        pgqrsi_reason_copy(given->message, kept->message);
+    if (kept->failure.message) {
+        pgqrsi_reason_copy(kept->failure.message, kept->message);
         kept->failure.message = kept->message;
     }
     return &kept->failure;
