@@ -14,14 +14,24 @@ name_of = $(patsubst tests/%.c,%,$(1))
 UNIT := $(call name_of,$(wildcard tests/unit_*.c))
 CONFORMANCE := $(call name_of,$(wildcard tests/conformance.c tests/fault_*.c))
 PROGRAMS := $(call name_of,$(wildcard tests/test_*.c))
-ALL_TESTS := $(UNIT) $(PROGRAMS) $(CONFORMANCE)
+# Started by tests/proof.sh, not by themselves.
+CHAOS := proof_chaos proof_fulldisk
+PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
+ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
+BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
+coverage_binaries = $(addprefix build/coverage/bin/,$(1))
+FUZZ := $(call name_of,$(wildcard tests/fuzz_*.c))
+valgrind_binaries = $(call test_binaries,$(UNIT) conformance) $(addprefix build/fuzz/replay/,$(FUZZ))
+tsan_binaries = $(addprefix build/tsan/,$(1))
+fuzz_binaries = $(addprefix build/fuzz/replay/,$(1)) $(addprefix build/fuzz/run/,$(1))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize check bench \
-        install-deps clean build-tests build-sanitized
+.PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize \
+        check bench proof install-deps clean build-tests build-sanitized build-bench fuzz coverage build-fuzz \
+        build-coverage test-valgrind test-tsan
 
 help: ## show this list
 	@echo "pgqrs.h: a durable queue and workflow engine you copy into a C program. Try it: make quickstart"
@@ -36,9 +46,9 @@ quickstart: ## build and run the first example on a new SQLite database (needs n
 
 test: ## run every test; installs what is missing, starts private servers (a few minutes)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized
+	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  tests/matrix.sh tests/examples.sh tests/manual.sh
+	  tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -67,13 +77,43 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 	@$(MAKE) --no-print-directory -j2 build-sanitized
 	@tests/run.sh $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
 
-check: ## static checks: analyzer, exported symbols, what must not be in the repository
+proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power
+	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
+	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
+	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+
+fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory -j2 build-fuzz
+	@PGQRS_FUZZ_SECONDS=$${PGQRS_FUZZ_SECONDS:-60} PGQRS_TEST_TIMEOUT=36000 tests/run.sh -v tests/fuzz.sh
+
+coverage: ## branch coverage of the tests, per section; what is not covered goes to build/coverage (some minutes)
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory -j2 build-coverage
+	@tests/coverage.sh $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
+
+# Words in the names of the cases that use threads.
+THREADED := thread pool producer stop handler handed handing flush disturb lost_lease lease_of
+test-tsan: ## run what uses threads under the thread sanitizer (PGQRS_TEST_ONLY= for all cases)
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory -j2 $(call tsan_binaries,conformance)
+	@PGQRS_TEST_ONLY="$${PGQRS_TEST_ONLY-$(THREADED)}" TSAN_OPTIONS="die_after_fork=0 exitcode=66" \
+	  tests/run.sh $(call tsan_binaries,conformance)
+
+test-valgrind: ## run the unit tests, the corpora and a part of the conformance suite under valgrind
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory -j2 $(valgrind_binaries)
+	@tests/valgrind.sh $(valgrind_binaries)
+
+check: ## static checks: analyzers, exported symbols, what must not be in the repository
 	@tests/install-deps.sh test
 	@tests/run.sh -v tests/check.sh
 
-bench: ## measure against the floor on real servers (some minutes); prints a table, JSON lines in build/bench
-	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory build/bench/workflow
+bench: ## measure against the floor on real servers (25 minutes; PGQRS_BENCH_QUICK=1: 3); tables, plots in build/bench
+	@tests/install-deps.sh bench
+	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
 
 install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it names the packages)
@@ -82,15 +122,40 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS))
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos)
+
+build-fuzz: $(call fuzz_binaries,$(FUZZ))
+
+build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
 
 build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
+
+build-bench: $(BENCHMARKS)
 
 build/quickstart: examples/quickstart.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) -O1 -g -I. $< -o $@ -lsqlite3 -pthread
 
-build/bench/%: bench/%.c bench/bench.h $(HEADERS) tests/libs.sh
+# Counters for clang's source-based coverage; the relocation lets them live in a mapped file, which a killed test leaves.
+build/coverage/bin/%: tests/%.c $(HEADERS) tests/libs.sh
+	@mkdir -p $(@D)
+	$(SANITIZE_CC) $(STRICT) -O0 -g -fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation \
+	  $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(tests/libs.sh $<)
+
+build/tsan/%: tests/%.c $(HEADERS) tests/libs.sh
+	@mkdir -p $(@D)
+	$(SANITIZE_CC) $(STRICT) -O1 -g -fsanitize=thread -fno-omit-frame-pointer $(CPPFLAGS) $(INCLUDES) $< -o $@ \
+	  $(LDFLAGS) $$(tests/libs.sh $<)
+
+build/fuzz/replay/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) $(OPTIMIZE) -DPGQRS_FUZZ_REPLAY $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(CC="$(CC)" tests/libs.sh $<)
+
+build/fuzz/run/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
+	@mkdir -p $(@D)
+	$(SANITIZE_CC) $(STRICT) -O1 -g -fsanitize=fuzzer $(SANITIZE) $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(tests/libs.sh $<)
+
+build/bench/%: bench/%.c $(wildcard bench/*.h) $(HEADERS) tests/libs.sh
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) -O2 -g $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(CC="$(CC)" tests/libs.sh $<)
 

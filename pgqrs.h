@@ -223,7 +223,8 @@
     @end
 
     The loop registers a worker: a row that shows who works on what, with a heartbeat. Without threads nothing can beat while
-    a handler runs; a handler longer than its lease calls pgqrs_message_extend, which beats too.
+    a handler runs; a handler longer than its lease calls pgqrs_message_extend, which beats too. With threads (chapter 16) leases
+    are renewed while handlers run, and several run at once.
 
 
     9  WORKFLOWS
@@ -393,7 +394,8 @@
     13  BATCHES, AND WHAT IS FAST
 
     What costs is the commit. In the order of effect: enqueue_many instead of enqueue; dequeue_many and settle with the next
-    claim instead of one by one; pgqrs_work, which does this by itself; several processes (they do not wait for each other on
+    claim instead of one by one; pgqrs_work, which does this by itself; a pool of threads (chapter 16), which does it for handlers
+    that take their time, and for runs; a producer for threads that enqueue; several processes (they do not wait for each other on
     Postgres, and share the disk fairly on SQLite). A claim costs the same with ten messages waiting and with a million.
 
 
@@ -449,8 +451,8 @@
 
     A store belongs to one thread at a time; a call that comes while another runs gets PGQRS_ERR_WRONG_THREAD. Open one store per
     thread, as many as you like. Result objects may be read and freed by any thread and may outlive their store. The library
-    starts no threads and installs no signal handlers. pgqrs_stop and pgqrs_worker_stop may be called from anywhere, signal
-    handlers included:
+    installs no signal handlers, and starts no threads unless asked to as below. pgqrs_stop and pgqrs_worker_stop may be called
+    from anywhere, signal handlers included:
 
     @example graceful_stop
     static pgqrs_store *the_store;
@@ -467,6 +469,44 @@
 
     (signal() would do as well, but in strict C modes it works only once.) The signal also cuts short what the handler itself is
     waiting for, as signals do.
+
+    With PGQRS_THREADS defined beside PGQRS_IMPLEMENTATION, and -pthread, handlers can run on a pool:
+
+    @example thread_pool
+    pgqrs_work_desc pool = {.threads = 4, .stop_ms = 10000};
+    if (pgqrs_work(store, "invoices", handler, NULL, &pool) == PGQRS_ERR_TIMEOUT)
+        exit(1); // a handler hangs: its message is delivered again when its lease ends
+    @end
+
+    The thread that calls pgqrs_work alone talks to the database: it takes messages ahead for the others, settles what they have
+    finished in groups, renews leases while handlers run, sends the heartbeats. So handlers that take one message at a time get the
+    commits of a batch, and may take longer than a lease. Ahead is bounded: at most `batch` are taken and not settled, at most as
+    many as the threads get done within settle_ms, and what no thread had time for within a second goes back to others. Several
+    threads finish messages in another order than they were enqueued in.
+
+    A process that stands still longer than a lease (a suspended machine, a debugger) may begin what it took ahead before it notices
+    that others have it; what it says about it is refused. Taking less ahead (a small batch) makes that rarer.
+
+    Handlers, observers, the log, the allocator and the other hooks are then called from any of these threads, and must be safe for
+    that. Handlers have the functions of their own message or run, from the thread they were called on; what else they do with the
+    database needs a store of their own, or a producer. pgqrs_stop lets every handler return first, for stop_ms at most; a long one
+    asks pgqrs_message_wanted now and then. Runs of workflows work the same way, each on one thread from step to step, and steps
+    of several runs share commits. A step with a transaction has the connection to itself while the other threads wait for theirs,
+    so it should be short.
+
+    The other direction, for the threads of a server: one store, one commit for what many of them enqueue at the same time.
+
+    @example producer
+    pgqrs_producer *producer = pgqrs_producer_open(store, NULL); // the store is the producer's now
+    if (pgqrs_producer_enqueue(producer, "invoices", "{\"id\":7}", NULL, NULL, &err)) // from any thread
+        fprintf(stderr, "%s\n", err.message);
+    pgqrs_producer_hand_over(producer, "invoices", "{\"id\":8}", NULL, &err); // does not wait for the disk
+    if (pgqrs_producer_close(producer, &err)) // but this does
+        fprintf(stderr, "%s\n", err.message);
+    @end
+
+    pgqrs_producer_enqueue returns when its own message is durable, like pgqrs_enqueue. What is handed over is stored some
+    milliseconds later, and lost if the process dies before; pgqrs_producer_flush and _close wait for it, and say what failed.
 
     After fork, a child opens stores of its own and does not use or close the parent's. On SQLite every store is closed before
     a fork: its locks do not survive one, and a child that was forked beside an open store is refused (PGQRS_ERR_UNSUPPORTED).
@@ -567,6 +607,7 @@
                                pgqrs before any system header there, or compile with -D_POSIX_C_SOURCE=200809L.
         PGQRS_STATIC           every function static; the library lives in that one file.
         PGQRS_API              how public functions are declared, e.g. for a shared library.
+        PGQRS_THREADS          pools of threads and producers (chapter 16); compile and link with -pthread.
         PGQRS_YAML             YAML configuration files; link with -lyaml.
         PGQRS_TURSO            see pgqrs_sqlite.h.
 
@@ -616,9 +657,11 @@
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
-#define PGQRSI_PRINTF(format_index, first_index) __attribute__((format(printf, format_index, first_index)))
+#define PGQRSI_PRINTF(format_index, first_index) __attribute__((cold, format(printf, format_index, first_index)))
+#define PGQRSI_RARE __attribute__((cold)) /* compiled for size: a program calls it once in a while */
 #else
 #define PGQRSI_PRINTF(format_index, first_index)
+#define PGQRSI_RARE
 #endif
 
 /* Foreign types, never opened here: libpq calls this one PGconn. */
@@ -743,7 +786,8 @@ PGQRS_API const char *pgqrs_version(void);
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>hooks: each is a function and a user pointer; a NULL function means the default.
- * All hooks run on the thread that called the library, inside that call, and must not call back into the same store.
+ * All hooks run on the thread that called the library, inside that call, and must not call back into the same store. With a pool of
+ * threads or a producer that is any of their threads, several at a time.
  * --------------------------------------------------------------------------------------------------------------- */
 
 /* Memory. One function does all: `pointer` NULL allocates, `new_size` 0 frees (and its return value is ignored);
@@ -1053,6 +1097,41 @@ PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue,
                                           size_t count, pgqrs_receipt *receipts);
 
 /* ------------------------------------------------------------------------------------------------------------------
+ * >>producers: many threads enqueue through one store, and what comes at the same time shares a commit. Needs PGQRS_THREADS.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrs_producer pgqrs_producer;
+
+typedef struct pgqrs_producer_desc {
+    int32_t max_pending; /* [1024] pgqrs_producer_hand_over waits while so many are handed over and not stored yet */
+    int64_t
+        close_ms; /* [30000] how long pgqrs_producer_close goes on trying to store them, beside the call that is in progress */
+} pgqrs_producer_desc;
+
+/* Takes the store for itself until it is closed: every other call on the store is PGQRS_ERR_WRONG_THREAD meanwhile. The store must
+ * have a connection of its own. NULL back: pgqrs_last_error(store). desc may be NULL. */
+PGQRS_API pgqrs_producer *pgqrs_producer_open(pgqrs_store *store, const pgqrs_producer_desc *desc);
+
+/* pgqrs_enqueue, from any thread: returns when this message is durable. desc, receipt and err may be NULL; err gets what
+ * pgqrs_last_error would say. Messages of one thread keep their order. One that is refused does not disturb the others. */
+PGQRS_API pgqrs_result pgqrs_producer_enqueue(pgqrs_producer *producer, const char *queue, const char *payload,
+                                              const pgqrs_enqueue_desc *desc, pgqrs_receipt *receipt, pgqrs_error *err);
+
+/* Returns as soon as the message is checked and copied; a thread of the producer stores it with the next group, within
+ * milliseconds. A crash before that loses it. What fails for a passing reason is tried again (later ones may overtake it then); what fails for good (the queue was
+ * removed) is logged, and the next pgqrs_producer_flush says so. From any thread. */
+PGQRS_API pgqrs_result pgqrs_producer_hand_over(pgqrs_producer *producer, const char *queue, const char *payload,
+                                                const pgqrs_enqueue_desc *desc, pgqrs_error *err);
+
+/* Returns when everything that was handed over before the call, by any thread, is durable; otherwise says how many messages were
+ * lost that this thread has not been told of, and with what the last one failed. Each thread that flushes is told of every loss, so
+ * PGQRS_OK is true for what it handed over itself. From any thread. */
+PGQRS_API pgqrs_result pgqrs_producer_flush(pgqrs_producer *producer, pgqrs_error *err);
+
+/* Flushes, gives the store back, frees; NULL is fine. No other thread may use the producer any more. */
+PGQRS_API pgqrs_result pgqrs_producer_close(pgqrs_producer *producer, pgqrs_error *err);
+
+/* ------------------------------------------------------------------------------------------------------------------
  * >>messages: dequeue and settle
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -1152,7 +1231,7 @@ PGQRS_API pgqrs_settlement pgqrs_settlement_for(const pgqrs_message *message, pg
 
 /* Settles a batch and takes the next messages, all in one transaction and one round trip. Items may belong to different
  * queues and leases, each gets its own `result`; a lost lease is not an error of the call. `claim` may be NULL: the
- * defaults. `queue`, `claim` and `next` NULL together: it only settles. On an error of the call nothing was changed, except that
+ * defaults. It does not wait: claim->wait_ms is 0. `queue`, `claim` and `next` NULL together: it only settles. On an error of the call nothing was changed, except that
  * verdicts stand when only the worker was refused (PGQRS_ERR_WORKER_…): each result tells. */
 PGQRS_API pgqrs_result pgqrs_settle(pgqrs_store *store, pgqrs_settlement *items, size_t count, const char *queue,
                                     const pgqrs_dequeue_desc *claim, pgqrs_messages **next);
@@ -1265,7 +1344,7 @@ PGQRS_API pgqrs_result pgqrs_message_explain(pgqrs_store *store, int64_t id, pgq
  * >>handlers and the worker loop
  * --------------------------------------------------------------------------------------------------------------- */
 
-/* Handles one message, on the thread that runs the loop. PGQRS_OK: it is archived. Anything else: the try failed; it is
+/* Handles one message, on the thread that runs the loop, or one of its pool. PGQRS_OK: it is archived. Anything else: the try failed; it is
  * retried after the queue's backoff and ends in the dead letters when its attempts are used up. The functions below say
  * something more precise and win over the return value. A handler may run more than once for one message (a crash, a lost
  * lease): make its effects repeatable. It must not use the store that runs the loop except through pgqrs_message_…; a
@@ -1290,6 +1369,8 @@ PGQRS_API pgqrs_result pgqrs_message_reject(const pgqrs_message *message, const 
 /* Keeps the lease (and the worker's heartbeat) alive for at least lease_ms more; at once, not at the end of the handler.
  * PGQRS_ERR_LEASE_LOST: stop working on it, somebody else will. */
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms);
+/* False: a long handler may as well give up, because its worker is told to stop or the lease has ended. */
+PGQRS_API bool pgqrs_message_wanted(const pgqrs_message *message);
 
 /* How to work. Zero means the default in brackets. */
 typedef struct pgqrs_work_desc {
@@ -1307,6 +1388,14 @@ typedef struct pgqrs_work_desc {
     bool until_empty; /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
                              waited for (up to 15 s for a message that fails 5 times), as are runs whose step is to be tried
                              or asked again; other delayed messages, sleeping runs and events are not */
+    /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
+     * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; `batch` [32 for each
+     * thread; runs: 2] is how many are taken and not settled at most. See chapter 16 */
+    int32_t threads; /* [0: the calling thread handles them] */
+    int64_t
+        stop_ms; /* [0: as long as they take] with threads: how long handlers have to return once the loop is told to stop.
+                             Then PGQRS_ERR_TIMEOUT: some still run, their messages are delivered again when the leases end.
+                             The process should end then; what they use must stay until they return */
 } pgqrs_work_desc;
 
 /* Works on a queue until told to stop (pgqrs_stop, a shutdown or interrupt of the worker, max_messages, until_empty) or
@@ -1574,6 +1663,7 @@ PGQRS_API int64_t pgqrs_run_id(const pgqrs_run *run);
 PGQRS_API const char *pgqrs_run_workflow(const pgqrs_run *run);
 PGQRS_API const char *pgqrs_run_input(const pgqrs_run *run); /* JSON; never NULL */
 PGQRS_API int32_t pgqrs_run_attempt(const pgqrs_run *run);   /* 1, and one more after each crash */
+/* The store that runs it. With threads it is shared by all: NULL, except inside a step with a transaction. */
 PGQRS_API pgqrs_store *pgqrs_run_store(const pgqrs_run *run);
 
 /* PGQRS_OK while the run goes on, otherwise why it must stop; and the same in words (never NULL, valid as long as the run). */
@@ -1967,7 +2057,7 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
  * time to use for every decision. Points in time are given as pgqrs_when.
  * --------------------------------------------------------------------------------------------------------------- */
 
-#define PGQRS_BACKEND_VERSION 2
+#define PGQRS_BACKEND_VERSION 3
 
 #define PGQRS_CAN_CLOCK 0x1u /* has a clock that all its users share: now_us may be 0 */
 #define PGQRS_CAN_WAKE 0x2u  /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
@@ -2007,8 +2097,8 @@ typedef struct pgqrs_backend_enqueue {
 typedef struct pgqrs_backend_verdict {
     int64_t id;
     int64_t lease;
-    uint32_t lease_size; /* hint, 0: unknown */
-    pgqrs_verdict verdict;
+    uint32_t lease_size;   /* hint, 0: unknown */
+    pgqrs_verdict verdict; /* 0, only with `run`: that is stored, and the message stays held as it is */
     pgqrs_when due;
     const char *reason; /* NULL or at most 500 bytes */
     bool fresh;         /* GIVE_BACK: attempts are counted from zero again */
@@ -2024,6 +2114,9 @@ typedef struct pgqrs_backend_claim {
     int64_t lease_us;        /* 0: the queue's */
     pgqrs_worker_ref worker; /* {0, 0}: nobody */
     bool heartbeat;          /* also store a heartbeat of the worker */
+    /* NULL, or `limit` places, all NULL: for each message taken that is a run, what run_load would give may be put there when that
+     * saves a round trip. Result objects, the engine's from then on; it loads those that stay NULL */
+    struct pgqrs_backend_run **runs;
     /* out */
     pgqrs_messages *messages; /* a result object; NULL when nothing was claimed */
     int64_t next_due_us;      /* when nothing was claimed: microseconds until the queue's next message falls due by
@@ -2353,6 +2446,11 @@ PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void);
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#ifdef PGQRS_THREADS
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#endif
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -3701,6 +3799,7 @@ struct pgqrs_store {
     uint64_t swallowed;             /* wake-ups that one wait may have taken from another */
     int in_call;                    /* one call at a time: see pgqrsi_begin */
     int handlers;                   /* of its workers, running now */
+    bool borrowed;                  /* on a connection of the program's */
     struct pgqrsi_policy *policies; /* what the engine remembers of queues, see >>queue */
 };
 
@@ -3938,8 +4037,8 @@ static pgqrs_result pgqrsi_queue_find(pgqrs_store *store, const char *queue, pgq
 
 static pgqrs_result pgqrsi_queue_unknown(pgqrs_store *store, const char *queue)
 {
-    return pgqrsi_fail(store, PGQRS_ERR_QUEUE_NOT_FOUND, "there is no queue \"%s\": create it with pgqrs_queue_create",
-                       queue);
+    pgqrsi_fail(store, PGQRS_ERR_QUEUE_NOT_FOUND, "there is no queue \"%s\": create it with pgqrs_queue_create", queue);
+    return PGQRS_ERR_QUEUE_NOT_FOUND;
 }
 
 static pgqrs_result pgqrsi_policy_get(pgqrs_store *store, const char *queue, pgqrs_queue_desc *settings)
@@ -4068,6 +4167,15 @@ static int32_t pgqrsi_batch_place(pgqrsi_batch *batch, const char *key, int32_t 
     return next;
 }
 
+/* Item i has been written behind those to store: is it one of them? */
+static void pgqrsi_batch_keep(pgqrsi_batch *batch, size_t i)
+{
+    int32_t next = (int32_t)batch->stored;
+    const char *key = batch->messages[next].dedup_key;
+    batch->position[i] = key ? pgqrsi_batch_place(batch, key, next) : next;
+    batch->stored += batch->position[i] == next;
+}
+
 static pgqrs_result pgqrsi_batch_fill(pgqrs_store *store, pgqrsi_batch *batch, const pgqrs_enqueue_item *items,
                                       bool single)
 {
@@ -4078,9 +4186,7 @@ static pgqrs_result pgqrsi_batch_fill(pgqrs_store *store, pgqrsi_batch *batch, c
             store->error.index = single ? -1 : (int64_t)i;
             return result;
         }
-        int32_t next = (int32_t)batch->stored;
-        batch->position[i] = message->dedup_key ? pgqrsi_batch_place(batch, message->dedup_key, next) : next;
-        batch->stored += batch->position[i] == next;
+        pgqrsi_batch_keep(batch, i);
     }
     return PGQRS_OK;
 }
@@ -4097,21 +4203,25 @@ static void pgqrsi_batch_receipts(const pgqrsi_batch *batch, pgqrs_receipt *rece
     }
 }
 
-static pgqrs_result pgqrsi_batch_store(pgqrs_store *store, pgqrsi_batch *batch, const char *queue)
+static pgqrs_result pgqrsi_batch_send(pgqrs_store *store, pgqrsi_batch *batch, const char *queue)
 {
     pgqrs_backend_enqueue request;
     int64_t started_us = pgqrsi_monotonic_us();
-    pgqrs_result result = pgqrsi_bucket_take(&store->bucket, batch->count, started_us, &store->error);
-    if (result) return result;
     request.now_us = pgqrsi_now(store);
     request.queue = queue;
     request.items = batch->messages;
     request.count = batch->stored;
-    result = store->backend->enqueue(store->self, &request, batch->receipts);
-    if (!result)
-        pgqrsi_observe(store, pgqrsi_event(PGQRS_EVENT_ENQUEUED, queue, (int64_t)batch->stored, started_us));
-    else if (result != PGQRS_ERR_OUTCOME_UNKNOWN)
-        pgqrsi_bucket_put_back(&store->bucket, batch->count);
+    pgqrs_result result = store->backend->enqueue(store->self, &request, batch->receipts);
+    if (!result) pgqrsi_observe(store, pgqrsi_event(PGQRS_EVENT_ENQUEUED, queue, (int64_t)batch->stored, started_us));
+    return result;
+}
+
+static pgqrs_result pgqrsi_batch_store(pgqrs_store *store, pgqrsi_batch *batch, const char *queue)
+{
+    pgqrs_result result = pgqrsi_bucket_take(&store->bucket, batch->count, pgqrsi_monotonic_us(), &store->error);
+    if (result) return result;
+    result = pgqrsi_batch_send(store, batch, queue);
+    if (result && result != PGQRS_ERR_OUTCOME_UNKNOWN) pgqrsi_bucket_put_back(&store->bucket, batch->count);
     return result;
 }
 
@@ -4612,7 +4722,8 @@ static const struct {
 
 static pgqrs_result pgqrsi_worker_unknown(pgqrs_store *store, int64_t id)
 {
-    return pgqrsi_fail(store, PGQRS_ERR_WORKER_NOT_FOUND, "no worker has the id %lld", (long long)id);
+    pgqrsi_fail(store, PGQRS_ERR_WORKER_NOT_FOUND, "no worker has the id %lld", (long long)id);
+    return PGQRS_ERR_WORKER_NOT_FOUND;
 }
 
 /* Why a transition did not happen. */
@@ -4709,6 +4820,7 @@ struct pgqrs_worker {
     pgqrs_batch_handler batch_handler;
     void *user;
     struct pgqrsi_runs *runs; /* instead of a handler: see >>workflow */
+    struct pgqrsi_lane *lane; /* it is one thread of a pool: see >>threads */
     pgqrs_work_desc desc;     /* resolved */
     pgqrs_worker_ref self;
     bool own_name; /* the name is the program's: the row stays */
@@ -4742,6 +4854,20 @@ struct pgqrs_worker {
 
 #define PGQRSI_DEFAULT(value, fallback) ((value) ? (value) : (fallback))
 
+#define PGQRSI_THREADS_MAX 256
+
+static pgqrs_result pgqrsi_threads_check(pgqrs_store *store)
+{
+#ifdef PGQRS_THREADS
+    (void)store;
+    return PGQRS_OK;
+#else
+    return pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED,
+                       "threads are not built in: define PGQRS_THREADS in the file with PGQRS_IMPLEMENTATION, and "
+                       "compile and link with -pthread");
+#endif
+}
+
 static pgqrs_result pgqrsi_work_check(pgqrs_store *store, const pgqrs_work_desc *given, pgqrs_work_desc *desc)
 {
     const pgqrs_store_desc *settings = &store->settings;
@@ -4754,7 +4880,11 @@ static pgqrs_result pgqrsi_work_check(pgqrs_store *store, const pgqrs_work_desc 
     if (!result) result = pgqrsi_check_range(store, "heartbeat_ms", desc->heartbeat_ms, 0, PGQRSI_LEASE_MAX_MS);
     if (!result) result = pgqrsi_check_range(store, "poll_ms", desc->poll_ms, 0, PGQRSI_LEASE_MAX_MS);
     if (!result) result = pgqrsi_check_range(store, "max_messages", desc->max_messages, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_range(store, "threads", desc->threads, 0, PGQRSI_THREADS_MAX);
+    if (!result) result = pgqrsi_check_range(store, "stop_ms", desc->stop_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result && desc->threads) result = pgqrsi_threads_check(store);
     if (!result && desc->name) result = pgqrsi_check_name("worker name", desc->name, &store->error);
+    if (desc->threads) desc->batch = PGQRSI_DEFAULT(desc->batch, desc->threads * 32);
     desc->batch = PGQRSI_DEFAULT(desc->batch, settings->default_batch);
     desc->settle_ms = PGQRSI_DEFAULT(desc->settle_ms, 50);
     desc->heartbeat_ms = PGQRSI_DEFAULT(desc->heartbeat_ms, settings->heartbeat_ms);
@@ -4814,8 +4944,11 @@ static pgqrs_result pgqrsi_worker_enlist(pgqrs_worker *worker)
 }
 
 static void pgqrsi_runs_free(pgqrs_worker *worker);
+static void pgqrsi_runs_claim(pgqrs_worker *worker, pgqrs_backend_claim *claim);
 static void pgqrsi_runs_settled(pgqrs_worker *worker);
 static void pgqrsi_worker_handle_run(pgqrs_worker *worker);
+static pgqrs_result pgqrsi_pool_work(pgqrs_worker *worker);
+static void pgqrsi_lane_sync(pgqrs_worker *worker);
 
 static void pgqrsi_worker_free(pgqrs_worker *worker)
 {
@@ -4871,6 +5004,10 @@ static pgqrs_result pgqrsi_worker_open(pgqrs_store *store, const char *queue, pg
     if (result) return result;
     if ((handler != NULL) == (batch_handler != NULL))
         return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "give exactly one of handler and batch_handler");
+    if (batch_handler && desc.threads)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                           "a batch handler runs on the calling thread: leave threads at 0, and open a store and a "
+                           "worker for each thread of yours");
     result = pgqrsi_queue_is_plain(store, queue);
     if (result) return result;
     pgqrs_worker *worker = pgqrsi_worker_alloc(store, queue, &desc);
@@ -4953,9 +5090,11 @@ static void pgqrsi_worker_settled(pgqrs_worker *worker)
     worker->owed_count = 0;
 }
 
+/* For the threads of a pool their coordinator beats. */
 static bool pgqrsi_worker_beat_due(const pgqrs_worker *worker)
 {
-    return pgqrsi_elapsed_us(worker->store) - worker->beat_at_us >= worker->desc.heartbeat_ms * PGQRSI_US_PER_MS;
+    return !worker->lane &&
+           pgqrsi_elapsed_us(worker->store) - worker->beat_at_us >= worker->desc.heartbeat_ms * PGQRSI_US_PER_MS;
 }
 
 static pgqrs_result pgqrsi_worker_flush(pgqrs_worker *worker)
@@ -5034,6 +5173,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     claim.lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
     claim.worker = worker->self;
     claim.heartbeat = pgqrsi_worker_beat_due(worker);
+    if (worker->runs) pgqrsi_runs_claim(worker, &claim);
     worker->swallowed = store->swallowed;
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
     if (result) return result;
@@ -5390,7 +5530,7 @@ static pgqrs_result pgqrsi_worker_close(pgqrs_worker *worker, pgqrs_result resul
 static pgqrs_result pgqrsi_work_through(pgqrs_worker *worker, pgqrs_result result)
 {
     pgqrs_store *store = worker->store;
-    if (!result) result = pgqrsi_worker_run(worker);
+    if (!result) result = worker->desc.threads ? pgqrsi_pool_work(worker) : pgqrsi_worker_run(worker);
     result = pgqrsi_worker_close(worker, result);
     pgqrsi_stop_take(store);
     return result;
@@ -5515,7 +5655,10 @@ typedef struct pgqrsi_runs {
     size_t bytes;
     pgqrsi_entry *entries;
     size_t entry_count;
-    pgqrs_run *items; /* parallel to the worker's deliveries */
+    pgqrs_run *items;          /* parallel to the worker's deliveries */
+    pgqrs_backend_run **loads; /* parallel to the messages held: what came with the claim */
+    size_t load_first;         /* place of the first of them among the messages */
+    int64_t loaded_at_us;      /* by pgqrsi_elapsed_us */
     size_t count;
 } pgqrsi_runs;
 
@@ -6334,8 +6477,9 @@ static void pgqrsi_run_write_end(pgqrs_run *run, pgqrs_run_state state)
     pgqrs_backend_run_write *write = &run->write;
     pgqrsi_run_write_begin(run);
     write->state = state;
-    if (run->worker->lease_end_us - pgqrsi_elapsed_us(run->worker->store) < PGQRSI_RUN_END_US)
-        write->lease_us = PGQRSI_RUN_END_US;
+    /* Time for the settlement that follows; a crash in between must not keep the run longer than any other crash does. */
+    int64_t lease_us = pgqrsi_min(PGQRSI_RUN_END_US, run->worker->lease_ms * PGQRSI_US_PER_MS);
+    if (run->worker->lease_end_us - pgqrsi_elapsed_us(run->worker->store) < lease_us) write->lease_us = lease_us;
     write->started_at_us = run->loaded->now_us;
     if (state == PGQRS_RUN_QUEUED) {
         write->wait = run->wait;
@@ -6456,11 +6600,17 @@ static void pgqrsi_run_admit(pgqrs_run *run)
         pgqrsi_run_no_memory(run);
 }
 
+/* With the claim, or by a question of its own. */
 static void pgqrsi_run_load(pgqrs_run *run)
 {
     pgqrs_store *store = run->worker->store;
-    run->loaded_at_us = pgqrsi_elapsed_us(store);
-    pgqrs_result result = store->backend->run_load(store->self, pgqrsi_now(store), run->message->id, &run->loaded);
+    pgqrsi_runs *runs = run->worker->runs;
+    pgqrs_backend_run **load = &runs->loads[(size_t)(run->message - run->worker->held->items) - runs->load_first];
+    pgqrs_result result = PGQRS_OK;
+    run->loaded = *load;
+    run->loaded_at_us = *load ? runs->loaded_at_us : pgqrsi_elapsed_us(store);
+    *load = NULL;
+    if (!run->loaded) result = store->backend->run_load(store->self, pgqrsi_now(store), run->message->id, &run->loaded);
     if (result) pgqrsi_run_halt_store(run, result);
     if (run->loaded) run->retries = run->loaded->retries;
 }
@@ -6561,12 +6711,30 @@ static void pgqrsi_runs_settled(pgqrs_worker *worker)
         pgqrsi_run_free(&worker->runs->items[i]);
 }
 
+/* Runs that came with a claim and were not begun. */
+static void pgqrsi_runs_forget(pgqrsi_runs *runs)
+{
+    for (size_t i = 0; runs && i < runs->count; i++) {
+        pgqrs_free(runs->loads[i]);
+        runs->loads[i] = NULL;
+    }
+}
+
+static void pgqrsi_runs_claim(pgqrs_worker *worker, pgqrs_backend_claim *claim)
+{
+    pgqrsi_runs_forget(worker->runs);
+    worker->runs->load_first = 0;
+    worker->runs->loaded_at_us = pgqrsi_elapsed_us(worker->store);
+    claim->runs = worker->runs->loads;
+}
+
 /* --- workers of workflows */
 
 static pgqrs_result pgqrsi_workflow_unknown(pgqrs_store *store, const char *workflow)
 {
-    return pgqrsi_fail(store, PGQRS_ERR_WORKFLOW_NOT_FOUND,
-                       "there is no workflow \"%s\": create it with pgqrs_workflow_create", workflow);
+    pgqrsi_fail(store, PGQRS_ERR_WORKFLOW_NOT_FOUND,
+                "there is no workflow \"%s\": create it with pgqrs_workflow_create", workflow);
+    return PGQRS_ERR_WORKFLOW_NOT_FOUND;
 }
 
 static pgqrs_result pgqrsi_workflow_find(pgqrs_store *store, const char *workflow, pgqrs_workflows **out)
@@ -6607,26 +6775,44 @@ static void pgqrsi_runs_free(pgqrs_worker *worker)
 {
     pgqrsi_runs *runs = worker->runs;
     if (!runs) return;
+    pgqrsi_runs_forget(runs);
     for (size_t i = 0; i < runs->count; i++)
         pgqrsi_run_free(&runs->items[i]);
     pgqrsi_mem_free(&worker->store->settings.allocator, runs, runs->bytes);
     worker->runs = NULL;
 }
 
-static pgqrsi_runs *pgqrsi_runs_alloc(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count,
-                                      size_t batch)
+static pgqrsi_runs *pgqrsi_runs_alloc(pgqrs_store *store, size_t count, size_t batch)
 {
     size_t head = PGQRSI_ROUND(sizeof(pgqrsi_runs));
     size_t items = PGQRSI_ROUND(batch * sizeof(pgqrs_run));
-    size_t bytes = head + items + count * sizeof(pgqrsi_entry);
+    size_t loads = PGQRSI_ROUND(batch * sizeof(pgqrs_backend_run *));
+    size_t bytes = head + items + loads + count * sizeof(pgqrsi_entry);
     pgqrsi_runs *runs = (pgqrsi_runs *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
     if (!runs) return NULL;
     runs->bytes = bytes;
     runs->items = (pgqrs_run *)(void *)((char *)runs + head);
     runs->count = batch;
-    runs->entries = (pgqrsi_entry *)(void *)((char *)runs + head + items);
+    runs->loads = (pgqrs_backend_run **)(void *)((char *)runs + head + items);
+    runs->entries = (pgqrsi_entry *)(void *)((char *)runs + head + items + loads);
     runs->entry_count = count;
-    for (size_t i = 0; i < count; i++) {
+    return runs;
+}
+
+#ifdef PGQRS_THREADS
+/* For one thread of a pool: the same workflows, one at a time. */
+static pgqrsi_runs *pgqrsi_runs_like(pgqrs_store *store, const pgqrsi_runs *model)
+{
+    pgqrsi_runs *runs = pgqrsi_runs_alloc(store, model->entry_count, 1);
+    if (runs) memcpy(runs->entries, model->entries, model->entry_count * sizeof *runs->entries);
+    return runs;
+}
+#endif
+
+static pgqrsi_runs *pgqrsi_runs_new(pgqrs_store *store, const pgqrs_workflow_entry *entries, size_t count, size_t batch)
+{
+    pgqrsi_runs *runs = pgqrsi_runs_alloc(store, count, batch);
+    for (size_t i = 0; runs && i < count; i++) {
         snprintf(runs->entries[i].workflow, sizeof runs->entries[i].workflow, "%s", entries[i].workflow);
         runs->entries[i].handler = entries[i].handler;
         runs->entries[i].user = entries[i].user;
@@ -6644,7 +6830,8 @@ static pgqrs_result pgqrsi_worker_open_workflows(pgqrs_store *store, const pgqrs
     *out = NULL;
     memset(&wanted, 0, sizeof wanted);
     if (given) wanted = *given;
-    wanted.batch = PGQRSI_DEFAULT(wanted.batch, 1);
+    wanted.batch = PGQRSI_DEFAULT(wanted.batch, wanted.threads > 0 ? (int32_t)pgqrsi_min(wanted.threads, 256) * 2 : 1);
+    if (wanted.threads) wanted.settle_ms = -1;
     wanted.settle_ms = PGQRSI_DEFAULT(wanted.settle_ms, wanted.batch > 1 ? 0 : -1);
     if (!entries || !count || count > PGQRSI_LIST_MAX)
         return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "give 1 to %d workflows", PGQRSI_LIST_MAX);
@@ -6653,7 +6840,7 @@ static pgqrs_result pgqrsi_worker_open_workflows(pgqrs_store *store, const pgqrs
     if (!result) result = pgqrsi_work_check(store, &wanted, &desc);
     if (result) return result;
     pgqrs_worker *worker = pgqrsi_worker_alloc(store, queue, &desc);
-    pgqrsi_runs *runs = worker ? pgqrsi_runs_alloc(store, entries, count, (size_t)desc.batch) : NULL;
+    pgqrsi_runs *runs = worker ? pgqrsi_runs_new(store, entries, count, (size_t)desc.batch) : NULL;
     if (runs) return pgqrsi_worker_start_up(worker, runs, out);
     if (worker) pgqrsi_worker_free(worker);
     return pgqrsi_no_memory(store);
@@ -6666,6 +6853,1738 @@ static pgqrs_result pgqrsi_work_workflows(pgqrs_store *store, const pgqrs_workfl
     pgqrs_result result = pgqrsi_worker_open_workflows(store, entries, count, desc, &worker);
     return worker ? pgqrsi_work_through(worker, result) : result;
 }
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>threads: a pool for handlers and runs, and the producer that many threads share
+ *
+ * The coordinator, which is the thread that called pgqrs_work, alone uses the store: it claims, settles, renews leases, waits.
+ * Handlers run on lanes. A lane is a thread with a worker and a store that look to handlers and runs like any other, but the store's
+ * backend only asks the coordinator, who answers what came together in one transaction:
+ *
+ *   claim -> ready -> (lane: handler) -> finished -> owed -> settled        asks of lanes -> answered with the next exchange
+ *
+ * Everything that both sides touch is under `mutex`. Lanes take the oldest ready job, so none is overtaken while it waits.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_POOL_READY_US PGQRSI_US_PER_S /* a message no lane had time for by then goes back to others */
+
+#ifndef PGQRS_THREADS
+
+static pgqrs_result pgqrsi_pool_work(pgqrs_worker *worker)
+{
+    return pgqrsi_threads_check(worker->store);
+}
+
+static void pgqrsi_lane_sync(pgqrs_worker *worker)
+{
+    (void)worker;
+}
+
+static pgqrs_store *pgqrsi_lane_store(const pgqrs_worker *worker)
+{
+    return worker->store;
+}
+
+#else
+
+typedef struct pgqrsi_pool pgqrsi_pool;
+typedef struct pgqrsi_lane pgqrsi_lane;
+
+/* The messages of one claim. */
+typedef struct pgqrsi_haul {
+    pgqrs_messages *messages; /* NULL: this place is free */
+    size_t open;              /* not settled */
+    int64_t lease_end_us;     /* by pgqrsi_elapsed_us */
+} pgqrsi_haul;
+
+typedef enum pgqrsi_job_state {
+    PGQRSI_JOB_FREE = 0,
+    PGQRSI_JOB_READY = 1,   /* taken from the queue, no lane has it */
+    PGQRSI_JOB_RUNNING = 2, /* a lane has it */
+    PGQRSI_JOB_FINISHED = 3 /* it has a verdict, or lost its lease */
+} pgqrsi_job_state;
+
+typedef struct pgqrsi_job {
+    struct pgqrsi_job *next; /* in one of the pool's lists */
+    pgqrsi_job_state state;
+    pgqrsi_haul *haul;
+    size_t index; /* in the haul */
+    int64_t taken_at_us;
+    pgqrs_backend_run *load; /* what came with the claim */
+    int64_t loaded_at_us;
+    bool lost;         /* the lease is somebody else's */
+    bool judged;       /* `verdict` is to be carried out */
+    bool counts;       /* towards max_messages */
+    pgqrsi_lane *lane; /* waits for the settlement; NULL: nobody */
+    int64_t took_us;
+    int64_t retry_until_us;
+    pgqrs_backend_verdict verdict;
+    char reason[PGQRSI_REASON_MAX + 1];
+} pgqrsi_job;
+
+typedef struct pgqrsi_jobs {
+    pgqrsi_job *first, *last;
+    size_t count;
+} pgqrsi_jobs;
+
+/* A call on the store that a lane wants the coordinator to make. */
+typedef struct pgqrsi_ask {
+    struct pgqrsi_ask *next;
+    pgqrsi_lane *lane;
+    pgqrs_result (*call)(pgqrs_store *store, void *arguments); /* on the coordinator's thread */
+    void *arguments;
+    pgqrs_backend_run_write *write; /* instead of `call`: several of them share a commit */
+    pgqrs_backend_verb verb;        /* of a transaction, 0: none */
+    pgqrs_result result;
+    pgqrs_error error;
+    bool done;
+} pgqrsi_ask;
+
+struct pgqrsi_lane {
+    pgqrsi_pool *pool;
+    pthread_t thread;
+    pthread_cond_t answered;
+    pgqrs_store store;
+    pgqrs_worker *worker;
+    pgqrsi_policy policies[PGQRSI_POLICY_SLOTS];
+    pgqrsi_job *job;
+    bool settled; /* what the lane waited for has been stored */
+    pgqrs_result settlement;
+};
+
+struct pgqrsi_pool {
+    pgqrs_worker *worker; /* of the coordinator; NULL: it is gone */
+    bool has_locks;
+    pthread_mutex_t mutex;
+    pthread_cond_t work;  /* lanes: there is a ready job, or it is time to go */
+    pthread_cond_t asked; /* the coordinator, while one lane has the store for itself */
+    bool sleeping;        /* the coordinator lies down: wake it through the store's pipe, */
+    size_t enough;        /* when so many are finished, */
+    bool claims;          /* or, if it would claim then, */
+    size_t scarce;        /* no more than so many are ready */
+    bool quit;
+    pgqrsi_jobs ready, finished;
+    pgqrsi_job *free_jobs;
+    size_t taken; /* jobs not free */
+    pgqrsi_ask *asks, **asks_end;
+    size_t ask_count;
+    size_t running, waiting; /* lanes with a job; those of them that wait for the coordinator */
+    size_t alive;            /* lanes whose thread has not ended */
+    /* the coordinator's own */
+    size_t batch, lane_count, started;
+    pgqrsi_job *jobs;
+    pgqrsi_haul *hauls;
+    pgqrsi_lane *lanes;
+    pgqrs_backend_verdict *verdicts; /* batch + lanes of them */
+    pgqrsi_job **owed;
+    size_t owed_count, impatient; /* the latter: lanes wait for so many of them */
+    int64_t owed_since_us;        /* monotonic */
+    pgqrsi_ask **writes;
+    size_t write_count;
+    pgqrs_backend_run **loads;
+    pgqrs_backend_verdict *renewals;
+    pgqrsi_job **renewed;
+    pgqrs_result *outcomes;
+    pgqrs_backend lane_backend;
+    int64_t average_us;   /* of a handler, 0: unknown */
+    bool stuck;           /* no lane has become free for long */
+    int gather_misses;    /* in a row */
+    bool empty;           /* the last claim found nothing */
+    bool look;            /* look again now */
+    int64_t look_at_us;   /* monotonic; look again then */
+    int64_t retry_at_us;  /* monotonic; after a store error */
+    bool closing;         /* nothing new is taken */
+    int64_t stop_at_us;   /* monotonic; 0: no deadline */
+    pgqrs_result failure; /* why the store cannot be used any more */
+    pgqrs_error failure_detail;
+};
+
+/* --- the system's threads */
+
+#if defined(__APPLE__)
+#define PGQRSI_COND_CLOCK CLOCK_REALTIME
+#else
+#define PGQRSI_COND_CLOCK CLOCK_MONOTONIC
+#endif
+
+/* Neither of the two calls can fail on a system that has CLOCK_MONOTONIC at all. */
+static void pgqrsi_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&attributes, PGQRSI_COND_CLOCK);
+#endif
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Signals are for the program's own threads. 0, or an errno. */
+static int pgqrsi_thread_start(pthread_t *thread, void *(*body)(void *), void *argument)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int failed = pthread_create(thread, NULL, body, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return failed;
+}
+
+/* --- lists */
+
+static void pgqrsi_jobs_add(pgqrsi_jobs *list, pgqrsi_job *job)
+{
+    job->next = NULL;
+    if (list->last)
+        list->last->next = job;
+    else
+        list->first = job;
+    list->last = job;
+    list->count++;
+}
+
+static pgqrsi_job *pgqrsi_jobs_take(pgqrsi_jobs *list)
+{
+    pgqrsi_job *job = list->first;
+    if (!job) return NULL;
+    list->first = job->next;
+    if (!list->first) list->last = NULL;
+    list->count--;
+    return job;
+}
+
+/* With the mutex held. */
+static void pgqrsi_pool_wake(pgqrsi_pool *pool)
+{
+    if (pool->sleeping && pool->worker) {
+        pool->sleeping = false;
+        pgqrsi_pipe_signal(pool->worker->store->wake);
+    }
+}
+
+/* --- what a lane asks. The backend of its store has these functions alone: handlers and runs reach no others. */
+
+static pgqrs_result pgqrsi_lane_refused(pgqrsi_lane *lane)
+{
+    return pgqrsi_fail(&lane->store, PGQRS_ERR_LEASE_LOST, "the loop has ended without waiting for this handler");
+}
+
+static pgqrs_result pgqrsi_lane_ask(pgqrsi_lane *lane, pgqrsi_ask *ask)
+{
+    pgqrsi_pool *pool = lane->pool;
+    ask->lane = lane;
+    pthread_mutex_lock(&pool->mutex);
+    bool open = pool->worker != NULL;
+    if (open) {
+        *pool->asks_end = ask;
+        pool->asks_end = &ask->next;
+        pool->ask_count++;
+        pool->waiting++;
+        pgqrsi_pool_wake(pool);
+        pthread_cond_signal(&pool->asked);
+        while (!ask->done)
+            pthread_cond_wait(&lane->answered, &pool->mutex);
+        pool->waiting--;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+    if (!open) return pgqrsi_lane_refused(lane);
+    if (ask->result) lane->store.error = ask->error;
+    return ask->result;
+}
+
+static pgqrs_result pgqrsi_lane_call(void *self, pgqrs_result (*call)(pgqrs_store *, void *), void *arguments)
+{
+    pgqrsi_ask ask;
+    memset(&ask, 0, sizeof ask);
+    ask.call = call;
+    ask.arguments = arguments;
+    return pgqrsi_lane_ask((pgqrsi_lane *)self, &ask);
+}
+
+static pgqrs_result pgqrsi_lane_run_write(void *self, pgqrs_backend_run_write *write)
+{
+    pgqrsi_ask ask;
+    memset(&ask, 0, sizeof ask);
+    ask.write = write;
+    return pgqrsi_lane_ask((pgqrsi_lane *)self, &ask);
+}
+
+static pgqrs_result pgqrsi_lane_transaction(void *self, pgqrs_backend_verb verb)
+{
+    pgqrsi_ask ask;
+    memset(&ask, 0, sizeof ask);
+    ask.verb = verb;
+    return pgqrsi_lane_ask((pgqrsi_lane *)self, &ask);
+}
+
+typedef struct pgqrsi_lane_queues {
+    const char *queue;
+    int64_t after_id;
+    size_t limit;
+    pgqrs_queues **out;
+} pgqrsi_lane_queues;
+
+static pgqrs_result pgqrsi_lane_queue_list_there(pgqrs_store *store, void *arguments)
+{
+    pgqrsi_lane_queues *list = (pgqrsi_lane_queues *)arguments;
+    return store->backend->queue_list(store->self, list->queue, list->after_id, list->limit, list->out);
+}
+
+static pgqrs_result pgqrsi_lane_queue_list(void *self, const char *queue, int64_t after_id, size_t limit,
+                                           pgqrs_queues **out)
+{
+    pgqrsi_lane_queues list;
+    list.queue = queue;
+    list.after_id = after_id;
+    list.limit = limit;
+    list.out = out;
+    *out = NULL;
+    return pgqrsi_lane_call(self, pgqrsi_lane_queue_list_there, &list);
+}
+
+static pgqrs_result pgqrsi_lane_extend_there(pgqrs_store *store, void *arguments)
+{
+    return store->backend->extend(store->self, (const pgqrs_backend_extend *)arguments);
+}
+
+static pgqrs_result pgqrsi_lane_extend(void *self, const pgqrs_backend_extend *request)
+{
+    pgqrs_backend_extend copy = *request;
+    return pgqrsi_lane_call(self, pgqrsi_lane_extend_there, &copy);
+}
+
+typedef struct pgqrsi_lane_load {
+    int64_t now_us;
+    int64_t run_id;
+    pgqrs_backend_run **out;
+} pgqrsi_lane_load;
+
+static pgqrs_result pgqrsi_lane_run_load_there(pgqrs_store *store, void *arguments)
+{
+    pgqrsi_lane_load *load = (pgqrsi_lane_load *)arguments;
+    return store->backend->run_load(store->self, load->now_us, load->run_id, load->out);
+}
+
+static pgqrs_result pgqrsi_lane_run_load(void *self, int64_t now_us, int64_t run_id, pgqrs_backend_run **out)
+{
+    pgqrsi_lane_load load;
+    load.now_us = now_us;
+    load.run_id = run_id;
+    load.out = out;
+    *out = NULL;
+    return pgqrsi_lane_call(self, pgqrsi_lane_run_load_there, &load);
+}
+
+typedef struct pgqrsi_lane_values {
+    int64_t run_id;
+    pgqrs_run_values **out;
+} pgqrsi_lane_values;
+
+static pgqrs_result pgqrsi_lane_run_values_there(pgqrs_store *store, void *arguments)
+{
+    pgqrsi_lane_values *values = (pgqrsi_lane_values *)arguments;
+    return store->backend->run_values(store->self, values->run_id, values->out);
+}
+
+static pgqrs_result pgqrsi_lane_run_values(void *self, int64_t run_id, pgqrs_run_values **out)
+{
+    pgqrsi_lane_values values;
+    values.run_id = run_id;
+    values.out = out;
+    *out = NULL;
+    return pgqrsi_lane_call(self, pgqrsi_lane_run_values_there, &values);
+}
+
+static void pgqrsi_lane_backend(pgqrs_backend *table)
+{
+    memset(table, 0, sizeof *table);
+    table->version = PGQRS_BACKEND_VERSION;
+    table->name = "lane";
+    table->queue_list = pgqrsi_lane_queue_list;
+    table->extend = pgqrsi_lane_extend;
+    table->run_load = pgqrsi_lane_run_load;
+    table->run_write = pgqrsi_lane_run_write;
+    table->run_values = pgqrsi_lane_run_values;
+    table->transaction = pgqrsi_lane_transaction;
+}
+
+/* The coordinator may have renewed the lease, or found it lost, since this lane looked last. */
+static void pgqrsi_lane_sync(pgqrs_worker *worker)
+{
+    pgqrsi_lane *lane = worker->lane;
+    if (!lane || !lane->job) return;
+    pthread_mutex_lock(&lane->pool->mutex);
+    int64_t lease_end_us = lane->job->haul->lease_end_us;
+    if (lane->pool->worker) worker->self = lane->pool->worker->self; /* it may have been registered again */
+    if (lane->job->lost)
+        worker->lease_end_us = 0;
+    else if (lease_end_us > worker->lease_end_us)
+        worker->lease_end_us = lease_end_us;
+    pthread_mutex_unlock(&lane->pool->mutex);
+}
+
+/* The coordinator's own: for a lane that has it to itself. */
+static pgqrs_store *pgqrsi_lane_store(const pgqrs_worker *worker)
+{
+    return worker->lane ? worker->lane->pool->worker->store : worker->store;
+}
+
+/* --- a lane */
+
+/* The oldest ready job, or NULL when the lane is to end. Waits with the mutex held. */
+static pgqrsi_job *pgqrsi_lane_take(pgqrsi_lane *lane)
+{
+    pgqrsi_pool *pool = lane->pool;
+    pgqrsi_job *job = NULL;
+    while (!pool->quit && (job = pgqrsi_jobs_take(&pool->ready)) == NULL)
+        pthread_cond_wait(&pool->work, &pool->mutex);
+    if (!job) return NULL;
+    job->state = PGQRSI_JOB_RUNNING;
+    pool->running++;
+    return job;
+}
+
+static bool pgqrsi_lane_lease_ok(pgqrsi_lane *lane)
+{
+    pgqrs_worker *worker = lane->worker;
+    long long id = (long long)worker->held->items[worker->next].id;
+    pgqrsi_lane_sync(worker);
+    if (worker->lease_end_us > pgqrsi_elapsed_us(worker->store)) return true;
+    pgqrsi_log(worker->store, PGQRS_LOG_WARN,
+               "queue \"%s\": the lease of message %lld ended before it was started; it is delivered again",
+               worker->queue, id);
+    return false;
+}
+
+/* One message or run, as a worker with nothing else in hand would do it. */
+static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
+{
+    pgqrs_worker *worker = lane->worker;
+    int64_t started_us = pgqrsi_monotonic_us();
+    int64_t handled = worker->handled;
+    lane->job = job;
+    worker->held = job->haul->messages;
+    worker->next = job->index;
+    worker->lease_end_us = 0;
+    worker->retry_until_us = 0;
+    if (worker->runs) {
+        worker->runs->loads[0] = job->load;
+        worker->runs->load_first = job->index;
+        worker->runs->loaded_at_us = job->loaded_at_us;
+        job->load = NULL;
+    }
+    if (pgqrsi_lane_lease_ok(lane))
+        worker->runs ? pgqrsi_worker_handle_run(worker) : pgqrsi_worker_handle_message(worker);
+    job->took_us = pgqrsi_monotonic_us() - started_us;
+    job->counts = worker->handled > handled;
+    job->judged = worker->owed_count > 0;
+    job->retry_until_us = worker->retry_until_us;
+    worker->held = NULL;
+    lane->job = NULL;
+    if (!job->judged) return;
+    job->verdict = worker->owed[0];
+    if (!job->verdict.reason) return;
+    snprintf(job->reason, sizeof job->reason, "%s", job->verdict.reason);
+    job->verdict.reason = job->reason;
+}
+
+/* A wake-up for each message would cost more than the message: so only when there is enough to settle, when it is time to claim, and
+ * when nothing else goes on. Otherwise the coordinator comes by itself within settle_ms. With the mutex held. */
+static bool pgqrsi_pool_is_worth_waking(const pgqrsi_pool *pool)
+{
+    return pool->finished.count >= pool->enough || (pool->claims && pool->ready.count <= pool->scarce) ||
+           (pool->running == 1 && pool->ready.count == 0);
+}
+
+/* Hands the job over. True: the verdict points to texts of the lane's run, and has been waited for. With the mutex held. */
+static bool pgqrsi_lane_finish(pgqrsi_lane *lane, pgqrsi_job *job)
+{
+    pgqrsi_pool *pool = lane->pool;
+    bool waits = job->judged && pool->worker && (lane->worker->runs || lane->worker->desc.settle_ms < 0);
+    job->state = PGQRSI_JOB_FINISHED;
+    job->lane = waits ? lane : NULL;
+    lane->settled = !waits;
+    pgqrsi_jobs_add(&pool->finished, job);
+    if (waits || pgqrsi_pool_is_worth_waking(pool)) pgqrsi_pool_wake(pool);
+    if (!waits) return false;
+    pool->waiting++;
+    while (!lane->settled)
+        pthread_cond_wait(&lane->answered, &pool->mutex);
+    pool->waiting--;
+    lane->worker->owed[0].result = lane->settlement;
+    return true;
+}
+
+static void pgqrsi_pool_free(pgqrsi_pool *pool);
+
+static void *pgqrsi_lane_main(void *argument)
+{
+    pgqrsi_lane *lane = (pgqrsi_lane *)argument;
+    pgqrsi_pool *pool = lane->pool;
+    pgqrsi_job *job;
+    pthread_mutex_lock(&pool->mutex);
+    while ((job = pgqrsi_lane_take(lane)) != NULL) {
+        pthread_mutex_unlock(&pool->mutex);
+        pgqrsi_lane_handle(lane, job);
+        pthread_mutex_lock(&pool->mutex);
+        bool waited = pgqrsi_lane_finish(lane, job);
+        pool->running--;
+        if (waited) {
+            pthread_mutex_unlock(&pool->mutex);
+            pgqrsi_worker_settled(lane->worker);
+            pthread_mutex_lock(&pool->mutex);
+        }
+        lane->worker->owed_count = 0;
+    }
+    bool last = --pool->alive == 0 && !pool->worker;
+    pthread_mutex_unlock(&pool->mutex);
+    if (last) pgqrsi_pool_free(pool);
+    return NULL;
+}
+
+/* --- the coordinator: jobs */
+
+static pgqrs_store *pgqrsi_pool_store(const pgqrsi_pool *pool)
+{
+    return pool->worker->store;
+}
+
+/* With the mutex held, because lanes look into the haul. */
+static void pgqrsi_pool_drop(pgqrsi_pool *pool, pgqrsi_job *job)
+{
+    pgqrsi_haul *haul = job->haul;
+    pgqrs_free(job->load);
+    job->load = NULL;
+    if (--haul->open == 0) {
+        pgqrs_free(haul->messages);
+        haul->messages = NULL;
+    }
+    job->state = PGQRSI_JOB_FREE;
+    job->next = pool->free_jobs;
+    pool->free_jobs = job;
+    pool->taken--;
+}
+
+static void pgqrsi_pool_owe(pgqrsi_pool *pool, pgqrsi_job *job)
+{
+    if (pool->owed_count == 0) pool->owed_since_us = pgqrsi_monotonic_us();
+    pool->owed[pool->owed_count++] = job;
+    pool->impatient += job->lane != NULL;
+}
+
+/* With the mutex held. `result` is what a lane that waits for it learns. */
+static void pgqrsi_pool_settled_one(pgqrsi_pool *pool, pgqrsi_job *job, pgqrs_result result)
+{
+    if (job->lane) {
+        job->lane->settlement = result;
+        job->lane->settled = true;
+        pthread_cond_signal(&job->lane->answered);
+        job->lane = NULL;
+    }
+    pgqrsi_pool_drop(pool, job);
+}
+
+/* What lanes have finished since the last time. With the mutex held. */
+static void pgqrsi_pool_collect_finished(pgqrsi_pool *pool)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrsi_job *job;
+    while ((job = pgqrsi_jobs_take(&pool->finished)) != NULL) {
+        pool->stuck = false;
+        pool->average_us = pool->average_us ? (pool->average_us * 7 + job->took_us) / 8 : job->took_us + 1;
+        worker->handled += job->counts;
+        if (job->retry_until_us > worker->retry_until_us) worker->retry_until_us = job->retry_until_us;
+        if (job->judged && pool->failure)
+            pgqrsi_pool_settled_one(pool, job, pool->failure);
+        else if (job->judged)
+            pgqrsi_pool_owe(pool, job);
+        else
+            pgqrsi_pool_drop(pool, job);
+    }
+}
+
+/* Messages no lane has begun go back without costing an attempt. With the mutex held. */
+static void pgqrsi_pool_return_ready(pgqrsi_pool *pool)
+{
+    pgqrsi_job *job;
+    while ((job = pgqrsi_jobs_take(&pool->ready)) != NULL) {
+        const pgqrs_message *message = &job->haul->messages->items[job->index];
+        if (job->lost || pool->failure) {
+            pgqrsi_pool_drop(pool, job);
+            continue;
+        }
+        memset(&job->verdict, 0, sizeof job->verdict);
+        job->verdict.id = message->id;
+        job->verdict.lease = message->lease;
+        job->verdict.lease_size = message->lease_size;
+        job->verdict.verdict = PGQRS_GIVE_BACK;
+        job->state = PGQRSI_JOB_FINISHED;
+        job->lane = NULL;
+        pgqrsi_pool_owe(pool, job);
+    }
+}
+
+/* A lane that waits says itself that its verdict came too late. */
+static void pgqrsi_pool_tell_lost(const pgqrsi_pool *pool)
+{
+    for (size_t i = 0; i < pool->owed_count; i++)
+        if (!pool->owed[i]->lane && pool->verdicts[i].result == PGQRS_ERR_LEASE_LOST)
+            pgqrsi_log(pgqrsi_pool_store(pool), PGQRS_LOG_WARN,
+                       "queue \"%s\": the verdict on message %lld came too late, its lease had ended",
+                       pool->worker->queue, (long long)pool->verdicts[i].id);
+}
+
+static void pgqrsi_pool_settled(pgqrsi_pool *pool, pgqrs_result result)
+{
+    if (!result) pgqrsi_pool_tell_lost(pool);
+    pthread_mutex_lock(&pool->mutex);
+    for (size_t i = 0; i < pool->owed_count; i++)
+        pgqrsi_pool_settled_one(pool, pool->owed[i], result ? result : pool->verdicts[i].result);
+    pool->owed_count = 0;
+    pool->impatient = 0;
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* --- the coordinator: answers */
+
+static void pgqrsi_pool_answer(pgqrsi_pool *pool, pgqrsi_ask *ask, pgqrs_result result)
+{
+    pthread_mutex_lock(&pool->mutex);
+    ask->result = result;
+    if (result) ask->error = pool->failure ? pool->failure_detail : pgqrsi_pool_store(pool)->error;
+    ask->done = true;
+    pthread_cond_signal(&ask->lane->answered);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static pgqrsi_ask *pgqrsi_pool_take_asks(pgqrsi_pool *pool)
+{
+    pgqrsi_ask *asks = pool->asks;
+    pool->asks = NULL;
+    pool->asks_end = &pool->asks;
+    pool->ask_count = 0;
+    return asks;
+}
+
+static pgqrs_result pgqrsi_pool_carry_out(pgqrsi_pool *pool, pgqrsi_ask *ask)
+{
+    pgqrs_store *store = pgqrsi_pool_store(pool);
+    if (pool->failure) return pool->failure;
+    if (ask->verb) return store->backend->transaction(store->self, ask->verb);
+    return ask->write ? store->backend->run_write(store->self, ask->write) : ask->call(store, ask->arguments);
+}
+
+/* A transactional step: until it ends, its lane has the connection, and its asks alone are answered. */
+static void pgqrsi_pool_serve_alone(pgqrsi_pool *pool, pgqrsi_lane *lane)
+{
+    pgqrs_store *store = pgqrsi_pool_store(pool);
+    bool over = false;
+    while (!over) {
+        pthread_mutex_lock(&pool->mutex);
+        pgqrsi_ask **place = &pool->asks;
+        while (*place && (*place)->lane != lane)
+            place = &(*place)->next;
+        pgqrsi_ask *ask = *place;
+        if (!ask) {
+            pthread_cond_wait(&pool->asked, &pool->mutex);
+        } else {
+            *place = ask->next;
+            if (pool->asks_end == &ask->next) pool->asks_end = place;
+            pool->ask_count--;
+        }
+        pthread_mutex_unlock(&pool->mutex);
+        if (!ask) continue;
+        over = ask->verb == PGQRS_BACKEND_COMMIT || ask->verb == PGQRS_BACKEND_ROLLBACK;
+        if (over) PGQRSI_FLAG_SET(store->in_call, 1);
+        pgqrsi_pool_answer(pool, ask, pgqrsi_pool_carry_out(pool, ask));
+    }
+}
+
+static void pgqrsi_pool_answer_alone(pgqrsi_pool *pool, pgqrsi_ask *ask)
+{
+    pgqrsi_lane *lane = ask->lane;
+    pgqrs_result result = pgqrsi_pool_carry_out(pool, ask);
+    bool alone = ask->verb == PGQRS_BACKEND_BEGIN && !result;
+    if (alone) PGQRSI_FLAG_SET(pgqrsi_pool_store(pool)->in_call, 0); /* the body may use the store, too */
+    pgqrsi_pool_answer(pool, ask, result);                           /* after which it may be gone */
+    if (alone) pgqrsi_pool_serve_alone(pool, lane);
+}
+
+/* Questions are answered at once; what a run wants stored is kept for the exchange. */
+static void pgqrsi_pool_answer_asks(pgqrsi_pool *pool, pgqrsi_ask *ask)
+{
+    while (ask) {
+        pgqrsi_ask *next = ask->next;
+        ask->next = NULL;
+        if (ask->write && !pool->failure)
+            pool->writes[pool->write_count++] = ask;
+        else
+            pgqrsi_pool_answer_alone(pool, ask);
+        ask = next;
+    }
+}
+
+/* --- the coordinator: leases */
+
+static bool pgqrsi_job_is_held(const pgqrsi_job *job)
+{
+    return (job->state == PGQRSI_JOB_READY || job->state == PGQRSI_JOB_RUNNING) && !job->lost;
+}
+
+/* Messages of hauls whose lease is half over. With the mutex held. */
+static size_t pgqrsi_pool_to_renew(pgqrsi_pool *pool, int64_t now_us)
+{
+    int64_t half_us = pool->worker->lease_ms * PGQRSI_US_PER_MS / 2;
+    size_t count = 0;
+    for (size_t i = 0; i < pool->batch; i++) {
+        pgqrsi_job *job = &pool->jobs[i];
+        if (!pgqrsi_job_is_held(job) || job->haul->lease_end_us - now_us > half_us) continue;
+        const pgqrs_message *message = &job->haul->messages->items[job->index];
+        memset(&pool->renewals[count], 0, sizeof pool->renewals[count]);
+        pool->renewals[count].id = message->id;
+        pool->renewals[count].lease = message->lease;
+        pool->renewed[count++] = job;
+    }
+    return count;
+}
+
+/* Lanes may have finished some of them meanwhile, but only the coordinator makes a job free. */
+static void pgqrsi_pool_renewed(pgqrsi_pool *pool, size_t count, int64_t lease_end_us)
+{
+    pthread_mutex_lock(&pool->mutex);
+    for (size_t i = 0; i < count; i++) {
+        pgqrsi_job *job = pool->renewed[i];
+        if (pool->outcomes[i] == PGQRS_ERR_LEASE_LOST)
+            job->lost = true;
+        else
+            job->haul->lease_end_us = lease_end_us;
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static pgqrs_result pgqrsi_pool_renew(pgqrsi_pool *pool)
+{
+    pgqrs_worker *worker = pool->worker;
+    int64_t now_us = pgqrsi_elapsed_us(worker->store);
+    pthread_mutex_lock(&pool->mutex);
+    size_t count = pgqrsi_pool_to_renew(pool, now_us);
+    pthread_mutex_unlock(&pool->mutex);
+    if (count == 0) return PGQRS_OK;
+    pgqrs_result result =
+        pgqrsi_extend_run(worker->store, pool->renewals, count, worker->lease_ms, worker->self, pool->outcomes);
+    if (result) return result;
+    worker->beat_at_us = now_us;
+    pgqrsi_pool_renewed(pool, count, now_us + worker->lease_ms * PGQRSI_US_PER_MS);
+    return PGQRS_OK;
+}
+
+/* --- the coordinator: claim and settle */
+
+/* How many messages to have ready, so that no lane waits for the next claim: what the lanes get done within settle_ms. */
+static size_t pgqrsi_pool_ahead(const pgqrsi_pool *pool)
+{
+    const pgqrs_worker *worker = pool->worker;
+    int64_t budget_us = (worker->desc.settle_ms > 0 ? worker->desc.settle_ms : 50) * PGQRSI_US_PER_MS;
+    budget_us = pgqrsi_min(budget_us, worker->lease_ms * PGQRSI_US_PER_MS / 4);
+    if (!pool->average_us || pool->stuck) return 0;
+    int64_t each = pgqrsi_min(budget_us / pool->average_us, (int64_t)pool->batch);
+    if (worker->runs) each = pgqrsi_min(each, 1);
+    return pool->lane_count * (size_t)each;
+}
+
+/* How many to claim; 0: none. A claim for less than half of what should be ready can wait, unless a lane has nothing to do. */
+static size_t pgqrsi_pool_wanted(pgqrsi_pool *pool)
+{
+    const pgqrs_worker *worker = pool->worker;
+    size_t ahead = pgqrsi_pool_ahead(pool);
+    size_t open = pool->taken - pool->owed_count; /* what is owed is settled by the exchange that claims */
+    size_t room = pool->batch - open;
+    int64_t left = worker->desc.max_messages ? worker->desc.max_messages - worker->handled - (int64_t)open : INT64_MAX;
+    if (pool->closing || room == 0 || left <= 0) return 0;
+    pthread_mutex_lock(&pool->mutex);
+    size_t idle = pool->lane_count - pool->running + pool->impatient, ready = pool->ready.count;
+    pthread_mutex_unlock(&pool->mutex);
+    if (ready >= idle + ahead || (ready >= idle && ready * 2 > ahead)) return 0;
+    size_t wanted = idle + ahead - ready;
+    if (wanted > room) wanted = room;
+    return left < (int64_t)wanted ? (size_t)left : wanted;
+}
+
+static bool pgqrsi_pool_may_look(const pgqrsi_pool *pool)
+{
+    return !pool->empty || pool->look || pgqrsi_monotonic_us() >= pool->look_at_us;
+}
+
+static bool pgqrsi_pool_must_settle(const pgqrsi_pool *pool)
+{
+    int64_t settle_us = pool->worker->desc.settle_ms * PGQRSI_US_PER_MS;
+    if (pool->owed_count == 0) return false;
+    return pool->impatient || pool->owed_count * 2 >= pool->batch || pool->owed_count == pool->taken ||
+           pgqrsi_monotonic_us() - pool->owed_since_us >= settle_us;
+}
+
+/* A place among the hauls is free whenever a job is. */
+static void pgqrsi_pool_stock(pgqrsi_pool *pool, pgqrs_messages *messages, int64_t started_us)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrsi_haul *haul = pool->hauls;
+    pthread_mutex_lock(&pool->mutex);
+    while (haul->messages)
+        haul++;
+    haul->messages = messages;
+    haul->open = messages->count;
+    haul->lease_end_us = started_us + worker->lease_ms * PGQRSI_US_PER_MS;
+    for (size_t i = 0; i < messages->count; i++) {
+        pgqrsi_job *job = pool->free_jobs;
+        pool->free_jobs = job->next;
+        memset(job, 0, offsetof(pgqrsi_job, reason));
+        job->state = PGQRSI_JOB_READY;
+        job->haul = haul;
+        job->index = i;
+        job->taken_at_us = pgqrsi_monotonic_us();
+        job->loaded_at_us = started_us;
+        job->load = pool->loads[i];
+        pool->loads[i] = NULL;
+        pgqrsi_jobs_add(&pool->ready, job);
+        pool->taken++;
+    }
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static void pgqrsi_pool_found_nothing(pgqrsi_pool *pool)
+{
+    pool->empty = true;
+    pool->look_at_us = pgqrsi_monotonic_us() + pgqrsi_wait_step_us(&pool->worker->wait);
+}
+
+static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *claim, int64_t started_us)
+{
+    pgqrs_worker *worker = pool->worker;
+    worker->looked_at_us = pgqrsi_monotonic_us();
+    worker->next_due_us = claim->next_due_us;
+    worker->refused = claim->refused != PGQRS_OK;
+    if (claim->heartbeat) worker->beat_at_us = started_us;
+    pool->look = false;
+    pool->empty = false;
+    if (claim->messages && claim->messages->count) {
+        worker->wait.probe = 0;
+        pgqrsi_pool_stock(pool, claim->messages, started_us);
+    } else {
+        pgqrs_free(claim->messages);
+        pgqrsi_pool_found_nothing(pool);
+    }
+    return pgqrsi_worker_refusal(worker, claim);
+}
+
+static void pgqrsi_pool_claim_fill(pgqrsi_pool *pool, pgqrs_backend_claim *claim, size_t wanted)
+{
+    pgqrs_worker *worker = pool->worker;
+    memset(claim, 0, sizeof *claim);
+    claim->queue = worker->queue;
+    claim->limit = wanted;
+    claim->lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
+    claim->worker = worker->self;
+    claim->heartbeat = pgqrsi_worker_beat_due(worker);
+    claim->runs = worker->runs ? pool->loads : NULL;
+    worker->swallowed = worker->store->swallowed;
+}
+
+static size_t pgqrsi_pool_verdicts_fill(pgqrsi_pool *pool)
+{
+    size_t count = 0;
+    for (; count < pool->owed_count; count++)
+        pool->verdicts[count] = pool->owed[count]->verdict;
+    for (size_t i = 0; i < pool->write_count; i++) {
+        pgqrs_backend_verdict *verdict = &pool->verdicts[count++];
+        memset(verdict, 0, sizeof *verdict);
+        verdict->run = pool->writes[i]->write;
+        verdict->id = verdict->run->run_id;
+        verdict->lease = verdict->run->lease;
+    }
+    return count;
+}
+
+static void pgqrsi_pool_answer_writes(pgqrsi_pool *pool, bool stored)
+{
+    for (size_t i = 0; i < pool->write_count;
+         i++) /* what failed together may succeed alone, or fail for its own reason */
+        pgqrsi_pool_answer(pool, pool->writes[i], stored ? PGQRS_OK : pgqrsi_pool_carry_out(pool, pool->writes[i]));
+    pool->write_count = 0;
+}
+
+static pgqrs_result pgqrsi_pool_exchange(pgqrsi_pool *pool, size_t wanted)
+{
+    pgqrs_store *store = pgqrsi_pool_store(pool);
+    pgqrs_backend_claim claim;
+    int64_t started_us = pgqrsi_elapsed_us(store);
+    size_t count = pgqrsi_pool_verdicts_fill(pool);
+    pgqrsi_pool_claim_fill(pool, &claim, wanted);
+    pgqrs_result result = pgqrsi_exchange(store, pool->verdicts, count, wanted ? &claim : NULL);
+    pgqrs_error error = store->error;
+    pgqrsi_pool_answer_writes(pool, result == PGQRS_OK);
+    store->error = error;
+    if (result) return result;
+    /* what was just given back may be deliverable at once */
+    if (pool->owed_count && !wanted && pool->worker->desc.until_empty) pool->empty = false;
+    pgqrsi_pool_settled(pool, PGQRS_OK);
+    return wanted ? pgqrsi_pool_claimed(pool, &claim, started_us) : PGQRS_OK;
+}
+
+/* --- the coordinator: one turn, and the loop around it */
+
+static void pgqrsi_pool_collect(pgqrsi_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    pgqrsi_ask *asks = pgqrsi_pool_take_asks(pool);
+    pgqrsi_pool_collect_finished(pool);
+    pthread_mutex_unlock(&pool->mutex);
+    pgqrsi_pool_answer_asks(pool, asks);
+}
+
+#define PGQRSI_POOL_GATHER_US 60
+#define PGQRSI_POOL_GATHER_MISSES 4
+
+/* When lanes wait for a commit and others are about to, a moment's patience makes it one commit for all of them. Lanes that do not
+ * come within the moment, because their handlers take longer, are not waited for every time. */
+static void pgqrsi_pool_gather(pgqrsi_pool *pool)
+{
+    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
+    bool busy = true;
+    if (pool->gather_misses >= PGQRSI_POOL_GATHER_MISSES && ++pool->gather_misses % 32 != 0) return;
+    while (busy && pgqrsi_monotonic_us() < end_us) {
+        pthread_mutex_lock(&pool->mutex);
+        busy = pool->running > pool->waiting;
+        pthread_mutex_unlock(&pool->mutex);
+        if (busy) sched_yield();
+    }
+    pool->gather_misses = busy ? pool->gather_misses + 1 : 0;
+    pgqrsi_pool_collect(pool);
+}
+
+/* Nothing new is taken from here on; runs stop at their next step. */
+static void pgqrsi_pool_shut(pgqrsi_pool *pool)
+{
+    int64_t stop_ms = pool->worker->desc.stop_ms;
+    if (pool->closing) return;
+    pool->closing = true;
+    pool->retry_at_us = 0; /* one more try, now */
+    pool->stop_at_us = stop_ms ? pgqrsi_later_us(pgqrsi_monotonic_us(), stop_ms) : 0;
+    for (size_t i = 0; i < pool->started; i++)
+        PGQRSI_FLAG_SET(pool->lanes[i].worker->stop, 1);
+    pthread_mutex_lock(&pool->mutex);
+    pgqrsi_pool_return_ready(pool);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* All lanes are taken for long: others may have time. Until a lane has finished something, nothing is taken ahead, or these messages
+ * would come back at once. */
+static void pgqrsi_pool_return_stale(pgqrsi_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    const pgqrsi_job *oldest = pool->ready.first;
+    if (oldest && pgqrsi_monotonic_us() - oldest->taken_at_us > PGQRSI_POOL_READY_US) {
+        pool->stuck = true;
+        pgqrsi_pool_return_ready(pool);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+static pgqrs_result pgqrsi_pool_turn(pgqrsi_pool *pool)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrsi_pool_collect(pool);
+    if (pgqrsi_worker_stopping(worker)) pgqrsi_pool_shut(pool);
+    if (pool->failure) return PGQRS_OK;
+    if (pgqrsi_monotonic_us() < pool->retry_at_us) {
+        pgqrsi_pool_answer_writes(pool, false);
+        return PGQRS_OK;
+    }
+    pgqrs_result result = pgqrsi_pool_renew(pool);
+    if (!result) pgqrsi_pool_return_stale(pool);
+    if (!result && (pool->write_count || pool->impatient)) pgqrsi_pool_gather(pool);
+    size_t wanted = pgqrsi_pool_wanted(pool);
+    if (!pgqrsi_pool_may_look(pool)) wanted = 0;
+    if (!result && (wanted || pool->write_count || pgqrsi_pool_must_settle(pool)))
+        result = pgqrsi_pool_exchange(pool, wanted);
+    if (result) pgqrsi_pool_answer_writes(pool, false);
+    if (!result) result = pgqrsi_worker_beat(worker);
+    if (result == PGQRS_ERR_WORKER_STOPPED) result = pgqrsi_worker_stopped(worker);
+    return result ? result : pgqrsi_worker_tend(worker);
+}
+
+/* Until when the coordinator may lie down, monotonic. With the mutex held. */
+static int64_t pgqrsi_pool_next_us(pgqrsi_pool *pool, bool looks)
+{
+    pgqrs_worker *worker = pool->worker;
+    int64_t now_us = pgqrsi_monotonic_us(), next_us = now_us + pgqrsi_worker_beat_left_ms(worker) * PGQRSI_US_PER_MS;
+    int64_t lead_us = now_us - pgqrsi_elapsed_us(worker->store) - worker->lease_ms * PGQRSI_US_PER_MS / 2;
+    if (pool->failure) /* nothing is done for the store any more; lanes that finish wake the coordinator */
+        return pool->stop_at_us ? pool->stop_at_us : now_us + PGQRSI_US_PER_S;
+    if (pool->running && worker->desc.settle_ms >= 0)
+        next_us = pgqrsi_min(next_us, now_us + worker->desc.settle_ms * PGQRSI_US_PER_MS);
+    if (pool->owed_count)
+        next_us = pgqrsi_min(next_us, pool->owed_since_us + worker->desc.settle_ms * PGQRSI_US_PER_MS);
+    for (size_t i = 0; i < pool->batch; i++)
+        if (pgqrsi_job_is_held(&pool->jobs[i]))
+            next_us = pgqrsi_min(next_us, pool->jobs[i].haul->lease_end_us + lead_us);
+    if (looks) next_us = pgqrsi_min(next_us, pool->look_at_us);
+    if (looks && worker->next_due_us >= 0) next_us = pgqrsi_min(next_us, worker->looked_at_us + worker->next_due_us);
+    if (pool->ready.first) next_us = pgqrsi_min(next_us, pool->ready.first->taken_at_us + PGQRSI_POOL_READY_US);
+    if (next_us < pool->retry_at_us) next_us = pool->retry_at_us;
+    return pool->stop_at_us ? pgqrsi_min(next_us, pool->stop_at_us) : next_us;
+}
+
+/* What lanes finish wakes the coordinator when this says so. With the mutex held. */
+static bool pgqrsi_pool_has_news(pgqrsi_pool *pool)
+{
+    size_t half = (pool->batch + 1) / 2;
+    pool->enough = pool->owed_count < half ? half - pool->owed_count : 1;
+    pool->claims = !pool->closing && !pool->empty && pool->taken - pool->owed_count < pool->batch;
+    pool->scarce = pgqrsi_pool_ahead(pool) / 2;
+    bool waits = pool->worker->runs || pool->worker->desc.settle_ms < 0;
+    return pool->finished.first && (waits || pgqrsi_pool_is_worth_waking(pool) || pool->running == 0);
+}
+
+static void pgqrsi_pool_sleep(pgqrsi_pool *pool, int fd, bool looks)
+{
+    pgqrs_store *store = pgqrsi_pool_store(pool);
+    pthread_mutex_lock(&pool->mutex);
+    int64_t left_us = pgqrsi_pool_next_us(pool, looks) - pgqrsi_monotonic_us();
+    bool sleeps = pool->sleeping = !pool->asks && !pgqrsi_pool_has_news(pool) && left_us > 0;
+    pthread_mutex_unlock(&pool->mutex);
+    if (!sleeps) return;
+    pgqrsi_poll_us(fd, store->wake[0], left_us);
+    pgqrsi_pipe_drain(store->wake);
+    pthread_mutex_lock(&pool->mutex);
+    pool->sleeping = false;
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* Lies down until a lane wants something, something may have come to the queue, or it is time for something. */
+static pgqrs_result pgqrsi_pool_rest(pgqrsi_pool *pool)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrsi_wait *wait = &worker->wait;
+    bool trouble = pool->failure || pgqrsi_monotonic_us() < pool->retry_at_us;
+    bool looks = !trouble && pgqrsi_pool_wanted(pool) > 0;
+    if (looks && pgqrsi_pool_may_look(pool)) return PGQRS_OK;
+    if (looks && pgqrsi_wait_can_arm(wait) && !wait->armed_at_us) {
+        pool->look = true; /* what came before it lay down wakes nobody */
+        return pgqrsi_wait_arm(wait);
+    }
+    int fd = looks && wait->armed_at_us ? worker->store->backend->wait_fd(worker->store->self) : -1;
+    pgqrsi_pool_sleep(pool, fd, looks);
+    int64_t due_us = worker->next_due_us >= 0 ? worker->looked_at_us + worker->next_due_us : INT64_MAX;
+    pool->look = looks && (pgqrsi_readable(fd) || pgqrsi_monotonic_us() >= pgqrsi_min(pool->look_at_us, due_us));
+    return pool->look ? pgqrsi_wait_arm(wait) : PGQRS_OK;
+}
+
+/* A store that fails for a passing reason is asked again, ever more slowly; lanes go on meanwhile with what they have. */
+static bool pgqrsi_pool_may_go_on(pgqrsi_pool *pool, pgqrs_result result)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrs_store *store = worker->store;
+    bool passing = pgqrs_result_kind(result) == PGQRS_KIND_RETRY || result == PGQRS_ERR_OUTCOME_UNKNOWN;
+    if (!passing || pool->closing || (worker->desc.until_empty && worker->failures >= 3)) return false;
+    int64_t delay_us = pgqrsi_backoff_us(store, 100, 30000, ++worker->failures);
+    pool->retry_at_us = pgqrsi_monotonic_us() + delay_us;
+    pgqrsi_log(store, PGQRS_LOG_WARN, "queue \"%s\": %s; trying again in %lld ms", worker->queue, store->error.message,
+               (long long)(delay_us / PGQRSI_US_PER_MS));
+    return true;
+}
+
+/* The store cannot be used any more: nobody is to wait for it. */
+static void pgqrsi_pool_give_up(pgqrsi_pool *pool, pgqrs_result result)
+{
+    pool->failure = result;
+    pool->failure_detail = pgqrsi_pool_store(pool)->error;
+    pgqrsi_pool_answer_writes(pool, false);
+    pgqrsi_pool_settled(pool, result);
+}
+
+/* The first failure ends the loop, a second one while it ends is given in to. */
+static void pgqrsi_pool_failed(pgqrsi_pool *pool, pgqrs_result result, pgqrs_result *outcome, pgqrs_error *detail)
+{
+    bool told = pool->closing && pgqrs_result_kind(result) == PGQRS_KIND_RETRY;
+    if (!*outcome && !told) {
+        *outcome = result;
+        *detail = pgqrsi_pool_store(pool)->error;
+    }
+    if (pool->closing)
+        pgqrsi_pool_give_up(pool, result);
+    else
+        pgqrsi_pool_shut(pool);
+}
+
+static bool pgqrsi_pool_over(pgqrsi_pool *pool)
+{
+    if (pool->taken > 0) return false;
+    return pool->closing || pgqrsi_worker_all_done(pool->worker) ||
+           (pool->empty && pgqrsi_worker_drained(pool->worker));
+}
+
+static bool pgqrsi_pool_too_late(const pgqrsi_pool *pool)
+{
+    return pool->stop_at_us && pool->taken > 0 && pgqrsi_monotonic_us() >= pool->stop_at_us;
+}
+
+static pgqrs_result pgqrsi_pool_coordinate(pgqrsi_pool *pool)
+{
+    pgqrs_result outcome = PGQRS_OK;
+    pgqrs_error detail;
+    pgqrsi_error_clear(&detail);
+    while (!pgqrsi_pool_too_late(pool)) {
+        pgqrs_result result = pgqrsi_pool_turn(pool);
+        if (!result && pgqrsi_monotonic_us() >= pool->retry_at_us) pool->worker->failures = 0;
+        if (!result && pgqrsi_pool_over(pool)) break;
+        if (!result) result = pgqrsi_pool_rest(pool);
+        if (result && !pgqrsi_pool_may_go_on(pool, result)) pgqrsi_pool_failed(pool, result, &outcome, &detail);
+    }
+    if (outcome) pgqrsi_pool_store(pool)->error = detail;
+    return outcome;
+}
+
+/* --- start and end */
+
+static bool pgqrsi_lane_open(pgqrsi_pool *pool, pgqrsi_lane *lane)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrs_work_desc desc = worker->desc;
+    lane->pool = pool;
+    lane->store.backend = &pool->lane_backend;
+    lane->store.self = lane;
+    lane->store.scheme = worker->store->scheme;
+    lane->store.capabilities = worker->store->capabilities;
+    lane->store.settings = worker->store->settings;
+    lane->store.random_state = pgqrsi_random(worker->store);
+    lane->store.wake[0] = lane->store.wake[1] = -1;
+    lane->store.in_call = 1;
+    lane->store.policies = lane->policies;
+    pgqrsi_error_clear(&lane->store.error);
+    desc.batch = 1;
+    lane->worker = pgqrsi_worker_alloc(&lane->store, worker->queue, &desc);
+    if (!lane->worker) return false;
+    lane->worker->lane = lane;
+    lane->worker->handler = worker->handler;
+    lane->worker->user = worker->user;
+    lane->worker->self = worker->self;
+    lane->worker->lease_ms = worker->lease_ms;
+    if (worker->runs) lane->worker->runs = pgqrsi_runs_like(&lane->store, worker->runs);
+    return !worker->runs || lane->worker->runs;
+}
+
+static void pgqrsi_pool_free(pgqrsi_pool *pool)
+{
+    for (size_t i = 0; pool->has_locks && i < pool->lane_count; i++) {
+        if (pool->lanes[i].worker) pgqrsi_worker_free(pool->lanes[i].worker);
+        pthread_cond_destroy(&pool->lanes[i].answered);
+    }
+    for (size_t i = 0; pool->has_locks && i < pool->batch; i++) {
+        pgqrs_free(pool->jobs[i].load);
+        pgqrs_free(pool->loads[i]);
+        pgqrs_free(pool->hauls[i].messages);
+    }
+    if (pool->has_locks) {
+        pthread_cond_destroy(&pool->work);
+        pthread_cond_destroy(&pool->asked);
+        pthread_mutex_destroy(&pool->mutex);
+    }
+    pgqrs_free(pool);
+}
+
+static bool pgqrsi_pool_arrays(pgqrsi_pool *pool)
+{
+    size_t batch = pool->batch, lanes = pool->lane_count;
+    pool->jobs = (pgqrsi_job *)pgqrsi_result_alloc(pool, batch * sizeof *pool->jobs);
+    pool->hauls = (pgqrsi_haul *)pgqrsi_result_alloc(pool, batch * sizeof *pool->hauls);
+    pool->lanes = (pgqrsi_lane *)pgqrsi_result_alloc(pool, lanes * sizeof *pool->lanes);
+    pool->verdicts = (pgqrs_backend_verdict *)pgqrsi_result_alloc(pool, (batch + lanes) * sizeof *pool->verdicts);
+    pool->owed = (pgqrsi_job **)pgqrsi_result_alloc(pool, batch * sizeof *pool->owed);
+    pool->writes = (pgqrsi_ask **)pgqrsi_result_alloc(pool, lanes * sizeof *pool->writes);
+    pool->loads = (pgqrs_backend_run **)pgqrsi_result_alloc(pool, batch * sizeof *pool->loads);
+    pool->renewals = (pgqrs_backend_verdict *)pgqrsi_result_alloc(pool, batch * sizeof *pool->renewals);
+    pool->renewed = (pgqrsi_job **)pgqrsi_result_alloc(pool, batch * sizeof *pool->renewed);
+    pool->outcomes = (pgqrs_result *)pgqrsi_result_alloc(pool, batch * sizeof *pool->outcomes);
+    return pool->jobs && pool->hauls && pool->lanes && pool->verdicts && pool->owed && pool->writes && pool->loads &&
+           pool->renewals && pool->renewed && pool->outcomes;
+}
+
+static bool pgqrsi_pool_locks(pgqrsi_pool *pool)
+{
+    if (pthread_mutex_init(&pool->mutex, NULL)) return false;
+    pool->has_locks = true;
+    pgqrsi_cond_init(&pool->work);
+    pgqrsi_cond_init(&pool->asked);
+    for (size_t i = 0; i < pool->lane_count; i++)
+        pgqrsi_cond_init(&pool->lanes[i].answered);
+    return true;
+}
+
+static bool pgqrsi_pool_furnish(pgqrsi_pool *pool)
+{
+    bool good = pgqrsi_pool_arrays(pool) && pgqrsi_pool_locks(pool);
+    for (size_t i = pool->batch; good && i-- > 0;) {
+        pool->jobs[i].next = pool->free_jobs;
+        pool->free_jobs = &pool->jobs[i];
+    }
+    for (size_t i = 0; good && i < pool->lane_count; i++)
+        good = pgqrsi_lane_open(pool, &pool->lanes[i]);
+    return good;
+}
+
+static pgqrsi_pool *pgqrsi_pool_open(pgqrs_worker *worker)
+{
+    size_t batch = (size_t)worker->desc.batch, lanes = (size_t)worker->desc.threads;
+    size_t reserve = batch * (sizeof(pgqrsi_job) + 2 * sizeof(pgqrs_backend_verdict)) + lanes * sizeof(pgqrsi_lane);
+    pgqrsi_pool *pool = (pgqrsi_pool *)pgqrsi_result_new(&worker->store->settings.allocator, sizeof *pool, reserve);
+    if (!pool) return NULL;
+    pool->worker = worker;
+    pool->batch = batch;
+    pool->lane_count = pool->alive = lanes;
+    pool->asks_end = &pool->asks;
+    pgqrsi_lane_backend(&pool->lane_backend);
+    if (pgqrsi_pool_furnish(pool)) return pool;
+    pgqrsi_pool_free(pool);
+    return NULL;
+}
+
+static pgqrs_result pgqrsi_pool_start(pgqrsi_pool *pool)
+{
+    int failed = 0;
+    while (pool->started < pool->lane_count && !failed) {
+        pgqrsi_lane *lane = &pool->lanes[pool->started];
+        failed = pgqrsi_thread_start(&lane->thread, pgqrsi_lane_main, lane);
+        if (!failed) pool->started++;
+    }
+    if (!failed) return PGQRS_OK;
+    return pgqrsi_fail(pgqrsi_pool_store(pool), PGQRS_ERR_NO_MEMORY,
+                       "thread %zu of %zu could not be started (%s): ask for fewer, or raise the limit (ulimit -u)",
+                       pool->started + 1, pool->lane_count, strerror(failed));
+}
+
+static void pgqrsi_pool_dismiss(pgqrsi_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    pool->quit = true;
+    pthread_cond_broadcast(&pool->work);
+    pthread_mutex_unlock(&pool->mutex);
+    for (size_t i = 0; i < pool->started; i++)
+        pthread_join(pool->lanes[i].thread, NULL);
+    pgqrsi_pool_free(pool);
+}
+
+/* Handlers did not return in time. What they still want is refused; the last of their threads frees the pool. */
+static pgqrs_result pgqrsi_pool_abandon(pgqrsi_pool *pool)
+{
+    pgqrs_worker *worker = pool->worker;
+    pgqrs_result result = pgqrsi_fail(
+        worker->store, PGQRS_ERR_TIMEOUT,
+        "queue \"%s\": %zu handlers did not return within stop_ms (%lld); their messages are delivered again "
+        "when the leases end",
+        worker->queue, pool->taken, (long long)worker->desc.stop_ms);
+    pgqrsi_log(worker->store, PGQRS_LOG_WARN, "%s", worker->store->error.message);
+    for (size_t i = 0; i < pool->started; i++)
+        pthread_detach(pool->lanes[i].thread);
+    pool->failure = PGQRS_ERR_LEASE_LOST;
+    pool->failure_detail = worker->store->error;
+    pool->failure_detail.code = PGQRS_ERR_LEASE_LOST;
+    pool->failure_detail.kind = PGQRS_KIND_CONFLICT;
+    pgqrsi_pool_settled(pool, PGQRS_ERR_LEASE_LOST);
+    pthread_mutex_lock(&pool->mutex);
+    for (pgqrsi_ask *ask = pgqrsi_pool_take_asks(pool), *next; ask; ask = next) {
+        next = ask->next;
+        ask->result = PGQRS_ERR_LEASE_LOST;
+        ask->error = pool->failure_detail;
+        ask->done = true;
+        pthread_cond_signal(&ask->lane->answered);
+    }
+    pgqrsi_pool_collect_finished(pool);
+    pool->quit = true;
+    pool->worker = NULL;
+    pthread_cond_broadcast(&pool->work);
+    bool last = pool->alive == 0;
+    pthread_mutex_unlock(&pool->mutex);
+    if (last) pgqrsi_pool_free(pool);
+    worker->own_name = true; /* removing the row would release messages that are being worked on */
+    return result;
+}
+
+/* Time is up, but what was finished in time is stored. Should that fail, it is delivered again. */
+static void pgqrsi_pool_last_exchange(pgqrsi_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    pgqrsi_pool_collect_finished(pool);
+    pthread_mutex_unlock(&pool->mutex);
+    if (pool->owed_count > 0 && !pool->failure) (void)pgqrsi_pool_exchange(pool, 0);
+}
+
+static pgqrs_result pgqrsi_pool_work(pgqrs_worker *worker)
+{
+    pgqrsi_pool *pool = pgqrsi_pool_open(worker);
+    if (!pool) return pgqrsi_no_memory(worker->store);
+    pgqrs_result result = pgqrsi_pool_start(pool);
+    pgqrs_error error = worker->store->error;
+    if (!result) {
+        result = pgqrsi_pool_coordinate(pool);
+        error = worker->store->error;
+        if (pool->taken > 0) pgqrsi_pool_last_exchange(pool);
+        if (pool->taken > 0) return pgqrsi_pool_abandon(pool);
+    }
+    pgqrsi_pool_dismiss(pool);
+    worker->store->error = error;
+    return pgqrsi_worker_stopping(worker) && pgqrs_result_kind(result) == PGQRS_KIND_RETRY ? PGQRS_OK : result;
+}
+
+#endif /* PGQRS_THREADS */
+
+/* --- producers
+ *
+ * Whoever finds nobody storing becomes the leader: it stores what has come together for its queue and wakes the others. So one
+ * thread alone pays nothing for the sharing, and no thread is needed for it. Only messages that were handed over have one.
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_GROUP_MAX 256
+#define PGQRSI_GROUP_BYTES ((size_t)4 << 20)
+
+#ifdef PGQRS_THREADS
+
+typedef struct pgqrsi_order {
+    struct pgqrsi_order *next;
+    uint64_t number;
+    const char *queue;
+    pgqrs_backend_message message;
+    pgqrs_receipt receipt;
+    pgqrs_result result;
+    pgqrs_error error;
+    bool handed;  /* over: nobody waits, and the memory is the producer's */
+    bool grouped; /* it is being stored */
+    bool done;
+    int64_t not_before_us; /* monotonic; after a passing error */
+} pgqrsi_order;
+
+/* A thread that has flushed, and the losses it has been told of. */
+typedef struct pgqrsi_flusher {
+    struct pgqrsi_flusher *next;
+    pthread_t thread;
+    uint64_t told;
+} pgqrsi_flusher;
+
+struct pgqrs_producer {
+    pgqrs_store *store;
+    pgqrs_producer_desc desc;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed; /* orders are done, or nobody leads any more */
+    pthread_cond_t work;    /* something was handed over, or it is time to go */
+    pthread_t thread;
+    bool has_thread, quit;
+    bool leading;
+    pgqrsi_order *first, **end; /* in the order of arrival */
+    size_t count, handed;       /* in the list; those of them handed over */
+    size_t last_group;
+    uint64_t number;
+    int32_t failures; /* in a row, of what was handed over */
+    uint64_t lost;    /* since it was opened */
+    pgqrs_error lost_detail;
+    pgqrsi_flusher *flushers;
+    pgqrsi_order *group[PGQRSI_GROUP_MAX]; /* the leader's */
+    size_t group_count;
+};
+
+static void pgqrsi_producer_copy_error(pgqrs_error *err, const pgqrs_error *from)
+{
+    if (err) *err = *from;
+}
+
+/* Checks as pgqrs_enqueue does, on any thread: a store of its own takes the messages about errors. */
+static pgqrs_result pgqrsi_order_check(const pgqrs_producer *producer, pgqrsi_order *order, const char *queue,
+                                       const char *payload, const pgqrs_enqueue_desc *desc, pgqrs_error *err)
+{
+    pgqrs_store view;
+    pgqrs_enqueue_item item;
+    memset(&view, 0, sizeof view);
+    memset(&item, 0, sizeof item);
+    memset(order, 0, sizeof *order);
+    view.settings = producer->store->settings;
+    item.payload = payload;
+    if (desc) item.desc = *desc;
+    pgqrs_result result = pgqrsi_check_queue(&view, queue);
+    if (!result) result = pgqrsi_enqueue_check(&view, &item, &order->message);
+    if (result && view.error.code != result) pgqrsi_fail(&view, result, "%s", pgqrs_result_text(result));
+    if (result) pgqrsi_producer_copy_error(err, &view.error);
+    order->queue = queue;
+    return result;
+}
+
+/* With the mutex held. */
+static void pgqrsi_producer_add(pgqrs_producer *producer, pgqrsi_order *order)
+{
+    order->number = ++producer->number;
+    *producer->end = order;
+    producer->end = &order->next;
+    producer->count++;
+    producer->handed += order->handed;
+}
+
+static bool pgqrsi_order_is_ripe(const pgqrsi_order *order, int64_t now_us)
+{
+    return !order->grouped && (!order->handed || order->not_before_us <= now_us);
+}
+
+/* What goes together with `leader`, which is among it. With the mutex held. */
+static void pgqrsi_producer_pick(pgqrs_producer *producer, pgqrsi_order *leader)
+{
+    size_t bytes = leader->message.payload_size;
+    int64_t now_us = pgqrsi_monotonic_us();
+    producer->group_count = 0;
+    for (pgqrsi_order *order = producer->first; order; order = order->next) {
+        bool room = producer->group_count + (order->number < leader->number) < PGQRSI_GROUP_MAX;
+        bool fits = order == leader || bytes + order->message.payload_size <= PGQRSI_GROUP_BYTES;
+        if (!room || !fits || !pgqrsi_order_is_ripe(order, now_us) || strcmp(order->queue, leader->queue) != 0)
+            continue;
+        if (order != leader) bytes += order->message.payload_size;
+        order->grouped = true;
+        producer->group[producer->group_count++] = order;
+    }
+}
+
+/* All of them in one commit. */
+static pgqrs_result pgqrsi_producer_store(pgqrs_producer *producer, pgqrsi_order **orders, size_t count)
+{
+    pgqrs_store *store = producer->store;
+    pgqrsi_batch batch;
+    pgqrs_receipt receipts[PGQRSI_GROUP_MAX];
+    pgqrsi_error_clear(&store->error);
+    if (!pgqrsi_batch_open(store, &batch, count)) return pgqrsi_no_memory(store);
+    for (size_t i = 0; i < count; i++) {
+        batch.messages[batch.stored] = orders[i]->message;
+        pgqrsi_batch_keep(&batch, i);
+    }
+    pgqrs_result result = pgqrsi_batch_send(store, &batch, orders[0]->queue);
+    if (!result) pgqrsi_batch_receipts(&batch, receipts);
+    for (size_t i = 0; i < count; i++) {
+        orders[i]->result = result;
+        if (!result)
+            orders[i]->receipt = receipts[i];
+        else
+            orders[i]->error = store->error;
+    }
+    pgqrsi_batch_close(store, &batch);
+    return result;
+}
+
+/* What fails together for good may be the fault of one. */
+static void pgqrsi_producer_store_group(pgqrs_producer *producer)
+{
+    size_t count = producer->group_count;
+    pgqrs_result result = pgqrsi_producer_store(producer, producer->group, count);
+    bool shared = pgqrs_result_kind(result) == PGQRS_KIND_RETRY || result == PGQRS_ERR_OUTCOME_UNKNOWN;
+    if (!result || shared || count == 1) return;
+    for (size_t i = 0; i < count; i++)
+        (void)pgqrsi_producer_store(producer, &producer->group[i], 1);
+}
+
+/* A message that was handed over: tried again, or lost. With the mutex held. */
+static void pgqrsi_producer_handed(pgqrs_producer *producer, pgqrsi_order *order)
+{
+    if (pgqrs_result_kind(order->result) == PGQRS_KIND_RETRY) {
+        int64_t delay_us = pgqrsi_backoff_us(producer->store, 100, 5000, producer->failures + 1);
+        order->done = false;
+        order->not_before_us = pgqrsi_monotonic_us() + delay_us;
+        return;
+    }
+    if (!order->result) return;
+    producer->lost++;
+    producer->lost_detail = order->error;
+    pgqrsi_log(producer->store, PGQRS_LOG_ERROR, "a message handed over for queue \"%s\" is lost: %s", order->queue,
+               order->error.message);
+}
+
+/* Takes what is done out of the list. With the mutex held. */
+static void pgqrsi_producer_sweep(pgqrs_producer *producer)
+{
+    pgqrsi_order **place = &producer->first;
+    while (*place) {
+        pgqrsi_order *order = *place;
+        if (!order->done) {
+            place = &order->next;
+            continue;
+        }
+        *place = order->next;
+        producer->count--;
+        producer->handed -= order->handed;
+        if (order->handed) pgqrs_free(order);
+    }
+    producer->end = place;
+}
+
+static void pgqrsi_producer_finish(pgqrs_producer *producer)
+{
+    bool failed = false;
+    for (size_t i = 0; i < producer->group_count; i++) {
+        pgqrsi_order *order = producer->group[i];
+        order->grouped = false;
+        order->done = true;
+        failed = failed || order->result;
+        bool again = order->handed && pgqrs_result_kind(order->result) == PGQRS_KIND_RETRY;
+        if (order->result && order->result != PGQRS_ERR_OUTCOME_UNKNOWN && !again)
+            pgqrsi_bucket_put_back(&producer->store->bucket, 1);
+        if (order->handed) pgqrsi_producer_handed(producer, order);
+    }
+    producer->failures = failed ? (producer->failures < 16 ? producer->failures + 1 : 16) : 0;
+    pgqrsi_producer_sweep(producer);
+}
+
+/* Those who shared the last commit are about to come again: a moment's patience makes it one commit again. */
+static void pgqrsi_producer_gather(pgqrs_producer *producer)
+{
+    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
+    while (producer->count < producer->last_group && pgqrsi_monotonic_us() < end_us) {
+        pthread_mutex_unlock(&producer->mutex);
+        sched_yield();
+        pthread_mutex_lock(&producer->mutex);
+    }
+}
+
+/* With the mutex held, which is let go while the store works. */
+static void pgqrsi_producer_lead(pgqrs_producer *producer, pgqrsi_order *leader)
+{
+    producer->leading = true;
+    pgqrsi_producer_gather(producer);
+    pgqrsi_producer_pick(producer, leader);
+    producer->last_group = producer->group_count;
+    pthread_mutex_unlock(&producer->mutex);
+    pgqrsi_producer_store_group(producer);
+    pthread_mutex_lock(&producer->mutex);
+    pgqrsi_producer_finish(producer);
+    producer->leading = false;
+    pthread_cond_broadcast(&producer->changed);
+    if (producer->handed) pthread_cond_signal(&producer->work);
+}
+
+static pgqrs_result pgqrsi_producer_enqueue(pgqrs_producer *producer, pgqrsi_order *order, pgqrs_error *err)
+{
+    pthread_mutex_lock(&producer->mutex);
+    pgqrs_result result = pgqrsi_bucket_take(&producer->store->bucket, 1, pgqrsi_monotonic_us(), err);
+    if (!result) {
+        pgqrsi_producer_add(producer, order);
+        while (!order->done)
+            if (producer->leading)
+                pthread_cond_wait(&producer->changed, &producer->mutex);
+            else
+                pgqrsi_producer_lead(producer, order);
+        result = order->result;
+        if (result) pgqrsi_producer_copy_error(err, &order->error);
+    }
+    pthread_mutex_unlock(&producer->mutex);
+    return result;
+}
+
+/* --- what is handed over */
+
+static pgqrsi_order *pgqrsi_producer_ripe(const pgqrs_producer *producer)
+{
+    int64_t now_us = pgqrsi_monotonic_us();
+    for (pgqrsi_order *order = producer->first; order; order = order->next)
+        if (order->handed && pgqrsi_order_is_ripe(order, now_us)) return order;
+    return NULL;
+}
+
+static void pgqrsi_cond_wait_us(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t us)
+{
+    struct timespec until;
+    clock_gettime(PGQRSI_COND_CLOCK, &until);
+    int64_t at_us = pgqrsi_timespec_us(&until) + us;
+    until.tv_sec = (time_t)(at_us / PGQRSI_US_PER_S);
+    until.tv_nsec = (long)(at_us % PGQRSI_US_PER_S) * 1000;
+    pthread_cond_timedwait(cond, mutex, &until);
+}
+
+static void *pgqrsi_producer_main(void *argument)
+{
+    pgqrs_producer *producer = (pgqrs_producer *)argument;
+    pthread_mutex_lock(&producer->mutex);
+    while (!producer->quit) {
+        pgqrsi_order *order = producer->leading ? NULL : pgqrsi_producer_ripe(producer);
+        if (order)
+            pgqrsi_producer_lead(producer, order);
+        else if (producer->handed && !producer->leading)
+            pgqrsi_cond_wait_us(&producer->work, &producer->mutex, 50 * PGQRSI_US_PER_MS);
+        else
+            pthread_cond_wait(&producer->work, &producer->mutex);
+    }
+    pthread_mutex_unlock(&producer->mutex);
+    return NULL;
+}
+
+/* Everything the caller gave, in one object. */
+static pgqrsi_order *pgqrsi_order_copy(const pgqrs_producer *producer, const pgqrsi_order *from)
+{
+    const pgqrs_backend_message *message = &from->message;
+    size_t reserve = message->payload_size + strlen(from->queue) + 600;
+    pgqrsi_order *order =
+        (pgqrsi_order *)pgqrsi_result_new(&producer->store->settings.allocator, sizeof *order, reserve);
+    if (!order) return NULL;
+    *order = *from;
+    order->handed = true;
+    order->queue = pgqrsi_result_text(order, from->queue, -1);
+    order->message.payload = pgqrsi_result_text(order, message->payload, (int64_t)message->payload_size);
+    order->message.dedup_key = pgqrsi_result_text(order, message->dedup_key, -1);
+    order->message.producer = pgqrsi_result_text(order, message->producer, -1);
+    bool good = order->queue && order->message.payload && (!message->dedup_key || order->message.dedup_key) &&
+                (!message->producer || order->message.producer);
+    if (good) return order;
+    pgqrs_free(order);
+    return NULL;
+}
+
+/* With the mutex held. */
+static pgqrs_result pgqrsi_producer_ready(pgqrs_producer *producer, pgqrs_error *err)
+{
+    while (producer->handed >= (size_t)producer->desc.max_pending)
+        pthread_cond_wait(&producer->changed, &producer->mutex);
+    pgqrs_result result = pgqrsi_bucket_take(&producer->store->bucket, 1, pgqrsi_monotonic_us(), err);
+    if (result || producer->has_thread) return result;
+    int failed = pgqrsi_thread_start(&producer->thread, pgqrsi_producer_main, producer);
+    producer->has_thread = !failed;
+    if (!failed) return PGQRS_OK;
+    return pgqrsi_error_set(err, PGQRS_ERR_NO_MEMORY, "no thread could be started (%s): raise the limit (ulimit -u)",
+                            strerror(failed));
+}
+
+static pgqrs_result pgqrsi_producer_hand_over(pgqrs_producer *producer, const pgqrsi_order *given, pgqrs_error *err)
+{
+    pgqrsi_order *order = pgqrsi_order_copy(producer, given);
+    if (!order) return pgqrsi_error_set(err, PGQRS_ERR_NO_MEMORY, "out of memory: the allocator returned NULL");
+    pthread_mutex_lock(&producer->mutex);
+    pgqrs_result result = pgqrsi_producer_ready(producer, err);
+    if (!result) {
+        pgqrsi_producer_add(producer, order);
+        pthread_cond_signal(&producer->work);
+    }
+    pthread_mutex_unlock(&producer->mutex);
+    if (result) pgqrs_free(order);
+    return result;
+}
+
+static bool pgqrsi_producer_has_before(const pgqrs_producer *producer, uint64_t number)
+{
+    for (const pgqrsi_order *order = producer->first; order && order->number <= number; order = order->next)
+        if (order->handed) return true;
+    return false;
+}
+
+/* NULL: no memory; then it is told of every loss again. With the mutex held. */
+static pgqrsi_flusher *pgqrsi_producer_flusher(pgqrs_producer *producer)
+{
+    pgqrsi_flusher *flusher = producer->flushers;
+    while (flusher && !pthread_equal(flusher->thread, pthread_self()))
+        flusher = flusher->next;
+    if (flusher) return flusher;
+    flusher = (pgqrsi_flusher *)pgqrsi_mem_alloc(&producer->store->settings.allocator, sizeof *flusher);
+    if (!flusher) return NULL;
+    flusher->thread = pthread_self();
+    flusher->next = producer->flushers;
+    producer->flushers = flusher;
+    return flusher;
+}
+
+/* With the mutex held. */
+static pgqrs_result pgqrsi_producer_losses(pgqrs_producer *producer, pgqrs_error *err)
+{
+    pgqrsi_flusher *flusher = producer->lost ? pgqrsi_producer_flusher(producer) : NULL;
+    uint64_t lost = producer->lost - (flusher ? flusher->told : 0);
+    const pgqrs_error *detail = &producer->lost_detail;
+    if (flusher) flusher->told = producer->lost;
+    if (!lost) return PGQRS_OK;
+    if (err) {
+        *err = *detail;
+        snprintf(err->message, sizeof err->message, "%llu messages handed over are lost; the last: %.280s",
+                 (unsigned long long)lost, detail->message);
+        pgqrsi_text_trim(err->message, sizeof err->message);
+    }
+    return detail->code;
+}
+
+/* Waits until everything handed over so far is stored, or the time is over (0: no limit). With the mutex held. */
+static void pgqrsi_producer_settle(pgqrs_producer *producer, int64_t limit_ms)
+{
+    uint64_t number = producer->number;
+    int64_t end_us = limit_ms ? pgqrsi_later_us(pgqrsi_monotonic_us(), limit_ms) : INT64_MAX;
+    while (pgqrsi_producer_has_before(producer, number) && pgqrsi_monotonic_us() < end_us)
+        pgqrsi_cond_wait_us(&producer->changed, &producer->mutex, 20 * PGQRSI_US_PER_MS);
+}
+
+static void pgqrsi_producer_end_thread(pgqrs_producer *producer)
+{
+    if (!producer->has_thread) return;
+    pthread_mutex_lock(&producer->mutex);
+    producer->quit = true;
+    pthread_cond_signal(&producer->work);
+    pthread_mutex_unlock(&producer->mutex);
+    pthread_join(producer->thread, NULL);
+}
+
+/* What could not be stored in time counts as lost. */
+static void pgqrsi_producer_drop_rest(pgqrs_producer *producer)
+{
+    pgqrs_error late;
+    pgqrsi_error_set(&late, PGQRS_ERR_TIMEOUT, "not stored within close_ms (%lld)", (long long)producer->desc.close_ms);
+    for (pgqrsi_order *order = producer->first, *next; order; order = next) {
+        next = order->next;
+        producer->lost++;
+        producer->lost_detail = order->result ? order->error : late;
+        pgqrs_free(order);
+    }
+}
+
+static pgqrs_result pgqrsi_producer_close(pgqrs_producer *producer, pgqrs_error *err)
+{
+    pgqrs_store *store = producer->store;
+    pthread_mutex_lock(&producer->mutex);
+    pgqrsi_producer_settle(producer, producer->desc.close_ms);
+    pthread_mutex_unlock(&producer->mutex);
+    pgqrsi_producer_end_thread(producer);
+    pgqrsi_producer_drop_rest(producer);
+    pgqrs_result result = pgqrsi_producer_losses(producer, err);
+    for (pgqrsi_flusher *flusher = producer->flushers, *next; flusher; flusher = next) {
+        next = flusher->next;
+        pgqrsi_mem_free(&store->settings.allocator, flusher, sizeof *flusher);
+    }
+    pthread_cond_destroy(&producer->changed);
+    pthread_cond_destroy(&producer->work);
+    pthread_mutex_destroy(&producer->mutex);
+    pgqrsi_mem_free(&store->settings.allocator, producer, sizeof *producer);
+    pgqrsi_end(store, PGQRS_OK);
+    return result;
+}
+
+static pgqrs_result pgqrsi_producer_open(pgqrs_store *store, const pgqrs_producer_desc *given, pgqrs_producer **out)
+{
+    pgqrs_producer_desc desc;
+    memset(&desc, 0, sizeof desc);
+    if (given) desc = *given;
+    pgqrs_result result = pgqrsi_check_range(store, "max_pending", desc.max_pending, 0, INT32_MAX);
+    if (!result) result = pgqrsi_check_range(store, "close_ms", desc.close_ms, 0, PGQRSI_LEASE_MAX_MS);
+    if (!result && store->borrowed)
+        result = pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED,
+                             "a producer needs a connection of its own: open the store with pgqrs_open");
+    if (result) return result;
+    desc.max_pending = PGQRSI_DEFAULT(desc.max_pending, 1024);
+    desc.close_ms = PGQRSI_DEFAULT(desc.close_ms, 30000);
+    pgqrs_producer *producer = (pgqrs_producer *)pgqrsi_mem_alloc(&store->settings.allocator, sizeof *producer);
+    if (!producer) return pgqrsi_no_memory(store);
+    producer->store = store;
+    producer->desc = desc;
+    producer->end = &producer->first;
+    pthread_mutex_init(&producer->mutex, NULL);
+    pgqrsi_cond_init(&producer->changed);
+    pgqrsi_cond_init(&producer->work);
+    *out = producer;
+    return PGQRS_OK;
+}
+
+#endif /* PGQRS_THREADS */
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>admin: queues, inspection, repair, numbers
@@ -7359,8 +9278,8 @@ static pgqrs_result pgqrsi_workflow_trigger(pgqrs_store *store, const char *work
 
 static pgqrs_result pgqrsi_run_unknown(pgqrs_store *store, int64_t id)
 {
-    return pgqrsi_fail(store, PGQRS_ERR_RUN_NOT_FOUND, "there is no run %lld: it was purged, or never there",
-                       (long long)id);
+    pgqrsi_fail(store, PGQRS_ERR_RUN_NOT_FOUND, "there is no run %lld: it was purged, or never there", (long long)id);
+    return PGQRS_ERR_RUN_NOT_FOUND;
 }
 
 /* *out NULL: there is no such run. The first of a list of one, in the list's own arena. */
@@ -7927,8 +9846,8 @@ static pgqrs_result pgqrsi_system_metrics(pgqrs_store *store, pgqrs_system_metri
 /* --- state -------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_PG_PARAMETERS 32
-#define PGQRSI_PG_ADMIN_FIRST 32 /* statements from here on belong to administration: see pgqrsi_pg_admin_sql */
-#define PGQRSI_PG_STATEMENTS 160
+#define PGQRSI_PG_ADMIN_FIRST 48 /* statements from here on belong to administration: see pgqrsi_pg_admin_sql */
+#define PGQRSI_PG_STATEMENTS 176
 #define PGQRSI_PG_QUEUES 16
 #define PGQRSI_PG_LEVELS 8
 #define PGQRSI_PG_GROUP 8
@@ -7965,6 +9884,9 @@ typedef struct pgqrsi_pg_queue {
     int64_t retained_us;
     int64_t runs_us;   /* the same for runs */
     int64_t rescan_us; /* monotonic time of the next scan from the start */
+    int64_t marked_us; /* monotonic time of the last look at the mark */
+    int lean;          /* claims since then that did not look */
+    int odd;           /* so many claims from now on are not of the everyday kind, by experience */
     int64_t doubt_us;  /* monotonic time of the last look at who holds the mark up */
     bool idle;         /* the last claim found nothing */
     int level_count;
@@ -7995,6 +9917,7 @@ typedef struct pgqrsi_pg {
     int64_t wait_token;
     int nudge_fd;          /* always readable; opened when it is needed first, -1 until then */
     int64_t wait_until_us; /* monotonic; 0: no sleepers row is ours */
+    int64_t keyed_us;      /* monotonic time of the last claim or settlement of messages with keys; 0: never */
     pgqrsi_pg_queue queues[PGQRSI_PG_QUEUES];
 } pgqrsi_pg;
 
@@ -8224,6 +10147,12 @@ static void pgqrsi_pg_release(pgqrsi_pg_call *call)
 
 /* --- results ------------------------------------------------------------------------------------------------------ */
 
+/* 'infinity' is far behind what we store; somebody else's statement may have put it there. */
+static int64_t pgqrsi_pg_unix_us(int64_t value)
+{
+    return value > PGQRSI_TIME_MAX_US - PGQRSI_PG_EPOCH_US ? PGQRSI_TIME_MAX_US : value + PGQRSI_PG_EPOCH_US;
+}
+
 static int64_t pgqrsi_pg_get_int64(const PGresult *r, int row, int column)
 {
     if (PQgetisnull(r, row, column)) return 0;
@@ -8235,8 +10164,10 @@ static int64_t pgqrsi_pg_get_int64(const PGresult *r, int row, int column)
         return (int16_t)(uint16_t)pgqrsi_pg_take(value, 2);
     case 4:
         return (int32_t)(uint32_t)pgqrsi_pg_take(value, 4);
-    case 8:
-        return (int64_t)pgqrsi_pg_take(value, 8) + (PQftype(r, column) == PGQRSI_PG_TIME ? PGQRSI_PG_EPOCH_US : 0);
+    case 8: {
+        int64_t number = (int64_t)pgqrsi_pg_take(value, 8);
+        return PQftype(r, column) == PGQRSI_PG_TIME ? pgqrsi_pg_unix_us(number) : number;
+    }
     default:
         return 0;
     }
@@ -8287,7 +10218,7 @@ static pgqrs_result pgqrsi_pg_code(const char *sqlstate)
     if (pgqrsi_pg_class(sqlstate, "08") || pgqrsi_pg_class(sqlstate, "53300") || pgqrsi_pg_class(sqlstate, "57P0"))
         return PGQRS_ERR_CONNECTION;
     if (pgqrsi_pg_class(sqlstate, "40001") || pgqrsi_pg_class(sqlstate, "40P01")) return PGQRS_ERR_CONFLICT;
-    if (pgqrsi_pg_class(sqlstate, "55P03")) return PGQRS_ERR_BUSY;
+    if (pgqrsi_pg_class(sqlstate, "55P03") || pgqrsi_pg_class(sqlstate, "57014")) return PGQRS_ERR_BUSY; /* in time */
     if (pgqrsi_pg_class(sqlstate, "42P01") || pgqrsi_pg_class(sqlstate, "3F000")) return PGQRS_ERR_SCHEMA_MISSING;
     return PGQRS_ERR_DATABASE;
 }
@@ -8659,7 +10590,7 @@ static pgqrsi_pg_outcome pgqrsi_pg_judge(pgqrsi_pg *pg, pgqrsi_pg_group *group, 
     bool fatal = severity && (strcmp(severity, "FATAL") == 0 || strcmp(severity, "PANIC") == 0);
     if (!sqlstate || fatal || PQstatus(pg->connection) == CONNECTION_BAD) return PGQRSI_PG_LOST;
     if (group->failed < 0) {
-        group->failed = index;
+        group->failed = index > 0 ? index : 0; /* -1: what goes before the group was refused */
         snprintf(group->sqlstate, sizeof group->sqlstate, "%s", sqlstate);
         group->code = pgqrsi_pg_refuse(pg, r);
     }
@@ -8950,6 +10881,12 @@ static pgqrs_result pgqrsi_pg_read(pgqrsi_pg_call *call, PGresult **out)
     return pgqrsi_pg_run_one(call, out, true, false);
 }
 
+/* A write that may be done twice; but when it may have been done at all, the caller is told. */
+static pgqrs_result pgqrsi_pg_rewrite(pgqrsi_pg_call *call, PGresult **out)
+{
+    return pgqrsi_pg_run_one(call, out, true, true);
+}
+
 static pgqrs_result pgqrsi_pg_write(pgqrsi_pg_call *call, PGresult **out)
 {
     return pgqrsi_pg_run_one(call, out, false, true);
@@ -9100,7 +11037,8 @@ static pgqrs_result pgqrsi_pg_finish(pgqrsi_pg *pg, pgqrs_result result)
 
 /* --- tables ------------------------------------------------------------------------------------------------------- */
 
-/* One list of statements per schema version, applied in order; a list that was released is never changed. */
+/* One list of statements per schema version, applied in order; a list that was released is never changed. The tables written with every
+ * message have no CHECK constraints: each costs a statement as much as another index (its expression is prepared anew every time). */
 static const char *const pgqrsi_pg_migration_1[] = {
     "CREATE TABLE @.pgqrs_meta(key text PRIMARY KEY, value bigint NOT NULL)",
     "CREATE TABLE @.pgqrs_queues(id bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,"
@@ -9115,7 +11053,7 @@ static const char *const pgqrsi_pg_migration_1[] = {
     " enqueued_at timestamptz NOT NULL, expires_at timestamptz, dedup_key text, producer text, payload text NOT NULL,"
     " PRIMARY KEY (queue_id, id))",
     "CREATE TABLE @.pgqrs_ready(ord bigint NOT NULL DEFAULT nextval('@.pgqrs_ready_ord'), queue_id bigint NOT NULL,"
-    " prio integer NOT NULL, lo bigint NOT NULL, n smallint NOT NULL CHECK (n BETWEEN 1 AND 50),"
+    " prio integer NOT NULL, lo bigint NOT NULL, n smallint NOT NULL,"
     " attempt smallint NOT NULL DEFAULT 0, expires_at timestamptz, keyed boolean NOT NULL DEFAULT false)"
     " WITH (fillfactor=80, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=5000)",
     "CREATE INDEX pgqrs_ready_order ON @.pgqrs_ready(queue_id, prio, ord, lo)",
@@ -9138,8 +11076,7 @@ static const char *const pgqrsi_pg_migration_1[] = {
     "NULL,"
     " claimed_at timestamptz, outcome smallint NOT NULL, total integer NOT NULL, lo_min bigint NOT NULL, hi_max bigint "
     "NOT NULL,"
-    " lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL,"
-    " CONSTRAINT pgqrs_done_span CHECK (hi_max - lo_min < 1024))",
+    " lo bigint[] NOT NULL, n smallint[] NOT NULL, attempt smallint[] NOT NULL)",
     "CREATE INDEX pgqrs_done_lo ON @.pgqrs_done(queue_id, lo_min)",
     "CREATE TABLE @.pgqrs_dead(queue_id bigint NOT NULL, id bigint NOT NULL, attempt smallint NOT NULL, at timestamptz "
     "NOT NULL,"
@@ -9224,8 +11161,7 @@ static const char *const pgqrsi_pg_migration_2[] = {
     "CREATE TABLE @.pgqrs_runs(id bigint PRIMARY KEY, workflow_id bigint NOT NULL, queue_id bigint NOT NULL,"
     " triggered_at timestamptz NOT NULL, started_at timestamptz, finished_at timestamptz, deadline_at timestamptz,"
     " cancel_requested_at timestamptz, wait_until timestamptz, forked_from bigint, retries integer NOT NULL DEFAULT 0,"
-    " state smallint NOT NULL DEFAULT 0 CHECK (state IN (0, 5, 6, 7)),"
-    " wait smallint NOT NULL DEFAULT 0 CHECK (wait BETWEEN 0 AND 4), wait_name text, idempotency_key text,"
+    " state smallint NOT NULL DEFAULT 0, wait smallint NOT NULL DEFAULT 0, wait_name text, idempotency_key text,"
     " cancelled_by text, cancel_reason text, error_code text, error_message text, error_step text, output text)"
     " WITH (fillfactor=80)",
     "CREATE INDEX pgqrs_runs_workflow ON @.pgqrs_runs(workflow_id, id)",
@@ -9233,7 +11169,7 @@ static const char *const pgqrsi_pg_migration_2[] = {
     " WHERE idempotency_key IS NOT NULL",
     "CREATE INDEX pgqrs_runs_ended ON @.pgqrs_runs(workflow_id, state, finished_at) WHERE state <> 0",
     "CREATE TABLE @.pgqrs_steps(run_id bigint NOT NULL, number integer NOT NULL,"
-    " kind smallint NOT NULL CHECK (kind BETWEEN 1 AND 3), state smallint NOT NULL CHECK (state BETWEEN 1 AND 4),"
+    " kind smallint NOT NULL, state smallint NOT NULL,"
     " retries integer NOT NULL, started_at timestamptz, finished_at timestamptz, due_at timestamptz, name text NOT "
     "NULL,"
     " key text, input text, output text, error_code text, error_message text, PRIMARY KEY (run_id, number))"
@@ -9548,7 +11484,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_ENQUEUE_MANY 2
 #define PGQRSI_PG_ENQUEUE_ANY 3
 #define PGQRSI_PG_SETTLE_WHOLE 4
-#define PGQRSI_PG_CLAIM 5
+#define PGQRSI_PG_RUN_NEXT 5
 #define PGQRSI_PG_TEND 6
 #define PGQRSI_PG_RETAIN 7
 #define PGQRSI_PG_EXTEND 8
@@ -9572,6 +11508,13 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_RUN_SLEEP 28
 #define PGQRSI_PG_RUN_STEP 29
 #define PGQRSI_PG_RUN_END 30
+#define PGQRSI_PG_SETTLE_ONE 31
+#define PGQRSI_PG_SETTLE_END 32
+#define PGQRSI_PG_CLAIM_ONE 33
+#define PGQRSI_PG_CLAIM_ONE_RUN 34
+#define PGQRSI_PG_CLAIM_FEW_RUNS 35
+#define PGQRSI_PG_CLAIM 36      /* and 37 */
+#define PGQRSI_PG_CLAIM_RUNS 38 /* and 39 */
 
 /* The time of every decision is parameter 2, or the server's clock when that is NULL. */
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
@@ -9589,14 +11532,17 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
     "(r.state <> 0 OR r.cancel_requested_at IS NOT NULL OR r.wait = 4 AND EXISTS (SELECT 1 FROM @.pgqrs_run_events v"  \
     " WHERE v.run_id = r.id AND v.name = r.wait_name))"
 
+/* One message of `source`, deliverable at once; its id. */
+#define PGQRSI_PG_READY_ONE(source)                                                                                    \
+    " INSERT INTO @.pgqrs_ready AS z (queue_id, prio, lo, n) SELECT queue_id, -$4::int, id, 1 FROM " source            \
+    " RETURNING lo, (SELECT pg_notify('@!', z.queue_id::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers s"          \
+    " WHERE s.queue_id = z.queue_id AND s.until > statement_timestamp()))::text"
+
 /* 1 queue, 2 now, 3 payload, 4 priority, 5 producer: one message, deliverable at once. */
 static const char pgqrsi_pg_enqueue_one[] =
-    "WITH q AS MATERIALIZED (SELECT id FROM @.pgqrs_queues WHERE name = $1),"
-    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
+    "WITH m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
     " SELECT id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW
-    ", $5::text, $3::text FROM q RETURNING queue_id, id),"
-    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT queue_id, -$4::int, id, 1 FROM m)"
-    " SELECT id, " PGQRSI_PG_NOTIFY("q") "::text FROM m";
+    ", $5::text, $3::text FROM @.pgqrs_queues WHERE name = $1 RETURNING queue_id, id)" PGQRSI_PG_READY_ONE("m");
 
 /* 1 queue, 2 now, 3 payloads, 4 priority, 5 producer, 6 due, 7 delay_us, 8 expires, 9 expire_us: messages that differ in
  * their payloads only. Runs: ids that follow each other, cut at every 50th. What expires is a run of its own. The sort makes
@@ -9688,6 +11634,17 @@ static const char pgqrsi_pg_settle_whole[] =
     " WHERE x.keyed AND e.queue_id = x.queue_id AND e.message_id >= u.lo AND e.message_id < u.lo + u.n)"
     " SELECT i.lease, CASE WHEN x.lease IS NOT NULL THEN 1 ELSE 0 / (SELECT count(*) - 1 FROM @.pgqrs_leases l"
     " WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW ") END FROM i LEFT JOIN x ON x.lease = i.lease";
+
+/* The everyday case of it: one lease, not many messages, none with a key. 1 lease, 2 now, 3 count, 4 smallest id, 5 greatest id. Fails
+ * likewise when the lease is alive and does not match. */
+static const char pgqrsi_pg_settle_one[] =
+    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND until > " PGQRSI_PG_NOW
+    " RETURNING queue_id, lease, worker_id, claimed_at, total, lo_min, hi_max, lo, n, attempt,"
+    " 1 / (CASE WHEN total = $3::int AND lo_min = $4::bigint AND hi_max = $5::bigint AND NOT keyed THEN 1 ELSE 0 END)"
+    " AS matches)"
+    " INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n,"
+    " attempt) SELECT queue_id, lease, worker_id, " PGQRSI_PG_NOW
+    ", claimed_at, 0, total * matches, lo_min, hi_max, lo, n, attempt FROM x RETURNING lease, 1";
 
 /* 1 leases, 2 now, 3 ids, 4 verdicts (see pgqrsi_pg_verdict_code), 5 due, 6 delay_us, 7 reasons: any mix. A lease of which something remains keeps its row
  * (an UPDATE, not a new row), so that an extend that waits for the row finds it again. Everything that follows derives from
@@ -9803,16 +11760,48 @@ static const char pgqrsi_pg_claim_sql[] =
     "FROM g),"
     " (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed), array_agg(lo), "
     "array_agg(n),"
-    " array_agg((attempt + 1)::smallint), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total)"
-    " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"
-    " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l), (SELECT "
-    "total FROM l),"
-    " (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f), (SELECT ord FROM f),"
-    " txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"
-    " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END]::bigint[]"
-    " UNION ALL SELECT m.id, y.ord, y.prio, (y.attempt + 1)::smallint, m.enqueued_at, m.payload, NULL FROM y, LATERAL"
-    " (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t WHERE t.queue_id = y.queue_id AND t.id >= y.lo"
-    " AND t.id < y.lo + y.n OFFSET 0) m";
+    " array_agg((attempt + 1)::smallint), array_agg(prio) FROM y HAVING count(*) > 0 RETURNING lease, until, total, "
+    "keyed)"
+    "@+";
+#define PGQRSI_PG_CLAIMED(nulls, columns, tables)                                                                      \
+    " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"                \
+    " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l),"            \
+    " (SELECT total FROM l), (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f),"                   \
+    " (SELECT ord FROM f), txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"  \
+    " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END, (SELECT keyed::int FROM l)]::bigint[]" nulls   \
+    " UNION ALL SELECT m.id, y.ord, y.prio, (y.attempt + 1)::smallint, m.enqueued_at, m.payload, NULL" columns         \
+    " FROM y CROSS JOIN LATERAL (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t"                        \
+    " WHERE t.queue_id = y.queue_id AND t.id >= y.lo AND t.id < y.lo + y.n OFFSET 0) m" tables
+static const char pgqrsi_pg_claim_messages[] = PGQRSI_PG_CLAIMED("", "", "");
+
+/* The everyday case of it: the first messages (8: how many) of the only known priority, 3, from 7 on, when each is a row of its own, and
+ * each with a lease of its own; at a third of the price, because executing a statement costs by the node, used or not. It does not say
+ * why there is no row (nothing there, paused, refused, a row of several messages, a message before priority 3): the general statement is
+ * asked then. It does not look for the mark either, so every now and then the general one takes its place (see pgqrsi_pg_mark_due). 1, 2 and 4 to 6 as
+ * above. A queue that is missing fails it (a volatile division by zero, which no planner works out beforehand). "Anything of a
+ * higher priority?" asks in index order: as an EXISTS it was planned through the other index, past every ready message. */
+#define PGQRSI_PG_LEAN_ROWS(columns)                                                                                   \
+    "SELECT " columns " FROM @.pgqrs_ready t"                                                                          \
+    " WHERE t.queue_id = (SELECT coalesce((SELECT id FROM g), 1 / (random() * 0)::int))"                               \
+    " AND (t.prio, t.ord) >= ($3, $7::bigint)"                                                                         \
+    " AND (t.expires_at IS NULL OR t.expires_at > (SELECT now FROM g) OR t.attempt > 0)"                               \
+    " ORDER BY t.prio, t.ord, t.lo LIMIT $8::int FOR UPDATE SKIP LOCKED"
+#define PGQRSI_PG_LEAN_ONE "ctid = ANY(ARRAY(" PGQRSI_PG_LEAN_ROWS("t.ctid") ")) AND n = 1"
+#define PGQRSI_PG_LEAN_FEW "ctid = ANY(ARRAY(SELECT tid FROM c)) AND NOT EXISTS (SELECT 1 FROM c WHERE n > 1)"
+#define PGQRSI_PG_LEAN_CLAIM(rows, chosen, columns, tables)                                                            \
+    "WITH g AS MATERIALIZED (SELECT " PGQRSI_PG_NOW " AS now, coalesce(nullif($4::bigint, 0), q.lease_ms * 1000)"      \
+    " * interval '1 microsecond' AS span, CASE WHEN NOT q.paused AND ($5::bigint = 0 OR EXISTS (SELECT 1"              \
+    " FROM @.pgqrs_workers w WHERE w.id = $5 AND w.epoch = $6::bigint AND w.state IN (1, 2)))"                         \
+    " AND (SELECT b.prio FROM @.pgqrs_ready b WHERE b.queue_id = q.id AND b.prio < $3::int ORDER BY b.prio, b.ord"     \
+    " LIMIT 1) IS NULL THEN q.id ELSE 0 END AS id FROM @.pgqrs_queues q WHERE q.name = $1)," rows                      \
+    " d AS (DELETE FROM @.pgqrs_ready WHERE " chosen " RETURNING queue_id, prio, ord, lo, keyed,"                      \
+    " (attempt + 1)::smallint AS attempt, nextval('@.pgqrs_lease_id') AS lease),"                                      \
+    " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed,"   \
+    " lo, n, attempt, prio) SELECT d.lease, d.queue_id, g.now + g.span, g.now, nullif($5, 0), 1, d.lo, d.lo,"          \
+    " d.keyed, ARRAY[d.lo], '{1}'::smallint[], ARRAY[d.attempt], ARRAY[d.prio] FROM d, g)"                             \
+    " SELECT m.id, d.ord, d.prio, d.attempt, m.enqueued_at, m.payload, d.lease, g.now + g.span, d.keyed" columns       \
+    " FROM d CROSS JOIN g JOIN @.pgqrs_messages m ON m.queue_id = d.queue_id AND m.id = d.lo" tables
+static const char pgqrsi_pg_claim_one[] = PGQRSI_PG_LEAN_CLAIM("", PGQRSI_PG_LEAN_ONE, "", "");
 
 /* 1 worker, 2 now, 3 epoch. */
 static const char pgqrsi_pg_beat_sql[] = "UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
@@ -9865,6 +11854,16 @@ static const char pgqrsi_pg_tend_sql[] =
     " (SELECT t.until FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until > q.now ORDER BY t.until LIMIT 1)) END,"
     " (SELECT coalesce(sum(n), 0)::bigint FROM p) + (SELECT coalesce(sum(n), 0)::bigint FROM b)"
     " + (SELECT count(*) FROM r), s.late = 1000 FROM q, s";
+
+/* 1 id, 2 now: the next queue in which housekeeping has something to do. A thousand queues at rest are one statement. */
+static const char pgqrsi_pg_next_needy_sql[] =
+    "SELECT q.id, q.name FROM @.pgqrs_queues q WHERE q.id > $1::bigint AND (q.retention_ms > 0 OR q.dead_retention_ms "
+    "> 0"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at <= " PGQRSI_PG_NOW ")"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until <= " PGQRSI_PG_NOW ")"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.expires_at <= " PGQRSI_PG_NOW ")"
+    " OR q.id IN (SELECT w.queue_id FROM @.pgqrs_workflows w WHERE w.retention_ms > 0 OR w.failed_retention_ms > 0))"
+    " ORDER BY q.id LIMIT 1";
 
 /* 1 queue, 2 now: a bounded step of retention. It looks at the oldest by id, which are the oldest by time as well, nearly. */
 static const char pgqrsi_pg_retain_sql[] =
@@ -9952,21 +11951,14 @@ static const char pgqrsi_pg_doubt_sql[] =
     " OR l.pid <> pg_backend_pid() AND x.transactionid::text::bigint = ANY(ARRAY(SELECT p % 4294967296"
     " FROM txid_snapshot_xip(txid_current_snapshot()) AS p WHERE p < $1::bigint))))";
 
-/* 1 workflow, 2 now, 3 input, 4 priority, 5 due, 6 delay_us: one run without a key. */
+/* 1 workflow, 2 now, 3 input, 4 priority: one run without a key, deliverable at once. */
 static const char pgqrsi_pg_trigger_one[] =
-    "WITH w AS MATERIALIZED (SELECT id, queue_id, " PGQRSI_PG_NOW " AS now,"
-    " coalesce($5::timestamptz, " PGQRSI_PG_NOW " + $6::bigint * interval '1 microsecond') AS due,"
-    " " PGQRSI_PG_NOW " + nullif(timeout_ms, 0) * interval '1 millisecond' AS deadline"
-    " FROM @.pgqrs_workflows WHERE name = $1),"
+    "WITH r AS (INSERT INTO @.pgqrs_runs(id, workflow_id, queue_id, triggered_at, deadline_at)"
+    " SELECT nextval('@.pgqrs_message_id'), id, queue_id, " PGQRSI_PG_NOW ", " PGQRSI_PG_NOW
+    " + nullif(timeout_ms, 0) * interval '1 millisecond' FROM @.pgqrs_workflows WHERE name = $1"
+    " RETURNING id, queue_id),"
     " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, payload)"
-    " SELECT queue_id, nextval('@.pgqrs_message_id'), $4::int, now, $3::text FROM w RETURNING queue_id, id),"
-    " n AS (INSERT INTO @.pgqrs_runs(id, workflow_id, queue_id, triggered_at, deadline_at)"
-    " SELECT m.id, w.id, m.queue_id, w.now, w.deadline FROM m, w),"
-    " r AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n) SELECT m.queue_id, -$4::int, m.id, 1 FROM m, w"
-    " WHERE w.due <= w.now),"
-    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n) SELECT w.due, m.queue_id, -$4::int, m.id, 1"
-    " FROM m, w WHERE w.due > w.now)"
-    " SELECT id, " PGQRSI_PG_NOTIFY("(SELECT queue_id AS id FROM w)") "::text FROM m";
+    " SELECT queue_id, id, $4::int, " PGQRSI_PG_NOW ", $3::text FROM r)" PGQRSI_PG_READY_ONE("r");
 
 /* 1 workflow, 2 now, 3 inputs, 4 priorities, 5 due, 6 delay_us, 7 keys: everything. A key whose run can be seen writes nothing.
  * One that another session is just taking is waited for, and its run returned: that is what the update is for, which
@@ -10060,60 +12052,92 @@ static const char pgqrsi_pg_run_write_more[] =
 
 /* The everyday case of it, one step and nothing else, in a third of the time. 1 lease, 2 now, 3 run, 4 started, 5 number, 6 kind, 7
  * state, 8 retries, 9 started, 10 finished, 11 due, 12 name, 13 key, 14 input, 15 output, 16 error code, 17 error message. */
+#define PGQRSI_PG_STEP_INSERT                                                                                          \
+    "INSERT INTO @.pgqrs_steps (run_id, number, kind, state, retries, started_at, finished_at, due_at, name, key,"     \
+    " input, output, error_code, error_message) SELECT $3, $5::int, $6::int, $7::int, $8::int, $9::timestamptz,"       \
+    " $10::timestamptz, $11::timestamptz, $12::text, $13::text, $14::text, $15::text, $16::text, $17::text"
+#define PGQRSI_PG_STEP_UPDATE                                                                                          \
+    " ON CONFLICT (run_id, number) DO UPDATE SET kind = excluded.kind, state = excluded.state,"                        \
+    " retries = excluded.retries, started_at = excluded.started_at, finished_at = excluded.finished_at,"               \
+    " due_at = excluded.due_at, name = excluded.name, key = excluded.key, input = excluded.input,"                     \
+    " output = excluded.output, error_code = excluded.error_code, error_message = excluded.error_message"
+#define PGQRSI_PG_RUN_HELD                                                                                             \
+    "t.lease = $1::bigint AND t.until > " PGQRSI_PG_NOW " AND t.lo_min <= $3::bigint AND t.hi_max >= $3"               \
+    " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
 static const char pgqrsi_pg_run_step_sql[] =
-    "WITH l AS MATERIALIZED (SELECT 1 FROM @.pgqrs_leases t WHERE t.lease = $1::bigint AND t.until > " PGQRSI_PG_NOW
-    " AND t.lo_min <= $3::bigint AND t.hi_max >= $3"
-    " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n) FOR UPDATE),"
-    " r AS MATERIALIZED (SELECT cancel_requested_at IS NOT NULL AS cancel FROM l, @.pgqrs_runs"
-    " WHERE id = $3 AND state = 0),"
-    " u AS (UPDATE @.pgqrs_runs t SET started_at = $4::timestamptz FROM r WHERE t.id = $3 AND t.started_at IS NULL"
-    " AND $4 IS NOT NULL),"
-    " s AS (INSERT INTO @.pgqrs_steps (run_id, number, kind, state, retries, started_at, finished_at, due_at, name, "
-    "key,"
-    " input, output, error_code, error_message) SELECT $3, $5::int, $6::int, $7::int, $8::int, $9::timestamptz,"
-    " $10::timestamptz, $11::timestamptz, $12::text, $13::text, $14::text, $15::text, $16::text, $17::text FROM r"
-    " ON CONFLICT (run_id, number) DO UPDATE SET kind = excluded.kind, state = excluded.state,"
-    " retries = excluded.retries, started_at = excluded.started_at, finished_at = excluded.finished_at,"
-    " due_at = excluded.due_at, name = excluded.name, key = excluded.key, input = excluded.input,"
-    " output = excluded.output, error_code = excluded.error_code, error_message = excluded.error_message)"
-    " SELECT cancel FROM r";
+    "WITH r AS MATERIALIZED (SELECT r.cancel_requested_at IS NOT NULL AS cancel FROM @.pgqrs_leases t, @.pgqrs_runs r"
+    " WHERE " PGQRSI_PG_RUN_HELD " AND r.id = $3 AND r.state = 0 FOR UPDATE OF t),"
+    " u AS (UPDATE @.pgqrs_runs t SET started_at = $4::timestamptz FROM r WHERE t.id = $3 AND t.started_at IS NULL),"
+    " s AS (" PGQRSI_PG_STEP_INSERT " FROM r" PGQRSI_PG_STEP_UPDATE ") SELECT cancel FROM r";
+
+/* The same when the run has a start already: $4 is not looked at. */
+static const char pgqrsi_pg_run_next_sql[] =
+    "WITH r AS MATERIALIZED (SELECT r.cancel_requested_at IS NOT NULL AS cancel FROM @.pgqrs_leases t, @.pgqrs_runs r"
+    " WHERE " PGQRSI_PG_RUN_HELD " AND r.id = $3 AND r.state = 0 AND $4::timestamptz IS NULL FOR UPDATE OF t),"
+    " s AS (" PGQRSI_PG_STEP_INSERT " FROM r" PGQRSI_PG_STEP_UPDATE ") SELECT cancel FROM r";
 
 /* The everyday end: at most one step with it (number 0: none). 1 to 17 as above, 18 state, 19 output, 20 to 22 error code, message and
  * step. */
+#define PGQRSI_PG_RUN_ENDS                                                                                             \
+    "started_at = coalesce(t.started_at, $4::timestamptz), finished_at = " PGQRSI_PG_NOW                               \
+    ", state = CASE WHEN $18::int = 6 AND t.cancel_requested_at IS NOT NULL THEN 5 ELSE $18 END, wait = 0,"            \
+    " wait_name = NULL, wait_until = NULL,"                                                                            \
+    " output = CASE WHEN $18 = 6 AND t.cancel_requested_at IS NULL THEN $19::text END, error_code = $20::text,"        \
+    " error_message = $21::text, error_step = $22::text"
+#define PGQRSI_PG_RUN_NOTIFY                                                                                           \
+    "(SELECT pg_notify('@!', (-$3)::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"                              \
+    " WHERE z.queue_id = -$3 AND z.until > statement_timestamp()))::text"
 static const char pgqrsi_pg_run_end_sql[] =
-    "WITH l AS MATERIALIZED (SELECT 1 FROM @.pgqrs_leases t WHERE t.lease = $1::bigint AND t.until > " PGQRSI_PG_NOW
-    " AND t.lo_min <= $3::bigint AND t.hi_max >= $3"
-    " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n) FOR UPDATE),"
-    " u AS (UPDATE @.pgqrs_runs t SET started_at = coalesce(t.started_at, $4::timestamptz), finished_at "
-    "= " PGQRSI_PG_NOW
-    ", state = CASE WHEN $18::int = 6 AND t.cancel_requested_at IS NOT NULL THEN 5 ELSE $18 END, wait = 0,"
-    " wait_name = NULL, wait_until = NULL,"
-    " output = CASE WHEN $18 = 6 AND t.cancel_requested_at IS NULL THEN $19::text END, error_code = $20::text,"
-    " error_message = $21::text, error_step = $22::text FROM l WHERE t.id = $3 AND t.state = 0"
+    "WITH l AS MATERIALIZED (SELECT 1 FROM @.pgqrs_leases t WHERE " PGQRSI_PG_RUN_HELD " FOR UPDATE),"
+    " u AS (UPDATE @.pgqrs_runs t SET " PGQRSI_PG_RUN_ENDS " FROM l WHERE t.id = $3 AND t.state = 0"
     " RETURNING t.cancel_requested_at IS NOT NULL AS cancel),"
-    " s AS (INSERT INTO @.pgqrs_steps (run_id, number, kind, state, retries, started_at, finished_at, due_at, name, "
-    "key,"
-    " input, output, error_code, error_message) SELECT $3, $5::int, $6::int, $7::int, $8::int, $9::timestamptz,"
-    " $10::timestamptz, $11::timestamptz, $12::text, $13::text, $14::text, $15::text, $16::text, $17::text FROM u"
-    " WHERE $5 > 0 ON CONFLICT (run_id, number) DO UPDATE SET kind = excluded.kind, state = excluded.state,"
-    " retries = excluded.retries, started_at = excluded.started_at, finished_at = excluded.finished_at,"
-    " due_at = excluded.due_at, name = excluded.name, key = excluded.key, input = excluded.input,"
-    " output = excluded.output, error_code = excluded.error_code, error_message = excluded.error_message)"
-    " SELECT cancel, (SELECT pg_notify('@!', (-$3)::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"
-    " WHERE z.queue_id = -$3 AND z.until > statement_timestamp()))::text FROM u";
+    " s AS (" PGQRSI_PG_STEP_INSERT " FROM u WHERE $5 > 0" PGQRSI_PG_STEP_UPDATE
+    ") SELECT cancel, " PGQRSI_PG_RUN_NOTIFY " FROM u";
+
+/* That, and the message is archived, when it is all of its lease. 1 to 22 as above. Fails when the lease is alive and has more than this
+ * message, or a key: see pgqrsi_pg_settle_one. */
+static const char pgqrsi_pg_settle_end[] =
+    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND until > " PGQRSI_PG_NOW
+    " AND lo_min <= $3::bigint AND hi_max >= $3 RETURNING queue_id, lease, worker_id, claimed_at, attempt,"
+    " 1 / (CASE WHEN lo_min = hi_max AND NOT keyed THEN 1 ELSE 0 END) AS matches),"
+    " u AS (UPDATE @.pgqrs_runs t SET " PGQRSI_PG_RUN_ENDS " FROM x WHERE t.id = $3 AND t.state = 0"
+    " RETURNING t.cancel_requested_at IS NOT NULL AS cancel),"
+    " s AS (" PGQRSI_PG_STEP_INSERT " FROM u WHERE $5 > 0" PGQRSI_PG_STEP_UPDATE "),"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n,"
+    " attempt) SELECT queue_id, lease, worker_id, " PGQRSI_PG_NOW
+    ", claimed_at, 0, matches, $3, $3, ARRAY[$3], '{1}'::smallint[], attempt FROM x)"
+    " SELECT cancel, " PGQRSI_PG_RUN_NOTIFY " FROM u";
 
 #define PGQRSI_PG_WORKFLOW_COLUMNS                                                                                     \
     "w.name, q.name, w.max_retries, w.backoff, w.base_ms, w.cap_ms, w.jitter_percent, w.timeout_ms,"                   \
     " w.step_timeout_ms, w.retention_ms, w.failed_retention_ms"
 
+/* The head of run r of workflow w, whose queue is q; g.now is when this is true. The last column: it has a past. */
+#define PGQRSI_PG_RUN_HEAD                                                                                             \
+    PGQRSI_PG_WORKFLOW_COLUMNS ", g.now, r.state, r.cancel_requested_at IS NOT NULL, r.retries, r.started_at,"         \
+                               " r.deadline_at, EXISTS (SELECT 1 FROM @.pgqrs_steps t WHERE t.run_id = r.id)"          \
+                               " OR EXISTS (SELECT 1 FROM @.pgqrs_run_events t WHERE t.run_id = r.id)"
+
 /* 1 run, 2 now. */
 static const char pgqrsi_pg_run_load_sql[] =
-    "SELECT " PGQRSI_PG_WORKFLOW_COLUMNS ", " PGQRSI_PG_NOW
-    ", r.state, r.cancel_requested_at IS NOT NULL, r.retries, r.started_at, r.deadline_at,"
-    " EXISTS (SELECT 1 FROM @.pgqrs_steps t WHERE t.run_id = r.id)"
-    " OR EXISTS (SELECT 1 FROM @.pgqrs_run_events t WHERE t.run_id = r.id)"
-    " FROM @.pgqrs_runs r JOIN @.pgqrs_workflows w ON w.id = r.workflow_id JOIN @.pgqrs_queues q ON q.id = r.queue_id"
-    " WHERE r.id = $1::bigint";
+    "SELECT " PGQRSI_PG_RUN_HEAD " FROM (SELECT " PGQRSI_PG_NOW
+    " AS now) g, @.pgqrs_runs r JOIN @.pgqrs_workflows w ON w.id = r.workflow_id"
+    " JOIN @.pgqrs_queues q ON q.id = r.queue_id WHERE r.id = $1::bigint";
+
+/* Claims of messages with their runs, where they are some. The queue of a run is that of its message. */
+#define PGQRSI_PG_RUN_COLUMNS ", " PGQRSI_PG_RUN_HEAD
+#define PGQRSI_PG_RUN_TABLES                                                                                           \
+    " LEFT JOIN @.pgqrs_runs r ON r.id = m.id LEFT JOIN @.pgqrs_workflows w ON w.id = r.workflow_id"                   \
+    " CROSS JOIN (SELECT $1::text AS name) q"
+#define PGQRSI_PG_LEAN_LOCK " c AS MATERIALIZED (" PGQRSI_PG_LEAN_ROWS("t.ctid AS tid, t.n") "),"
+static const char pgqrsi_pg_claim_one_run[] =
+    PGQRSI_PG_LEAN_CLAIM("", PGQRSI_PG_LEAN_ONE, PGQRSI_PG_RUN_COLUMNS, PGQRSI_PG_RUN_TABLES);
+static const char pgqrsi_pg_claim_few_runs[] =
+    PGQRSI_PG_LEAN_CLAIM(PGQRSI_PG_LEAN_LOCK, PGQRSI_PG_LEAN_FEW, PGQRSI_PG_RUN_COLUMNS, PGQRSI_PG_RUN_TABLES);
+static const char pgqrsi_pg_claim_runs[] =
+    PGQRSI_PG_CLAIMED(", NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,"
+                      " NULL, NULL, NULL",
+                      PGQRSI_PG_RUN_COLUMNS, PGQRSI_PG_RUN_TABLES " CROSS JOIN g");
 
 /* 1 run. */
 static const char pgqrsi_pg_run_steps_sql[] =
@@ -10150,37 +12174,26 @@ static const char pgqrsi_pg_run_sleep_sql[] =
     " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
 
 static const char *const pgqrsi_pg_hot[] = {
-    pgqrsi_pg_relax_sql,
-    pgqrsi_pg_enqueue_one,
-    pgqrsi_pg_enqueue_many,
-    pgqrsi_pg_enqueue_any,
-    pgqrsi_pg_settle_whole,
-    pgqrsi_pg_claim_sql,
-    pgqrsi_pg_tend_sql,
-    pgqrsi_pg_retain_sql,
-    pgqrsi_pg_extend_sql,
-    pgqrsi_pg_sleep_sql,
-    pgqrsi_pg_wake_sql,
-    "SELECT id FROM @.pgqrs_queues WHERE name = $1",
-    "SELECT id, name FROM @.pgqrs_queues WHERE id > $1::bigint ORDER BY id LIMIT 1",
-    pgqrsi_pg_settled_sql,
-    pgqrsi_pg_unclaim_sql,
-    pgqrsi_pg_settle_any,
-    pgqrsi_pg_settle_any_more,
-    pgqrsi_pg_doubt_sql,
-    pgqrsi_pg_beat_sql,
-    pgqrsi_pg_trigger_one,
-    pgqrsi_pg_trigger_any,
-    pgqrsi_pg_run_write_sql,
-    pgqrsi_pg_run_write_more,
-    pgqrsi_pg_run_load_sql,
-    pgqrsi_pg_run_steps_sql,
-    "SELECT name, payload FROM @.pgqrs_run_events WHERE run_id = $1::bigint",
-    pgqrsi_pg_run_send_sql,
-    pgqrsi_pg_run_wake_sql,
-    pgqrsi_pg_run_sleep_sql,
-    pgqrsi_pg_run_step_sql,
-    pgqrsi_pg_run_end_sql,
+    pgqrsi_pg_relax_sql,       pgqrsi_pg_enqueue_one,
+    pgqrsi_pg_enqueue_many,    pgqrsi_pg_enqueue_any,
+    pgqrsi_pg_settle_whole,    pgqrsi_pg_run_next_sql,
+    pgqrsi_pg_tend_sql,        pgqrsi_pg_retain_sql,
+    pgqrsi_pg_extend_sql,      pgqrsi_pg_sleep_sql,
+    pgqrsi_pg_wake_sql,        "SELECT id FROM @.pgqrs_queues WHERE name = $1",
+    pgqrsi_pg_next_needy_sql,  pgqrsi_pg_settled_sql,
+    pgqrsi_pg_unclaim_sql,     pgqrsi_pg_settle_any,
+    pgqrsi_pg_settle_any_more, pgqrsi_pg_doubt_sql,
+    pgqrsi_pg_beat_sql,        pgqrsi_pg_trigger_one,
+    pgqrsi_pg_trigger_any,     pgqrsi_pg_run_write_sql,
+    pgqrsi_pg_run_write_more,  pgqrsi_pg_run_load_sql,
+    pgqrsi_pg_run_steps_sql,   "SELECT name, payload FROM @.pgqrs_run_events WHERE run_id = $1::bigint",
+    pgqrsi_pg_run_send_sql,    pgqrsi_pg_run_wake_sql,
+    pgqrsi_pg_run_sleep_sql,   pgqrsi_pg_run_step_sql,
+    pgqrsi_pg_run_end_sql,     pgqrsi_pg_settle_one,
+    pgqrsi_pg_settle_end,      pgqrsi_pg_claim_one,
+    pgqrsi_pg_claim_one_run,   pgqrsi_pg_claim_few_runs,
+    pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_messages,
+    pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_runs,
 };
 
 static const char *pgqrsi_pg_hot_sql(int statement)
@@ -10432,7 +12445,13 @@ typedef struct pgqrsi_pg_item {
     pgqrs_backend_verdict *verdict;
     size_t place; /* in the request */
     bool whole;   /* all of its lease is archived now */
+    bool ended;   /* so it is, by the statement that ends its run */
 } pgqrsi_pg_item;
+
+static bool pgqrsi_pg_is_chosen(const pgqrsi_pg_item *item)
+{
+    return !item->whole && !item->ended;
+}
 
 static int pgqrsi_pg_item_order(const void *left, const void *right)
 {
@@ -10443,16 +12462,21 @@ static int pgqrsi_pg_item_order(const void *left, const void *right)
     return a->place < b->place ? -1 : a->place > b->place;
 }
 
-static void pgqrsi_pg_items_fill(pgqrsi_pg_item *items, pgqrs_backend_verdict *verdicts, size_t count)
+/* Returns how many of the verdicts do something to their message. */
+static size_t pgqrsi_pg_items_fill(pgqrsi_pg_item *items, pgqrs_backend_verdict *verdicts, size_t verdict_count)
 {
     bool sorted = true;
-    for (size_t i = 0; i < count; i++) {
-        items[i].verdict = &verdicts[i];
-        items[i].place = i;
-        items[i].whole = false;
-        sorted = sorted && (i == 0 || pgqrsi_pg_item_order(&items[i - 1], &items[i]) < 0);
+    size_t count = 0;
+    for (size_t i = 0; i < verdict_count; i++) {
+        if (!verdicts[i].verdict) continue;
+        items[count].verdict = &verdicts[i];
+        items[count].place = i;
+        items[count].whole = items[count].ended = false;
+        sorted = sorted && (count == 0 || pgqrsi_pg_item_order(&items[count - 1], &items[count]) < 0);
+        count++;
     }
     if (!sorted) qsort(items, count, sizeof *items, pgqrsi_pg_item_order);
+    return count;
 }
 
 static size_t pgqrsi_pg_lease_end(const pgqrsi_pg_item *items, size_t from, size_t count)
@@ -10474,21 +12498,6 @@ static bool pgqrsi_pg_is_whole(const pgqrsi_pg_item *items, size_t from, size_t 
             return false;
     }
     return true;
-}
-
-/* How many leases go the short way. */
-static size_t pgqrsi_pg_items_sort_out(pgqrsi_pg_item *items, size_t count)
-{
-    size_t leases = 0;
-    for (size_t from = 0; from < count;) {
-        size_t end = pgqrsi_pg_lease_end(items, from, count);
-        bool whole = pgqrsi_pg_is_whole(items, from, end);
-        for (size_t i = from; i < end; i++)
-            items[i].whole = whole;
-        leases += whole;
-        from = end;
-    }
-    return leases;
 }
 
 typedef enum pgqrsi_pg_whole_column {
@@ -10539,7 +12548,8 @@ static void pgqrsi_pg_put_items(pgqrsi_pg_call *call, const pgqrsi_pg_item *item
 {
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole) out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
+        if (pgqrsi_pg_is_chosen(&items[i]))
+            out = pgqrsi_pg_put_int64(out, leases ? items[i].verdict->lease : items[i].verdict->id);
 }
 
 /* How the statements number verdicts: 7 to 9 are kinds of giving back. Fresh: attempts are counted from zero again. With a run:
@@ -10555,18 +12565,18 @@ static void pgqrsi_pg_put_verdicts(pgqrsi_pg_call *call, const pgqrsi_pg_item *i
 {
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT4_ARRAY, PGQRSI_PG_INT4, chosen, 4 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole) out = pgqrsi_pg_put_int32(out, pgqrsi_pg_verdict_code(items[i].verdict));
+        if (pgqrsi_pg_is_chosen(&items[i])) out = pgqrsi_pg_put_int32(out, pgqrsi_pg_verdict_code(items[i].verdict));
 }
 
 static void pgqrsi_pg_put_reasons(pgqrsi_pg_call *call, const pgqrsi_pg_item *items, size_t count, size_t chosen)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++)
-        bytes += !items[i].whole && items[i].verdict->reason ? strlen(items[i].verdict->reason) : 0;
+        bytes += pgqrsi_pg_is_chosen(&items[i]) && items[i].verdict->reason ? strlen(items[i].verdict->reason) : 0;
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_TEXT_ARRAY, PGQRSI_PG_TEXT, chosen, bytes);
     for (size_t i = 0; out && i < count; i++) {
         const char *reason = items[i].verdict->reason;
-        if (!items[i].whole) out = pgqrsi_pg_put_text(out, reason, reason ? strlen(reason) : 0);
+        if (pgqrsi_pg_is_chosen(&items[i])) out = pgqrsi_pg_put_text(out, reason, reason ? strlen(reason) : 0);
     }
 }
 
@@ -10579,11 +12589,11 @@ static void pgqrsi_pg_any_parameters(pgqrsi_pg_call *call, const pgqrsi_pg_item 
     pgqrsi_pg_put_verdicts(call, items, count, chosen);
     char *out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole) out = pgqrsi_pg_put_time(out, items[i].verdict->due.at_us);
+        if (pgqrsi_pg_is_chosen(&items[i])) out = pgqrsi_pg_put_time(out, items[i].verdict->due.at_us);
     pgqrsi_pg_array_end(call, out);
     out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, chosen, 8 * chosen);
     for (size_t i = 0; out && i < count; i++)
-        if (!items[i].whole) out = pgqrsi_pg_put_int64(out, items[i].verdict->due.delay_us);
+        if (pgqrsi_pg_is_chosen(&items[i])) out = pgqrsi_pg_put_int64(out, items[i].verdict->due.delay_us);
     pgqrsi_pg_put_reasons(call, items, count, chosen);
 }
 
@@ -10614,11 +12624,25 @@ static void pgqrsi_pg_any_results(const PGresult *r, pgqrsi_pg_item *const *chos
     }
 }
 
+/* Messages with a key are settled by the statement that knows about keys. Where there were some lately, there are more. */
+#define PGQRSI_PG_KEYED_US (10 * PGQRSI_US_PER_S)
+
+static void pgqrsi_pg_note_keys(pgqrsi_pg *pg, bool keyed)
+{
+    if (keyed) pg->keyed_us = pgqrs_backend_monotonic();
+}
+
+static bool pgqrsi_pg_no_keys(const pgqrsi_pg *pg)
+{
+    return pg->keyed_us == 0 || pgqrs_backend_monotonic() - pg->keyed_us > PGQRSI_PG_KEYED_US;
+}
+
 /* --- exchange ----------------------------------------------------------------------------------------------------- */
 
 static void pgqrsi_pg_put_write(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us,
                                 int64_t lease_us);
 static void pgqrsi_pg_take_write(const PGresult *r, pgqrs_backend_run_write *write);
+static pgqrs_backend_run *pgqrsi_pg_claimed_run(pgqrsi_pg *pg, const PGresult *r, int row, int64_t run_id);
 static int64_t pgqrsi_pg_retain_runs(pgqrsi_pg *pg, int64_t now_us, const char *queue);
 
 #define PGQRSI_PG_LOCAL_ITEMS 64
@@ -10636,15 +12660,18 @@ typedef struct pgqrsi_pg_claimed {
     int64_t guess;
     int64_t prio, ord;
     int64_t xmin, xmax;
+    bool keyed;
 } pgqrsi_pg_claimed;
 
 typedef struct pgqrsi_pg_work {
     pgqrsi_pg *pg;
     pgqrs_backend_exchange *exchange;
-    pgqrsi_pg_item *items;
+    pgqrsi_pg_item *items; /* of the verdicts that do something to a message */
+    size_t item_count;
     pgqrsi_pg_item **chosen; /* those for the general statement */
     size_t chosen_count;
     size_t lease_count; /* leases for the short one */
+    bool short_way;     /* statements that may fail on purpose are used */
     size_t run_count;   /* verdicts with something to store of their run */
     pgqrsi_pg_queue *slot;
     pgqrsi_pg_call *calls; /* `few`, or, when there are many runs, in `block` */
@@ -10677,49 +12704,89 @@ static pgqrsi_pg_call *pgqrsi_pg_join(pgqrsi_pg_work *work, int statement, int *
 
 static bool pgqrsi_pg_is_plain_end(const pgqrs_backend_run_write *write);
 static void pgqrsi_pg_put_end(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us);
+static bool pgqrsi_pg_is_one_step(const pgqrs_backend_run_write *write);
+static int pgqrsi_pg_step_statement(const pgqrs_backend_run_write *write);
+static void pgqrsi_pg_put_one_step(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us);
 
-static void pgqrsi_pg_join_runs(pgqrsi_pg_work *work)
+static void pgqrsi_pg_join_run(pgqrsi_pg_work *work, const pgqrs_backend_verdict *verdict, bool ended)
 {
+    const pgqrs_backend_run_write *write = verdict->run;
     int64_t now_us = work->exchange->now_us;
+    int64_t lease_us = write->lease_us;
     int place;
-    work->runs = work->group.count;
-    for (size_t i = 0; i < work->exchange->verdict_count; i++) {
-        const pgqrs_backend_run_write *write = work->items[i].verdict->run;
-        if (!write) continue;
-        if (pgqrsi_pg_is_plain_end(write)) {
-            pgqrsi_pg_put_end(pgqrsi_pg_join(work, PGQRSI_PG_RUN_END, &place), write, now_us);
-            continue;
-        }
-        int64_t lease_us = write->lease_us;
-        if (now_us == 0 && lease_us < PGQRSI_PG_WRITE_GUARD_US) lease_us = PGQRSI_PG_WRITE_GUARD_US;
-        pgqrsi_pg_put_write(pgqrsi_pg_join(work, PGQRSI_PG_RUN_WRITE, &place), write, now_us, lease_us);
+    if (verdict->verdict && pgqrsi_pg_is_plain_end(write) && (ended || lease_us == 0)) {
+        pgqrsi_pg_put_end(pgqrsi_pg_join(work, ended ? PGQRSI_PG_SETTLE_END : PGQRSI_PG_RUN_END, &place), write,
+                          now_us);
+        return;
     }
+    if (!verdict->verdict && pgqrsi_pg_is_one_step(write)) {
+        pgqrsi_pg_put_one_step(pgqrsi_pg_join(work, pgqrsi_pg_step_statement(write), &place), write, now_us);
+        return;
+    }
+    if (verdict->verdict && now_us == 0 && lease_us < PGQRSI_PG_WRITE_GUARD_US) lease_us = PGQRSI_PG_WRITE_GUARD_US;
+    pgqrsi_pg_put_write(pgqrsi_pg_join(work, PGQRSI_PG_RUN_WRITE, &place), write, now_us, lease_us);
 }
 
-/* A run and the verdict on its message share their fate. */
+/* First those whose message stays held. */
+static void pgqrsi_pg_join_runs(pgqrsi_pg_work *work)
+{
+    const pgqrs_backend_exchange *exchange = work->exchange;
+    work->runs = work->group.count;
+    for (size_t i = 0; i < exchange->verdict_count; i++)
+        if (exchange->verdicts[i].run && !exchange->verdicts[i].verdict)
+            pgqrsi_pg_join_run(work, &exchange->verdicts[i], false);
+    for (size_t i = 0; i < work->item_count; i++)
+        if (work->items[i].verdict->run) pgqrsi_pg_join_run(work, work->items[i].verdict, work->items[i].ended);
+}
+
+/* A run and the verdict on its message share their fate; `alone`: its statement decided both. */
+static void pgqrsi_pg_take_run(const PGresult *r, pgqrs_backend_verdict *verdict, bool alone)
+{
+    pgqrsi_pg_take_write(r, verdict->run);
+    if (verdict->run->result || alone) verdict->result = verdict->run->result;
+}
+
 static void pgqrsi_pg_take_runs(pgqrsi_pg_work *work)
 {
-    int place = work->runs;
-    for (size_t i = 0; i < work->exchange->verdict_count; i++) {
-        pgqrs_backend_verdict *verdict = work->items[i].verdict;
-        if (!verdict->run) continue;
-        pgqrsi_pg_take_write(work->group.results[place++], verdict->run);
-        if (verdict->run->result) verdict->result = verdict->run->result;
-    }
+    const pgqrs_backend_exchange *exchange = work->exchange;
+    PGresult **results = work->group.results + work->runs;
+    for (size_t i = 0; i < exchange->verdict_count; i++)
+        if (exchange->verdicts[i].run && !exchange->verdicts[i].verdict)
+            pgqrsi_pg_take_run(*results++, &exchange->verdicts[i], true);
+    for (size_t i = 0; i < work->item_count; i++)
+        if (work->items[i].verdict->run) pgqrsi_pg_take_run(*results++, work->items[i].verdict, work->items[i].ended);
 }
 
 static void pgqrsi_pg_agree(const pgqrsi_pg_work *work)
 {
     for (size_t i = 0; i < work->exchange->verdict_count; i++) {
-        pgqrs_backend_verdict *verdict = work->items[i].verdict;
+        pgqrs_backend_verdict *verdict = &work->exchange->verdicts[i];
         if (verdict->run) verdict->run->result = verdict->result;
     }
 }
 
+#define PGQRSI_PG_FEW 1000 /* messages that fit into one row of `done` */
+
+static void pgqrsi_pg_join_settle_one(pgqrsi_pg_work *work)
+{
+    size_t from = 0;
+    while (!work->items[from].whole)
+        from++;
+    size_t end = pgqrsi_pg_lease_end(work->items, from, work->item_count);
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_ONE, &work->whole);
+    pgqrsi_pg_int64(call, work->items[from].verdict->lease);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_int32(call, (int32_t)(end - from));
+    pgqrsi_pg_int64(call, work->items[from].verdict->id);
+    pgqrsi_pg_int64(call, work->items[end - 1].verdict->id);
+}
+
 static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
 {
-    size_t count = work->exchange->verdict_count;
-    if (work->lease_count > 0)
+    size_t count = work->item_count;
+    if (work->lease_count == 1 && count <= PGQRSI_PG_FEW && pgqrsi_pg_no_keys(work->pg))
+        pgqrsi_pg_join_settle_one(work);
+    else if (work->lease_count > 0)
         pgqrsi_pg_whole_parameters(pgqrsi_pg_join(work, PGQRSI_PG_SETTLE_WHOLE, &work->whole), work->items, count,
                                    work->lease_count, work->exchange->now_us);
     if (work->chosen_count > 0)
@@ -10753,7 +12820,7 @@ static void pgqrsi_pg_join_beat(pgqrsi_pg_work *work)
 static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
 {
     const pgqrs_backend_claim *claim = work->exchange->claim;
-    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_CLAIM, &work->claim);
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, claim->runs ? PGQRSI_PG_CLAIM_RUNS : PGQRSI_PG_CLAIM, &work->claim);
     pgqrsi_pg_text(call, claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
     pgqrsi_pg_int32(call, (int32_t)(claim->limit - work->got));
@@ -10764,17 +12831,38 @@ static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
     pgqrsi_pg_ranges(call, work->slot, work->full);
 }
 
+static int pgqrsi_pg_lean_statement(const pgqrs_backend_claim *claim)
+{
+    if (!claim->runs) return PGQRSI_PG_CLAIM_ONE;
+    return claim->limit == 1 ? PGQRSI_PG_CLAIM_ONE_RUN : PGQRSI_PG_CLAIM_FEW_RUNS;
+}
+
+static void pgqrsi_pg_join_lean_claim(pgqrsi_pg_work *work)
+{
+    const pgqrs_backend_claim *claim = work->exchange->claim;
+    const pgqrsi_pg_level *level = &work->slot->levels[0];
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, pgqrsi_pg_lean_statement(claim), &work->claim);
+    pgqrsi_pg_text(call, claim->queue);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_int32(call, level->prio);
+    pgqrsi_pg_int64(call, claim->lease_us);
+    pgqrsi_pg_int64(call, claim->worker.id);
+    pgqrsi_pg_int64(call, claim->worker.epoch);
+    pgqrsi_pg_int64(call, level->from);
+    pgqrsi_pg_int32(call, (int32_t)claim->limit);
+}
+
 static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed *out)
 {
-    int64_t values[12];
-    bool there[12];
+    int64_t values[13];
+    bool there[13];
     memset(values, 0, sizeof values);
     memset(there, 0, sizeof there);
     memset(out, 0, sizeof *out);
     const char *in = PQgetvalue(r, row, 6);
     const char *end = in + PQgetlength(r, row, 6);
     in += PGQRSI_PG_ARRAY_HEADER;
-    for (int i = 0; i < 12 && in + 4 <= end; i++) {
+    for (int i = 0; i < 13 && in + 4 <= end; i++) {
         there[i] = (int32_t)(uint32_t)pgqrsi_pg_take(in, 4) == 8 && in + 12 <= end;
         values[i] = there[i] ? (int64_t)pgqrsi_pg_take(in + 4, 8) : 0;
         in += there[i] ? 12 : 4;
@@ -10794,6 +12882,7 @@ static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed
     out->ord = values[8];
     out->xmin = values[9];
     out->xmax = values[10];
+    out->keyed = values[12] != 0;
     out->lease_until_us = pgqrsi_pg_get_int64(r, row, 4);
 }
 
@@ -10830,6 +12919,59 @@ static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
     work->slot->retained_us = full ? monotonic_us - PGQRSI_PG_RETAIN_US + 200 * PGQRSI_US_PER_MS : monotonic_us;
 }
 
+/* The rows of a claim are kept until all rounds are over. */
+static void pgqrsi_pg_take_messages(pgqrsi_pg_work *work)
+{
+    PGresult *r = work->group.results[work->claim];
+    bool about = pgqrsi_pg_claimed_row(r) >= 0;
+    work->got += (size_t)(PQntuples(r) - (about ? 1 : 0));
+    work->claimed[work->claim_count] = work->last;
+    work->claims[work->claim_count++] = r;
+    work->group.results[work->claim] = NULL;
+}
+
+#define PGQRSI_PG_MARK_US (10 * PGQRSI_US_PER_MS)
+#define PGQRSI_PG_MARK_MAX_US (100 * PGQRSI_US_PER_MS)
+#define PGQRSI_PG_MARK_CLAIMS 32
+#define PGQRSI_PG_ODD 64
+
+static void pgqrsi_pg_marked(pgqrsi_pg_queue *slot)
+{
+    slot->marked_us = pgqrs_backend_monotonic();
+    slot->lean = 0;
+}
+
+/* The dead index entries that a claim walks are those of the time since the last look, by all consumers. */
+static bool pgqrsi_pg_mark_due(const pgqrsi_pg_queue *slot)
+{
+    int64_t age_us = pgqrs_backend_monotonic() - slot->marked_us;
+    return age_us >= (slot->lean < PGQRSI_PG_MARK_CLAIMS ? PGQRSI_PG_MARK_MAX_US : PGQRSI_PG_MARK_US);
+}
+
+/* Whether the lean statement can do: see pgqrsi_pg_claim_one. Runs have a lease each as long as they are few, because they end one by one. */
+static bool pgqrsi_pg_everyday(const pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    if (!slot || work->full || slot->idle || slot->level_count != 1) return false;
+    if (work->exchange->claim->limit > (work->exchange->claim->runs ? 16u : 1u)) return false;
+    if (pgqrsi_pg_mark_due(slot)) return false;
+    return slot->odd == 0 || slot->odd-- == 0;
+}
+
+static pgqrs_result pgqrsi_pg_take_lean_claim(pgqrsi_pg_work *work)
+{
+    PGresult *r = work->group.results[work->claim];
+    memset(&work->last, 0, sizeof work->last);
+    work->slot->lean++;
+    for (int row = 0; row < PQntuples(r); row++)
+        pgqrsi_pg_note_keys(work->pg, pgqrsi_pg_get_int64(r, row, 8) != 0);
+    if (PQntuples(r) == 0)
+        work->slot->odd = PGQRSI_PG_ODD;
+    else
+        pgqrsi_pg_take_messages(work);
+    return PGQRS_OK;
+}
+
 static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
 {
     pgqrsi_pg *pg = work->pg;
@@ -10848,12 +12990,9 @@ static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
     if (claimed->has_first)
         pgqrsi_pg_mark(work->slot, (int32_t)claimed->prio, claimed->ord, claimed->xmin, claimed->xmax);
     if (work->full) work->slot->rescan_us = pgqrs_backend_monotonic() + PGQRSI_PG_RESCAN_US;
-    if (PQntuples(r) > 1) {
-        work->got += (size_t)PQntuples(r) - 1;
-        work->claimed[work->claim_count] = *claimed;
-        work->claims[work->claim_count++] = r;
-        work->group.results[work->claim] = NULL;
-    }
+    pgqrsi_pg_note_keys(pg, claimed->keyed);
+    if (claimed->has_first) pgqrsi_pg_marked(work->slot);
+    if (PQntuples(r) > 1) pgqrsi_pg_take_messages(work);
     return PGQRS_OK;
 }
 
@@ -10864,30 +13003,63 @@ static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend,
     pgqrsi_pg_group_clear(&work->group);
     work->group.count = 0;
     work->whole = work->any = work->tend = work->retain = work->beat = work->claim = -1;
+    bool lean = first && work->short_way && pgqrsi_pg_everyday(work);
     if (settle && work->run_count > 0) pgqrsi_pg_join_runs(work);
     if (settle) pgqrsi_pg_join_settle(work);
     if (tend) pgqrsi_pg_join_tend(work);
     if (first && work->slot && work->exchange->claim->heartbeat && work->exchange->claim->worker.id)
         pgqrsi_pg_join_beat(work);
-    if (work->slot) pgqrsi_pg_join_claim(work, guard);
+    if (lean)
+        pgqrsi_pg_join_lean_claim(work);
+    else if (work->slot)
+        pgqrsi_pg_join_claim(work, guard);
     /* the text for giving back is made while there is memory, not when it has run out */
     if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM)) work->calls[work->claim].failed = true;
     work->group.repeatable = true; /* a settlement checks the lease; of a claim whose reply was lost the leases end */
     work->group.writes = settle;
     pgqrs_result result = pgqrsi_pg_run_group(work->pg, &work->group);
     if (!result && tend) pgqrsi_pg_take_tend(work);
-    return !result && work->slot ? pgqrsi_pg_take_claim(work) : result;
+    if (result || !work->slot) return result;
+    return lean ? pgqrsi_pg_take_lean_claim(work) : pgqrsi_pg_take_claim(work);
+}
+
+/* A lease of one message whose run ends in the plain way. How long the lease would last no longer matters: it goes with the run. */
+static bool pgqrsi_pg_ends_alone(const pgqrsi_pg_work *work, const pgqrs_backend_verdict *verdict)
+{
+    return work->short_way && verdict->verdict == PGQRS_ARCHIVE && verdict->lease_size == 1 && verdict->run &&
+           verdict->run->run_id == verdict->id && verdict->run->lease == verdict->lease &&
+           pgqrsi_pg_is_plain_end(verdict->run) && pgqrsi_pg_no_keys(work->pg);
+}
+
+/* How many leases go the short way. */
+static size_t pgqrsi_pg_items_sort_out(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_item *items = work->items;
+    size_t leases = 0;
+    for (size_t from = 0; from < work->item_count;) {
+        size_t end = pgqrsi_pg_lease_end(items, from, work->item_count);
+        bool ended = end - from == 1 && pgqrsi_pg_ends_alone(work, items[from].verdict);
+        bool whole = !ended && pgqrsi_pg_is_whole(items, from, end);
+        for (size_t i = from; i < end; i++) {
+            items[i].whole = whole;
+            items[i].ended = ended;
+        }
+        leases += whole;
+        from = end;
+    }
+    return leases;
 }
 
 /* Which verdicts go which way. In the caller's transaction the short statement, which may fail on purpose, is not used. */
 static void pgqrsi_pg_sort_out(pgqrsi_pg_work *work, bool short_way)
 {
-    size_t count = work->exchange->verdict_count;
-    work->lease_count = short_way ? pgqrsi_pg_items_sort_out(work->items, count) : 0;
+    size_t count = work->item_count;
+    work->short_way = short_way;
+    work->lease_count = short_way ? pgqrsi_pg_items_sort_out(work) : 0;
     work->chosen_count = 0;
     for (size_t i = 0; i < count; i++) {
-        if (!short_way) work->items[i].whole = false;
-        if (!work->items[i].whole) work->chosen[work->chosen_count++] = &work->items[i];
+        if (!short_way) work->items[i].whole = work->items[i].ended = false;
+        if (pgqrsi_pg_is_chosen(&work->items[i])) work->chosen[work->chosen_count++] = &work->items[i];
     }
 }
 
@@ -10905,9 +13077,9 @@ static pgqrs_result pgqrsi_pg_look_again(pgqrsi_pg_work *work)
             work->chosen[i]->whole = true; /* not to be asked about */
     if (lost == 0) return PGQRS_OK;
     pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_SETTLED);
-    pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, true);
-    pgqrsi_pg_put_items(&call, work->items, work->exchange->verdict_count, lost, false);
-    pgqrsi_pg_put_verdicts(&call, work->items, work->exchange->verdict_count, lost);
+    pgqrsi_pg_put_items(&call, work->items, work->item_count, lost, true);
+    pgqrsi_pg_put_items(&call, work->items, work->item_count, lost, false);
+    pgqrsi_pg_put_verdicts(&call, work->items, work->item_count, lost);
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, true);
     if (!result) pgqrsi_pg_any_results(r, work->chosen, lost);
     PQclear(r);
@@ -10918,11 +13090,10 @@ static pgqrs_result pgqrsi_pg_take_verdicts(pgqrsi_pg_work *work)
 {
     for (size_t i = 0; i < work->exchange->verdict_count; i++)
         work->exchange->verdicts[i].result = PGQRS_ERR_LEASE_LOST;
-    if (work->whole >= 0)
-        pgqrsi_pg_whole_results(work->group.results[work->whole], work->items, work->exchange->verdict_count);
+    if (work->whole >= 0) pgqrsi_pg_whole_results(work->group.results[work->whole], work->items, work->item_count);
     if (work->any >= 0) pgqrsi_pg_any_results(work->group.results[work->any], work->chosen, work->chosen_count);
     if (work->run_count > 0) pgqrsi_pg_take_runs(work);
-    pgqrs_result result = work->group.lost && work->exchange->verdict_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
+    pgqrs_result result = work->group.lost && work->item_count > 0 ? pgqrsi_pg_look_again(work) : PGQRS_OK;
     if (work->run_count > 0) pgqrsi_pg_agree(work);
     return result;
 }
@@ -10956,7 +13127,8 @@ static pgqrs_result pgqrsi_pg_first_round(pgqrsi_pg_work *work, bool tend)
     pgqrsi_pg_sort_out(work, !careful);
     result = pgqrsi_pg_round(work, true, tend, settles && !careful);
     bool divided = result && strcmp(work->group.sqlstate, "22012") == 0;
-    if (divided && work->group.failed == work->whole) {
+    if (divided && work->group.failed != work->claim) {
+        pgqrsi_pg_note_keys(work->pg, true); /* mostly that is why */
         pgqrsi_pg_sort_out(work, false);
         result = pgqrsi_pg_round(work, true, tend, settles);
         divided = result && strcmp(work->group.sqlstate, "22012") == 0;
@@ -11011,12 +13183,14 @@ static size_t pgqrsi_pg_rows(const pgqrsi_pg_work *work, pgqrsi_pg_row *rows)
 static bool pgqrsi_pg_message_fill(const pgqrsi_pg_work *work, const pgqrsi_pg_row *row, pgqrs_messages *owner,
                                    const char *queue, pgqrs_message *message)
 {
+    /* there are as many rows as were got. NOLINTNEXTLINE(clang-analyzer-core.uninitialized.ArraySubscript) */
     const PGresult *r = work->claims[row->round];
     const pgqrsi_pg_claimed *claimed = &work->claimed[row->round];
     message->id = row->id;
-    message->lease = claimed->lease;
-    message->lease_size = (uint32_t)claimed->total;
-    message->lease_until_us = claimed->lease_until_us;
+    bool own = claimed->lease == 0; /* a lease of its own */
+    message->lease = own ? pgqrsi_pg_get_int64(r, row->row, 6) : claimed->lease;
+    message->lease_size = own ? 1 : (uint32_t)claimed->total;
+    message->lease_until_us = own ? pgqrsi_pg_get_int64(r, row->row, 7) : claimed->lease_until_us;
     message->queue = queue;
     message->attempt = (int32_t)pgqrsi_pg_get_int64(r, row->row, 3);
     message->priority = -row->prio;
@@ -11047,16 +13221,24 @@ static pgqrs_messages *pgqrsi_pg_messages_make(const pgqrsi_pg_work *work, const
     return messages;
 }
 
+static void pgqrsi_pg_unclaim_lease(pgqrsi_pg_work *work, int64_t lease)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_UNCLAIM);
+    pgqrsi_pg_int64(&call, lease);
+    pgqrsi_pg_write(&call, &r);
+    PQclear(r);
+}
+
 /* No memory to hand them out: they go back as if never claimed, so that nobody waits for the leases to end. */
 static pgqrs_result pgqrsi_pg_unclaim(pgqrsi_pg_work *work)
 {
     for (int round = 0; round < work->claim_count; round++) {
-        pgqrsi_pg_call call;
-        PGresult *r;
-        pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_UNCLAIM);
-        pgqrsi_pg_int64(&call, work->claimed[round].lease);
-        pgqrsi_pg_write(&call, &r);
-        PQclear(r);
+        const PGresult *r = work->claims[round];
+        if (work->claimed[round].lease) pgqrsi_pg_unclaim_lease(work, work->claimed[round].lease);
+        for (int row = 0; !work->claimed[round].lease && row < PQntuples(r); row++)
+            pgqrsi_pg_unclaim_lease(work, pgqrsi_pg_get_int64(r, row, 6));
     }
     if (work->exchange->verdict_count == 0) return pgqrsi_pg_no_memory(work->pg);
     /* the verdicts have been carried out, so the call must not fail */
@@ -11076,8 +13258,11 @@ static pgqrs_result pgqrsi_pg_messages(pgqrsi_pg_work *work)
         rows = (pgqrsi_pg_row *)pgqrs_backend_resize(work->pg->store, NULL, 0, work->got * sizeof *rows);
     pgqrs_messages *messages = NULL;
     if (rows) messages = pgqrsi_pg_messages_make(work, rows, pgqrsi_pg_rows(work, rows));
-    if (rows && rows != local) pgqrs_backend_free(work->pg->store, rows, work->got * sizeof *rows);
     work->exchange->claim->messages = messages;
+    for (size_t i = 0; messages && work->exchange->claim->runs && i < work->got; i++)
+        work->exchange->claim->runs[i] =
+            pgqrsi_pg_claimed_run(work->pg, work->claims[rows[i].round], rows[i].row, rows[i].id);
+    if (rows && rows != local) pgqrs_backend_free(work->pg->store, rows, work->got * sizeof *rows);
     return messages ? PGQRS_OK : pgqrsi_pg_unclaim(work);
 }
 
@@ -11157,6 +13342,7 @@ static void pgqrsi_pg_work_start(pgqrsi_pg_work *work, pgqrsi_pg *pg, pgqrs_back
     work->block = NULL;
     work->block_size = 0;
     work->items = NULL;
+    work->item_count = 0;
     work->claim_count = 0;
     work->got = 0;
     work->spare = NULL;
@@ -11184,7 +13370,7 @@ static pgqrs_result pgqrsi_pg_exchange(void *self, pgqrs_backend_exchange *excha
     if (!result) {
         work.chosen = large ? (pgqrsi_pg_item **)(void *)(work.items + exchange->verdict_count) : local_chosen;
         work.slot = exchange->claim ? pgqrsi_pg_queue_slot(pg, exchange->claim->queue) : NULL;
-        pgqrsi_pg_items_fill(work.items, exchange->verdicts, exchange->verdict_count);
+        work.item_count = pgqrsi_pg_items_fill(work.items, exchange->verdicts, exchange->verdict_count);
         result = pgqrsi_pg_exchange_run(&work);
         pgqrsi_pg_group_clear(&work.group);
     }
@@ -11214,7 +13400,7 @@ static pgqrs_result pgqrsi_pg_extend(void *self, const pgqrs_backend_extend *req
     pgqrsi_pg_int64(&call, request->lease_us);
     pgqrsi_pg_int64(&call, request->worker.id);
     pgqrsi_pg_int64(&call, request->worker.epoch);
-    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
+    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, true);
     for (size_t i = 0; i < request->count; i++)
         request->results[i] = result ? result : PGQRS_ERR_LEASE_LOST;
     for (int row = 0; row < PQntuples(r); row++) {
@@ -11276,15 +13462,13 @@ static void pgqrsi_pg_put_trigger_items(pgqrsi_pg_call *call, const pgqrs_backen
 static void pgqrsi_pg_trigger_start(pgqrsi_pg_call *call, pgqrsi_pg *pg, const pgqrs_backend_trigger *request)
 {
     const pgqrs_backend_trigger_item *first = &request->items[0];
-    bool one = request->count == 1 && !first->idempotency_key;
+    bool one = request->count == 1 && !first->idempotency_key && !first->due.at_us && !first->due.delay_us;
     pgqrsi_pg_start(call, pg, one ? PGQRSI_PG_TRIGGER_ONE : PGQRSI_PG_TRIGGER_ANY);
     pgqrsi_pg_text(call, request->workflow);
     pgqrsi_pg_time(call, request->now_us);
     if (one) {
         pgqrsi_pg_text_sized(call, first->input, first->input_size);
         pgqrsi_pg_int32(call, first->priority);
-        pgqrsi_pg_time(call, first->due.at_us);
-        pgqrsi_pg_int64(call, first->due.delay_us);
     } else {
         pgqrsi_pg_put_trigger_items(call, request);
     }
@@ -11457,10 +13641,14 @@ static bool pgqrsi_pg_is_one_step(const pgqrs_backend_run_write *write)
     return write->step_count == 1 && write->value_count == 0 && (int)write->state == 0 && write->lease_us == 0;
 }
 
+static int pgqrsi_pg_step_statement(const pgqrs_backend_run_write *write)
+{
+    return write->started_at_us ? PGQRSI_PG_RUN_STEP : PGQRSI_PG_RUN_NEXT;
+}
+
 static bool pgqrsi_pg_is_plain_end(const pgqrs_backend_run_write *write)
 {
-    return write->step_count <= 1 && write->value_count == 0 && write->state >= PGQRS_RUN_CANCELLED &&
-           write->lease_us == 0;
+    return write->step_count <= 1 && write->value_count == 0 && write->state >= PGQRS_RUN_CANCELLED;
 }
 
 static void pgqrsi_pg_put_one_step(pgqrsi_pg_call *call, const pgqrs_backend_run_write *write, int64_t now_us)
@@ -11514,7 +13702,7 @@ static pgqrs_result pgqrsi_pg_run_write(void *self, pgqrs_backend_run_write *wri
     pgqrsi_pg_group group;
     pgqrsi_pg_group_start(&group);
     if (pgqrsi_pg_is_one_step(write)) {
-        pgqrsi_pg_start(&call, pg, PGQRSI_PG_RUN_STEP);
+        pgqrsi_pg_start(&call, pg, pgqrsi_pg_step_statement(write));
         pgqrsi_pg_put_one_step(&call, write, write->now_us);
     } else {
         pgqrsi_pg_start(&call, pg, PGQRSI_PG_RUN_WRITE);
@@ -11593,16 +13781,20 @@ static bool pgqrsi_pg_read_events(const PGresult *r, pgqrs_backend_run *run)
     return good;
 }
 
-/* The columns are those of pgqrsi_pg_run_load_sql. */
-static bool pgqrsi_pg_read_run_head(const PGresult *r, pgqrs_backend_run *run)
+/* The last columns of the result are those of PGQRSI_PG_RUN_HEAD. */
+#define PGQRSI_PG_HEAD_COLUMNS 18
+
+static bool pgqrsi_pg_read_run_head(const PGresult *r, int row, pgqrs_backend_run *run)
 {
-    run->now_us = pgqrsi_pg_get_int64(r, 0, 11);
-    run->stored = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(r, 0, 12);
-    run->cancel = pgqrsi_pg_get_int64(r, 0, 13) != 0;
-    run->retries = (int32_t)pgqrsi_pg_get_int64(r, 0, 14);
-    run->started_at_us = pgqrsi_pg_get_int64(r, 0, 15);
-    run->deadline_at_us = pgqrsi_pg_get_int64(r, 0, 16);
-    return pgqrsi_pg_copy(run, r, 0, 0, &run->workflow) && pgqrsi_pg_read_settings(r, 0, 1, run, &run->settings);
+    int column = PQnfields(r) - PGQRSI_PG_HEAD_COLUMNS;
+    run->now_us = pgqrsi_pg_get_int64(r, row, column + 11);
+    run->stored = (pgqrs_run_state)(int)pgqrsi_pg_get_int64(r, row, column + 12);
+    run->cancel = pgqrsi_pg_get_int64(r, row, column + 13) != 0;
+    run->retries = (int32_t)pgqrsi_pg_get_int64(r, row, column + 14);
+    run->started_at_us = pgqrsi_pg_get_int64(r, row, column + 15);
+    run->deadline_at_us = pgqrsi_pg_get_int64(r, row, column + 16);
+    return pgqrsi_pg_copy(run, r, row, column, &run->workflow) &&
+           pgqrsi_pg_read_settings(r, row, column + 1, run, &run->settings);
 }
 
 /* `past`: steps and events; NULL: there are none. */
@@ -11615,10 +13807,24 @@ static pgqrs_backend_run *pgqrsi_pg_read_run(pgqrsi_pg *pg, const PGresult *head
     pgqrs_backend_run *run = (pgqrs_backend_run *)pgqrs_backend_result_new(pg->store, sizeof *run, bytes);
     if (!run) return NULL;
     run->id = run_id;
-    if (pgqrsi_pg_read_run_head(head, run) &&
+    if (pgqrsi_pg_read_run_head(head, 0, run) &&
         (!past ||
          (pgqrsi_pg_read_steps(past[0], run, &run->steps, &run->step_count) && pgqrsi_pg_read_events(past[1], run))))
         return run;
+    pgqrs_free(run);
+    return NULL;
+}
+
+/* The run of a claim's row; NULL: it is none, or has a past, which is loaded later, or there is no memory. */
+static pgqrs_backend_run *pgqrsi_pg_claimed_run(pgqrsi_pg *pg, const PGresult *r, int row, int64_t run_id)
+{
+    int column = PQnfields(r) - PGQRSI_PG_HEAD_COLUMNS;
+    if (PQgetisnull(r, row, column) || pgqrsi_pg_get_int64(r, row, PQnfields(r) - 1) != 0) return NULL;
+    size_t bytes = (size_t)(PQgetlength(r, row, column) + PQgetlength(r, row, column + 1)) + 256;
+    pgqrs_backend_run *run = (pgqrs_backend_run *)pgqrs_backend_result_new(pg->store, sizeof *run, bytes);
+    if (!run) return NULL;
+    run->id = run_id;
+    if (pgqrsi_pg_read_run_head(r, row, run)) return run;
     pgqrs_free(run);
     return NULL;
 }
@@ -11835,6 +14041,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
         PGresult *r;
         pgqrsi_pg_start(&call, pg, PGQRSI_PG_NEXT_QUEUE);
         pgqrsi_pg_int64(&call, after);
+        pgqrsi_pg_time(&call, now_us);
         pgqrs_result result = pgqrsi_pg_read(&call, &r);
         bool more = !result && PQntuples(r) > 0;
         if (more) {
@@ -13254,7 +15461,7 @@ static pgqrs_result pgqrsi_pg_queue_create(void *self, int64_t now_us, const cha
     pgqrsi_pg_bool(&call, settings->paused);
     pgqrsi_pg_time(&call, now_us);
     /* only who asks for a new queue cares whether it was this call that made it */
-    pgqrs_result result = settings->must_be_new ? pgqrsi_pg_write(&call, &r) : pgqrsi_pg_read(&call, &r);
+    pgqrs_result result = settings->must_be_new ? pgqrsi_pg_write(&call, &r) : pgqrsi_pg_rewrite(&call, &r);
     if (!result) *created = pgqrsi_pg_get_int64(r, 0, 0) != 0;
     PQclear(r);
     return result;
@@ -13274,7 +15481,7 @@ static pgqrs_result pgqrsi_pg_queue_change(void *self, const char *queue, const 
     pgqrsi_pg_int64(&call, change->settings.retention_ms);
     pgqrsi_pg_int64(&call, change->settings.dead_retention_ms);
     pgqrsi_pg_int32(&call, (int32_t)change->paused);
-    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    pgqrs_result result = pgqrsi_pg_rewrite(&call, &r);
     if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_queue(pg, queue);
     PQclear(r);
     return result;
@@ -13856,6 +16063,7 @@ static pgqrs_result pgqrsi_pg_update_locked(const pgqrsi_pg_batch *batch, int64_
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_NOT_FOUND, 0, NULL, "no message has the id %lld",
                                   (long long)id);
     if (place > PGQRSI_PG_AT_DELAYED || pgqrsi_pg_get_int64(batch->locked, 0, 4) > 0)
+        /* the statement knows these places. NOLINTNEXTLINE(clang-analyzer-core.CallAndMessage) */
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_MESSAGE_STATE, 0, NULL,
                                   "message %lld is %s: only one that nobody has started can get another payload",
                                   (long long)id, places[place]);
@@ -14032,7 +16240,7 @@ static pgqrs_result pgqrsi_pg_workflow_change(void *self, const char *workflow, 
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKFLOW_CHANGE);
     pgqrsi_pg_text(&call, workflow);
     pgqrsi_pg_put_workflow(&call, change);
-    pgqrs_result result = pgqrsi_pg_read(&call, &r); /* twice is once */
+    pgqrs_result result = pgqrsi_pg_rewrite(&call, &r); /* twice is once */
     if (!result && PQntuples(r) == 0) result = pgqrsi_pg_no_workflow(pg, workflow);
     PQclear(r);
     return result;
@@ -14806,7 +17014,7 @@ static pgqrs_result pgqrsi_pg_worker_change(void *self, pgqrs_backend_worker_cha
     pgqrsi_pg_bool(&call, change->beat);
     pgqrsi_pg_bool(&call, change->if_idle);
     pgqrsi_pg_time(&call, change->now_us);
-    pgqrs_result result = repeatable ? pgqrsi_pg_read(&call, &r) : pgqrsi_pg_write(&call, &r);
+    pgqrs_result result = repeatable ? pgqrsi_pg_rewrite(&call, &r) : pgqrsi_pg_write(&call, &r);
     if (!result && PQntuples(r) > 0) {
         change->found = true;
         change->changed = !PQgetisnull(r, 0, 1);
@@ -15450,6 +17658,7 @@ static pgqrs_store *pgqrsi_store_open(const pgqrs_backend *backend, pgqrs_backen
     if (!store) return NULL;
     store->backend = backend;
     store->scheme = backend->name;
+    store->borrowed = request->dsn == NULL;
     if (request->dsn && strncmp(request->dsn, "turso:", 6) == 0) /* one backend, two engines: say which */
         store->scheme = "turso";
     request->settings = &store->settings;
@@ -15466,7 +17675,7 @@ static pgqrs_store *pgqrsi_store_open(const pgqrs_backend *backend, pgqrs_backen
     return store;
 }
 
-PGQRS_API pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store_desc *desc, pgqrs_error *err)
+PGQRS_API PGQRSI_RARE pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store_desc *desc, pgqrs_error *err)
 {
     pgqrs_backend_open request;
     memset(&request, 0, sizeof request);
@@ -15506,7 +17715,8 @@ static pgqrs_store *pgqrsi_open_foreign(const char *scheme, const void *handle, 
     return NULL;
 }
 
-PGQRS_API pgqrs_store *pgqrs_open_pgconn(struct pg_conn *connection, const pgqrs_store_desc *desc, pgqrs_error *err)
+PGQRS_API PGQRSI_RARE pgqrs_store *pgqrs_open_pgconn(struct pg_conn *connection, const pgqrs_store_desc *desc,
+                                                     pgqrs_error *err)
 {
     pgqrs_backend_open request;
     memset(&request, 0, sizeof request);
@@ -15514,7 +17724,8 @@ PGQRS_API pgqrs_store *pgqrs_open_pgconn(struct pg_conn *connection, const pgqrs
     return pgqrsi_open_foreign("postgresql", connection, &request, desc, err);
 }
 
-PGQRS_API pgqrs_store *pgqrs_open_sqlite3(struct sqlite3 *database, const pgqrs_store_desc *desc, pgqrs_error *err)
+PGQRS_API PGQRSI_RARE pgqrs_store *pgqrs_open_sqlite3(struct sqlite3 *database, const pgqrs_store_desc *desc,
+                                                      pgqrs_error *err)
 {
     pgqrs_backend_open request;
     memset(&request, 0, sizeof request);
@@ -15691,6 +17902,98 @@ static pgqrs_result pgqrsi_dequeue_one(pgqrs_store *store, const char *queue, co
     return pgqrsi_no_memory(store);
 }
 
+/* --- producers */
+
+#ifdef PGQRS_THREADS
+
+PGQRS_API pgqrs_producer *pgqrs_producer_open(pgqrs_store *store, const pgqrs_producer_desc *desc)
+{
+    pgqrs_producer *producer = NULL;
+    if (pgqrsi_begin(store)) return NULL;
+    pgqrs_result result = pgqrsi_producer_open(store, desc, &producer);
+    if (result) pgqrsi_end(store, result);
+    return producer; /* which keeps the call on the store open, so that every other one is refused */
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_enqueue(pgqrs_producer *producer, const char *queue, const char *payload,
+                                              const pgqrs_enqueue_desc *desc, pgqrs_receipt *receipt, pgqrs_error *err)
+{
+    pgqrsi_order order;
+    pgqrs_error ignored;
+    pgqrs_error *detail = err ? err : &ignored;
+    pgqrsi_error_clear(detail);
+    if (!producer) return pgqrsi_error_set(detail, PGQRS_ERR_INVALID_ARGUMENT, "producer is NULL");
+    pgqrs_result result = pgqrsi_order_check(producer, &order, queue, payload, desc, detail);
+    if (!result) result = pgqrsi_producer_enqueue(producer, &order, detail);
+    if (!result && receipt) *receipt = order.receipt;
+    return result;
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_hand_over(pgqrs_producer *producer, const char *queue, const char *payload,
+                                                const pgqrs_enqueue_desc *desc, pgqrs_error *err)
+{
+    pgqrsi_order order;
+    pgqrs_error ignored;
+    pgqrs_error *detail = err ? err : &ignored;
+    pgqrsi_error_clear(detail);
+    if (!producer) return pgqrsi_error_set(detail, PGQRS_ERR_INVALID_ARGUMENT, "producer is NULL");
+    pgqrs_result result = pgqrsi_order_check(producer, &order, queue, payload, desc, detail);
+    return result ? result : pgqrsi_producer_hand_over(producer, &order, detail);
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_flush(pgqrs_producer *producer, pgqrs_error *err)
+{
+    if (err) pgqrsi_error_clear(err);
+    if (!producer) return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "producer is NULL");
+    pthread_mutex_lock(&producer->mutex);
+    pgqrsi_producer_settle(producer, 0);
+    pgqrs_result result = pgqrsi_producer_losses(producer, err);
+    pthread_mutex_unlock(&producer->mutex);
+    return result;
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_close(pgqrs_producer *producer, pgqrs_error *err)
+{
+    if (err) pgqrsi_error_clear(err);
+    return producer ? pgqrsi_producer_close(producer, err) : PGQRS_OK;
+}
+
+#else
+
+PGQRS_API pgqrs_producer *pgqrs_producer_open(pgqrs_store *store, const pgqrs_producer_desc *desc)
+{
+    (void)desc;
+    if (pgqrsi_begin(store)) return NULL;
+    pgqrsi_end(store, pgqrsi_threads_check(store));
+    return NULL;
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_enqueue(pgqrs_producer *producer, const char *queue, const char *payload,
+                                              const pgqrs_enqueue_desc *desc, pgqrs_receipt *receipt, pgqrs_error *err)
+{
+    (void)producer, (void)queue, (void)payload, (void)desc, (void)receipt;
+    return pgqrsi_error_set(err, PGQRS_ERR_INVALID_ARGUMENT, "producer is NULL");
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_hand_over(pgqrs_producer *producer, const char *queue, const char *payload,
+                                                const pgqrs_enqueue_desc *desc, pgqrs_error *err)
+{
+    return pgqrs_producer_enqueue(producer, queue, payload, desc, NULL, err);
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_flush(pgqrs_producer *producer, pgqrs_error *err)
+{
+    return pgqrs_producer_enqueue(producer, NULL, NULL, NULL, NULL, err);
+}
+
+PGQRS_API pgqrs_result pgqrs_producer_close(pgqrs_producer *producer, pgqrs_error *err)
+{
+    if (err) pgqrsi_error_clear(err);
+    return producer ? PGQRS_ERR_INVALID_ARGUMENT : PGQRS_OK;
+}
+
+#endif
+
 PGQRS_API pgqrs_result pgqrs_dequeue(pgqrs_store *store, const char *queue, const pgqrs_dequeue_desc *desc,
                                      pgqrs_message **out)
 {
@@ -15865,7 +18168,7 @@ PGQRS_API pgqrs_result pgqrs_dead_replay_all(pgqrs_store *store, const char *que
     PGQRSI_CALL(store, pgqrsi_dead_replay_all(store, queue, replayed));
 }
 
-PGQRS_API pgqrs_result pgqrs_message_explain(pgqrs_store *store, int64_t id, pgqrs_explanation *out)
+PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_message_explain(pgqrs_store *store, int64_t id, pgqrs_explanation *out)
 {
     PGQRSI_CALL(store, pgqrsi_message_explain(store, id, out));
 }
@@ -15904,6 +18207,15 @@ PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_
     PGQRSI_CALL(delivery->worker->store, pgqrsi_message_extend(delivery->worker, message, lease_ms));
 }
 
+PGQRS_API bool pgqrs_message_wanted(const pgqrs_message *message)
+{
+    pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
+    if (!delivery) return false;
+    pgqrs_worker *worker = delivery->worker;
+    pgqrsi_lane_sync(worker);
+    return !pgqrsi_worker_stopping(worker) && pgqrsi_elapsed_us(worker->store) < worker->lease_end_us;
+}
+
 PGQRS_API pgqrs_result pgqrs_work(pgqrs_store *store, const char *queue, pgqrs_handler handler, void *user,
                                   const pgqrs_work_desc *desc)
 {
@@ -15926,12 +18238,21 @@ static pgqrs_worker *pgqrsi_worker_opened(pgqrs_store *store, pgqrs_worker *work
     return worker;
 }
 
+/* Threads of a pool need their coordinator all the time, not only when the program polls. */
+static pgqrs_result pgqrsi_worker_pollable(pgqrs_store *store, const pgqrs_work_desc *desc)
+{
+    if (!desc || !desc->threads) return PGQRS_OK;
+    return pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED,
+                       "threads are for pgqrs_work and pgqrs_work_workflow: call that on a thread of your own");
+}
+
 PGQRS_API pgqrs_worker *pgqrs_worker_open(pgqrs_store *store, const char *queue, pgqrs_handler handler,
                                           pgqrs_batch_handler batch_handler, void *user, const pgqrs_work_desc *desc)
 {
     pgqrs_worker *worker = NULL;
     if (pgqrsi_begin(store)) return NULL;
-    pgqrs_result result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
+    pgqrs_result result = pgqrsi_worker_pollable(store, desc);
+    if (!result) result = pgqrsi_worker_open(store, queue, handler, batch_handler, user, desc, &worker);
     return pgqrsi_worker_opened(store, worker, result);
 }
 
@@ -16208,7 +18529,8 @@ PGQRS_API int32_t pgqrs_run_attempt(const pgqrs_run *run)
 
 PGQRS_API pgqrs_store *pgqrs_run_store(const pgqrs_run *run)
 {
-    return run && run->worker ? run->worker->store : NULL;
+    if (!run || !run->worker || (run->worker->lane && !run->transaction)) return NULL;
+    return pgqrsi_lane_store(run->worker);
 }
 
 PGQRS_API const pgqrs_error *pgqrs_run_error(const pgqrs_run *run)
@@ -16244,6 +18566,7 @@ static bool pgqrsi_run_enter(pgqrs_run *run)
                         (long long)run->message->id);
         pgqrsi_log(store, PGQRS_LOG_ERROR, "%s", run->error.message);
     }
+    pgqrsi_lane_sync(run->worker);
     if (pgqrsi_elapsed_us(store) >= run->worker->lease_end_us) pgqrsi_run_lost(run);
     if (!run->status) return true;
     if (++run->skipped == PGQRSI_RUN_SKIPPED_MANY)
@@ -16478,7 +18801,8 @@ PGQRS_API pgqrs_worker *pgqrs_worker_open_workflows(pgqrs_store *store, const pg
 {
     pgqrs_worker *worker = NULL;
     if (pgqrsi_begin(store)) return NULL;
-    pgqrs_result result = pgqrsi_worker_open_workflows(store, entries, count, desc, &worker);
+    pgqrs_result result = pgqrsi_worker_pollable(store, desc);
+    if (!result) result = pgqrsi_worker_open_workflows(store, entries, count, desc, &worker);
     return pgqrsi_worker_opened(store, worker, result);
 }
 
@@ -16514,7 +18838,7 @@ PGQRS_API pgqrs_result pgqrs_run_values_get(pgqrs_store *store, int64_t run_id, 
     PGQRSI_CALL(store, pgqrsi_run_values_get(store, run_id, out));
 }
 
-PGQRS_API pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out)
+PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out)
 {
     PGQRSI_CALL(store, pgqrsi_run_explain(store, run_id, out));
 }
@@ -17217,7 +19541,7 @@ static pgqrs_result pgqrsi_config_layers(pgqrsi_config_loader *loader, const pgq
     return result == PGQRS_OK ? pgqrsi_config_finish(loader) : result;
 }
 
-PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_error *err)
+PGQRS_API PGQRSI_RARE pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_error *err)
 {
     pgqrsi_config_loader loader;
     pgqrs_config_desc nothing;

@@ -194,9 +194,10 @@ static const char *const pgqrsi_sqlite_version_1[] = {
     "  backoff_ms INTEGER NOT NULL, backoff_max_ms INTEGER NOT NULL, retention_ms INTEGER NOT NULL,"
     "  dead_retention_ms INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, created_at INTEGER NOT NULL,"
     "  lease_expiries INTEGER NOT NULL DEFAULT 0) STRICT;"
+    /* Not state IN (...): SQLite would make a temporary table of the list for every row that is written. */
     "CREATE TABLE pgqrs_messages("
     "  id INTEGER PRIMARY KEY, queue_id INTEGER NOT NULL,"
-    "  state INTEGER NOT NULL CHECK (state IN (1, 2, 3, 4, 5))," /* ready, delayed, leased, archived, dead */
+    "  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 5)," /* ready, delayed, leased, archived, dead */
     "  priority INTEGER NOT NULL DEFAULT 0, ord INTEGER NOT NULL DEFAULT 0, due_at INTEGER NOT NULL DEFAULT 0,"
     "  lease INTEGER NOT NULL DEFAULT 0, lease_until INTEGER NOT NULL DEFAULT 0, attempt INTEGER NOT NULL DEFAULT 0,"
     "  worker_id INTEGER NOT NULL DEFAULT 0, enqueued_at INTEGER NOT NULL, expires_at INTEGER NOT NULL DEFAULT 0,"
@@ -214,7 +215,7 @@ static const char *const pgqrsi_sqlite_version_1[] = {
     "  WHERE expires_at > 0 AND attempt = 0 AND state < 3;"
     "CREATE TABLE pgqrs_workers("
     "  id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, epoch INTEGER NOT NULL, queue_id INTEGER NOT NULL DEFAULT 0,"
-    "  state INTEGER NOT NULL CHECK (state IN (1, 2, 3, 4, 5))," /* ready, polling, interrupted, suspended, stopped */
+    "  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 5)," /* ready, polling, interrupted, suspended, stopped */
     "  reclaimed INTEGER NOT NULL DEFAULT 0, started_at INTEGER NOT NULL, heartbeat_at INTEGER NOT NULL,"
     "  stopped_at INTEGER NOT NULL DEFAULT 0) STRICT;"
     "CREATE INDEX pgqrs_workers_queue ON pgqrs_workers(queue_id);"
@@ -250,7 +251,7 @@ static const char *const pgqrsi_sqlite_version_2[] =
         "CREATE INDEX pgqrs_workflows_queue ON pgqrs_workflows(queue_id);"
         "CREATE TABLE pgqrs_runs("
         "  id INTEGER PRIMARY KEY, workflow_id INTEGER NOT NULL,"
-        "  state INTEGER NOT NULL DEFAULT 0 CHECK (state IN (0, 5, 6, 7))," /* open, cancelled, success, error */
+        "  state INTEGER NOT NULL DEFAULT 0 CHECK (state = 0 OR state BETWEEN 5 AND 7)," /* open, cancelled, success, error */
         "  wait INTEGER NOT NULL DEFAULT 0, wait_until INTEGER NOT NULL DEFAULT 0, retries INTEGER NOT NULL DEFAULT 0,"
         "  triggered_at INTEGER NOT NULL, started_at INTEGER NOT NULL DEFAULT 0, finished_at INTEGER NOT NULL DEFAULT "
         "0,"
@@ -263,8 +264,8 @@ static const char *const pgqrsi_sqlite_version_2[] =
         "CREATE INDEX pgqrs_runs_ended ON pgqrs_runs(workflow_id, state, finished_at) WHERE state <> 0;"
         "CREATE TABLE pgqrs_steps("
         "  run_id INTEGER NOT NULL, number INTEGER NOT NULL,"
-        "  kind INTEGER NOT NULL CHECK (kind IN (1, 2, 3)),"      /* body, sleep, event */
-        "  state INTEGER NOT NULL CHECK (state IN (1, 2, 3, 4))," /* done, retrying, waiting, failed */
+        "  kind INTEGER NOT NULL CHECK (kind BETWEEN 1 AND 3),"   /* body, sleep, event */
+        "  state INTEGER NOT NULL CHECK (state BETWEEN 1 AND 4)," /* done, retrying, waiting, failed */
         "  retries INTEGER NOT NULL, started_at INTEGER NOT NULL, finished_at INTEGER NOT NULL, due_at INTEGER NOT "
         "NULL,"
         "  name TEXT NOT NULL, key TEXT, error_code TEXT, error_message TEXT, input TEXT, output TEXT,"
@@ -664,8 +665,9 @@ typedef struct pgqrsi_sqlite {
     int lock_fd;
     int log_fd;
     int wake_fd;
-    bool turns; /* writes take the queue lock */
-    int writes; /* begun, as far as it matters */
+    bool turns;               /* writes take the queue lock */
+    int writes;               /* begun, as far as it matters */
+    int64_t checkpoint_pages; /* what wal_autocheckpoint was before a span turned it off; 0: nothing to restore */
 
     /* the running transaction */
     pgqrsi_sqlite_transaction transaction;
@@ -1121,7 +1123,7 @@ static bool pgqrsi_sqlite_open_log(pgqrsi_sqlite *self)
  * write lock held, so that nobody else appends; what follows the last commit in the log means nothing to SQLite. */
 static void pgqrsi_sqlite_grow_log(pgqrsi_sqlite *self)
 {
-    static const char zeros[16384] = {0};
+    static char zeros[16384]; /* not const: so it takes no room in the program */
     off_t start = lseek(self->log_fd, 0, SEEK_END);
     off_t end = start;
     while (start > 0 && end < PGQRSI_SQLITE_LOG_SIZE) {
@@ -1407,12 +1409,35 @@ static pgqrs_result pgqrsi_sqlite_check_version(pgqrsi_sqlite *self)
     return PGQRS_OK;
 }
 
+/* SQLite copies the log into the file right after a commit. After the commit of a span, which has no queue lock, that could meet
+ * another store that starts the log anew: a race in SQLite up to 3.51.2 (sqlite.org/wal.html#walresetbug). The next ordinary
+ * commit, in its turn, does it instead. */
+static void pgqrsi_sqlite_hold_checkpoints(pgqrsi_sqlite *self)
+{
+    pgqrsi_sqlite_query query;
+    if (!self->own_flush) return;
+    query = pgqrsi_sqlite_query_text(self, "PRAGMA wal_autocheckpoint");
+    if (pgqrsi_sqlite_next(&query)) self->checkpoint_pages = pgqrsi_sqlite_int(&query, 0);
+    if (query.statement) pgqrsi_sqlite3.finalize(query.statement);
+    if (self->checkpoint_pages > 0) pgqrsi_sqlite3.exec(self->db, "PRAGMA wal_autocheckpoint=0", NULL, NULL, NULL);
+}
+
+/* Tried again by the next call, should it fail. */
+static void pgqrsi_sqlite_release_checkpoints(pgqrsi_sqlite *self)
+{
+    char sql[64];
+    if (self->checkpoint_pages <= 0) return;
+    snprintf(sql, sizeof(sql), "PRAGMA wal_autocheckpoint=%lld", (long long)self->checkpoint_pages);
+    if (pgqrsi_sqlite3.exec(self->db, sql, NULL, NULL, NULL) == SQLITE_OK) self->checkpoint_pages = 0;
+}
+
 static void pgqrsi_sqlite_start(pgqrsi_sqlite *self, bool writing)
 {
     self->deadline_us = pgqrs_backend_monotonic() + self->patience_us;
     self->turn_end_us = INT64_MAX;
     self->tail_known = false;
     if (self->spanning) return; /* what to do after the commit adds up until then */
+    pgqrsi_sqlite_release_checkpoints(self);
     self->writing = writing;
     self->wake = false;
     self->must_flush = false;
@@ -1499,6 +1524,7 @@ static pgqrs_result pgqrsi_sqlite_span(pgqrsi_sqlite *self)
                                   "%s is in a transaction already; end it first", pgqrsi_sqlite_name(self));
     result = pgqrsi_sqlite_begin_write(self);
     if (result != PGQRS_OK) return result;
+    pgqrsi_sqlite_hold_checkpoints(self);
     pgqrsi_sqlite_end_turn(self);
     self->transaction = PGQRSI_SQLITE_NONE;
     self->must_flush = true; /* statements of the program may create tables, which does not count as changing rows */
@@ -1665,7 +1691,10 @@ static pgqrs_result pgqrsi_sqlite_set_up_file(pgqrsi_sqlite *self, bool log)
         return rc == SQLITE_OK ? PGQRS_OK : pgqrsi_sqlite_fail(self, rc);
     }
     if (!self->turns) return pgqrsi_sqlite_fall_back(self, "there is no queue lock here");
-    if (pgqrsi_sqlite3.exec(self->db, "PRAGMA synchronous=NORMAL", NULL, NULL, NULL) != SQLITE_OK)
+    /* SQLite's cache of 2 MB for each connection gains nothing here (the pages that count are few, and the system has the rest),
+     * and a store is to stay under 1 MB. */
+    if (pgqrsi_sqlite3.exec(self->db, "PRAGMA synchronous=NORMAL; PRAGMA cache_size=-512", NULL, NULL, NULL) !=
+        SQLITE_OK)
         return pgqrsi_sqlite_fail(self, pgqrsi_sqlite3.extended_errcode(self->db));
     self->own_flush = true;
     return PGQRS_OK;
@@ -1714,7 +1743,7 @@ static pgqrs_result pgqrsi_sqlite_open_borrowed(pgqrsi_sqlite *self, sqlite3 *db
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_open(pgqrs_store *store, const pgqrs_backend_open *request, void **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_open(pgqrs_store *store, const pgqrs_backend_open *request, void **out)
 {
     pgqrsi_sqlite *self;
     pgqrs_result result;
@@ -1793,7 +1822,7 @@ static pgqrs_result pgqrsi_sqlite_migrate(pgqrsi_sqlite *self)
     return pgqrsi_sqlite_meta_set(self, "schema_version", version);
 }
 
-static pgqrs_result pgqrsi_sqlite_install(void *context, int64_t now_us)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_install(void *context, int64_t now_us)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_any(self);
@@ -1960,7 +1989,7 @@ static pgqrs_result pgqrsi_sqlite_verify_pages(pgqrsi_sqlite *self)
     return PGQRS_OK;
 }
 
-static pgqrs_result pgqrsi_sqlite_verify(void *context)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_verify(void *context)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result;
@@ -2104,8 +2133,8 @@ static void pgqrsi_sqlite_read_queue(pgqrsi_sqlite_query *query, void *result, p
     queue->created_at_us = pgqrsi_sqlite_int(query, 9);
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, int64_t after_id, size_t limit,
-                                             pgqrs_queues **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_queue_list(void *context, const char *name, int64_t after_id,
+                                                         size_t limit, pgqrs_queues **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_queues *list;
@@ -2287,8 +2316,8 @@ static pgqrs_result pgqrsi_sqlite_purge(pgqrsi_sqlite *self, int64_t now_us, con
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_queue_purge(void *context, int64_t now_us, const char *name,
-                                              const pgqrs_purge_desc *desc, int64_t *removed)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_queue_purge(void *context, int64_t now_us, const char *name,
+                                                          const pgqrs_purge_desc *desc, int64_t *removed)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_write(self);
@@ -2761,7 +2790,7 @@ static pgqrs_result pgqrsi_sqlite_settle_one(pgqrsi_sqlite *self, pgqrs_backend_
     if (verdict->run) {
         result = pgqrsi_sqlite_store_run(self, verdict->run, now_us);
         verdict->result = verdict->run->result;
-        if (result != PGQRS_OK || verdict->result != PGQRS_OK) return result;
+        if (result != PGQRS_OK || verdict->result != PGQRS_OK || !verdict->verdict) return result;
     }
     if (verdict->verdict == PGQRS_ARCHIVE || verdict->verdict == PGQRS_DELETE)
         return pgqrsi_sqlite_finish_message(self, verdict, now_us);
@@ -3017,6 +3046,19 @@ static pgqrs_result pgqrsi_sqlite_claim_nothing(pgqrsi_sqlite *self, pgqrs_backe
     return result;
 }
 
+static pgqrs_result pgqrsi_sqlite_load_run(pgqrsi_sqlite *self, int64_t now_us, int64_t run_id,
+                                           pgqrs_backend_run **out);
+
+static pgqrs_result pgqrsi_sqlite_load_claimed(pgqrsi_sqlite *self, int64_t now_us, const pgqrs_messages *messages,
+                                               pgqrs_backend_run **runs)
+{
+    pgqrs_result result = PGQRS_OK;
+    size_t i;
+    for (i = 0; i < messages->count && result == PGQRS_OK; i++)
+        result = pgqrsi_sqlite_load_run(self, now_us, messages->items[i].id, &runs[i]);
+    return result;
+}
+
 static pgqrs_result pgqrsi_sqlite_exchange(void *context, pgqrs_backend_exchange *exchange)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
@@ -3042,11 +3084,18 @@ static pgqrs_result pgqrsi_sqlite_exchange(void *context, pgqrs_backend_exchange
     for (i = 0; i < exchange->verdict_count && result == PGQRS_OK; i++)
         result = pgqrsi_sqlite_settle_one(self, &exchange->verdicts[i], exchange->now_us);
     if (request && result == PGQRS_OK) result = pgqrsi_sqlite_claim_some(self, request, exchange->now_us, &out);
+    if (out && request->runs && result == PGQRS_OK)
+        result = pgqrsi_sqlite_load_claimed(self, exchange->now_us, out, request->runs);
     result = pgqrsi_sqlite_finish(self, result);
-    if (result != PGQRS_OK)
-        pgqrs_free(out);
-    else if (request)
-        request->messages = out;
+    if (result == PGQRS_OK) {
+        if (request) request->messages = out;
+        return PGQRS_OK;
+    }
+    for (i = 0; out && request->runs && i < out->count; i++) {
+        pgqrs_free(request->runs[i]);
+        request->runs[i] = NULL;
+    }
+    pgqrs_free(out);
     return result;
 }
 
@@ -3292,8 +3341,8 @@ static pgqrs_result pgqrsi_sqlite_list_messages(pgqrsi_sqlite *self, int64_t now
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_message_list(void *context, int64_t now_us, const pgqrs_message_filter *filter,
-                                               pgqrs_messages **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_message_list(void *context, int64_t now_us,
+                                                           const pgqrs_message_filter *filter, pgqrs_messages **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_messages *list;
@@ -3328,8 +3377,8 @@ static pgqrs_result pgqrsi_sqlite_count_messages(pgqrsi_sqlite *self, int64_t no
     return pgqrsi_sqlite_end(&query);
 }
 
-static pgqrs_result pgqrsi_sqlite_message_count(void *context, int64_t now_us, const pgqrs_message_filter *filter,
-                                                int64_t *count)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_message_count(void *context, int64_t now_us,
+                                                            const pgqrs_message_filter *filter, int64_t *count)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_result result = pgqrsi_sqlite_begin_read(self);
@@ -3697,8 +3746,8 @@ static pgqrs_result pgqrsi_sqlite_list_workers(pgqrsi_sqlite *self, int64_t now_
     return result == PGQRS_OK ? ended : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_worker_list(void *context, int64_t now_us, int64_t id_or_0,
-                                              const pgqrs_worker_filter *filter, pgqrs_workers **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_worker_list(void *context, int64_t now_us, int64_t id_or_0,
+                                                          const pgqrs_worker_filter *filter, pgqrs_workers **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_worker_filter all;
@@ -3930,7 +3979,8 @@ static pgqrs_result pgqrsi_sqlite_measure(pgqrsi_sqlite *self, int64_t now_us, c
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_metrics(void *context, int64_t now_us, const char *queue_or_null, pgqrs_metrics **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_metrics(void *context, int64_t now_us, const char *queue_or_null,
+                                                      pgqrs_metrics **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_metrics *list;
@@ -4285,7 +4335,7 @@ static void *pgqrsi_sqlite_grow(void *result, void *items, size_t count, size_t 
     if (count < *capacity) return items;
     *capacity = *capacity ? *capacity * 2 : 8;
     grown = pgqrs_backend_result_alloc(result, *capacity * item_size);
-    if (grown && count) memcpy(grown, items, count * item_size);
+    if (grown && items) memcpy(grown, items, count * item_size);
     return grown;
 }
 
@@ -4566,8 +4616,8 @@ static pgqrs_result pgqrsi_sqlite_list_runs(pgqrsi_sqlite *self, int64_t now_us,
     return result == PGQRS_OK ? ended : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_run_list(void *context, int64_t now_us, int64_t id_or_0,
-                                           const pgqrs_run_filter *filter, pgqrs_runs **out)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_run_list(void *context, int64_t now_us, int64_t id_or_0,
+                                                       const pgqrs_run_filter *filter, pgqrs_runs **out)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_run_filter all;
@@ -4605,8 +4655,8 @@ static pgqrs_result pgqrsi_sqlite_count_runs(pgqrsi_sqlite *self, int64_t now_us
     return result == PGQRS_OK ? ended : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_run_count(void *context, int64_t now_us, const pgqrs_run_filter *filter,
-                                            int64_t *count)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_run_count(void *context, int64_t now_us, const pgqrs_run_filter *filter,
+                                                        int64_t *count)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrs_run_filter all;
@@ -4913,8 +4963,9 @@ static pgqrs_result pgqrsi_sqlite_fork_all(pgqrsi_sqlite *self, const pgqrsi_sql
     return result == PGQRS_OK ? pgqrsi_sqlite_run_with(self, PGQRSI_SQLITE_FORK_STEPS_SQL, values, 3) : result;
 }
 
-static pgqrs_result pgqrsi_sqlite_run_fork(void *context, int64_t now_us, int64_t run_id, int32_t before,
-                                           const char *input_or_null, size_t input_size, int64_t *new_run_id)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_run_fork(void *context, int64_t now_us, int64_t run_id, int32_t before,
+                                                       const char *input_or_null, size_t input_size,
+                                                       int64_t *new_run_id)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrsi_sqlite_fork fork;
@@ -5185,7 +5236,7 @@ static pgqrs_result pgqrsi_sqlite_maintain_all(pgqrsi_sqlite *self, int64_t now_
     return result;
 }
 
-static pgqrs_result pgqrsi_sqlite_maintain(void *context, int64_t now_us, int64_t *changed)
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_maintain(void *context, int64_t now_us, int64_t *changed)
 {
     pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
     pgqrsi_sqlite_row row;

@@ -5,6 +5,7 @@
  *   PGQRS_TEST_DSN     the server to use; sqlite-file: a file whose directory is used
  *   PGQRS_TEST_SEED    repeats a run; PGQRS_TEST_ONLY: cases whose name contains it; PGQRS_TEST_LOUD: shows the log
  */
+#define PGQRS_THREADS
 #include "support.h"
 
 #include "conformance_enqueue.h"
@@ -18,6 +19,7 @@
 #include "conformance_workflow.h"
 #include "conformance_steps.h"
 #include "conformance_runs.h"
+#include "conformance_threads.h"
 
 int main(void)
 {
@@ -25,6 +27,7 @@ int main(void)
         LIST(enqueue_cases), LIST(delivery_cases), LIST(queue_cases), LIST(inspect_cases),
         LIST(worker_cases),  LIST(loop_cases),     LIST(store_cases), LIST(process_cases),
         LIST(workflow_cases), LIST(step_cases), LIST(run_cases),
+        LIST(thread_cases),
     };
     int stop = begin_run();
     int failed;

@@ -1480,6 +1480,124 @@ static void ids_are_never_used_again(void)
     }
 }
 
+/* --- A backend may find the next message by what it remembers of the last one. What has changed since must count all the same.
+ * Each case claims once before, and then in the way that is looked at. */
+
+static void put_one_by_one(int count)
+{
+    while (count-- > 0)
+        put();
+}
+
+static void next_claim_sees_that_the_queue_is_paused(void)
+{
+    put_one_by_one(3);
+    must_take();
+    OK(pgqrs_queue_pause(T.store, T.queue));
+    YES(take() == NULL);
+    OK(pgqrs_queue_resume(T.store, T.queue));
+    must_take();
+}
+
+static void next_claim_sees_a_message_of_higher_priority(void)
+{
+    int64_t urgent;
+    put_one_by_one(3);
+    must_take();
+    urgent = put_as((pgqrs_enqueue_desc){.priority = 1});
+    EQ(urgent, must_take()->id);
+    EQ(0, must_take()->priority);
+}
+
+static void next_claim_passes_over_what_has_expired_meanwhile(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int64_t last;
+    reopen_with(&desc);
+    if (on(ON_SQLITE_MEMORY))
+        OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    put();
+    put_as((pgqrs_enqueue_desc){.expire_ms = 20});
+    last = put();
+    must_take();
+    sleep_ms(25);
+    EQ(last, must_take()->id);
+}
+
+static void next_claim_sees_that_the_name_was_taken_over(void)
+{
+    pgqrs_worker_ref worker;
+    pgqrs_dequeue_desc claim = {0};
+    pgqrs_message *message = NULL;
+    put_one_by_one(3);
+    claim.worker = enlist("the worker", T.queue);
+    assert_non_null(take_as(claim));
+    advance_ms(5000);
+    OK(pgqrs_worker_register(T.store, "the worker", &(pgqrs_register_desc){.queue = T.queue, .stale_ms = 1000},
+                             &worker));
+    FAILS(ERR_WORKER_STOPPED, pgqrs_dequeue(T.store, T.queue, &claim, &message));
+    must_take();
+}
+
+static void next_claim_splits_a_batch(void)
+{
+    int64_t ids[4];
+    int i;
+    put_one_by_one(2);
+    put_batch(T.queue, 4, 0, ids);
+    must_take();
+    must_take();
+    for (i = 0; i < 4; i++)
+        EQ(ids[i], must_take()->id);
+    YES(take() == NULL);
+}
+
+static void next_claim_sees_that_the_queue_is_gone(void)
+{
+    const char *queue = another_queue("short-lived");
+    const pgqrs_message *message;
+    pgqrs_messages *next = NULL;
+    pgqrs_settlement verdict;
+    put_into(queue, "1", (pgqrs_enqueue_desc){0});
+    put_into(queue, "2", (pgqrs_enqueue_desc){0});
+    put();
+    message = must_take();
+    assert_non_null(take_with(T.store, queue, (pgqrs_dequeue_desc){0}));
+    OK(pgqrs_queue_delete(T.store, queue, true));
+    verdict = pgqrs_settlement_for(message, PGQRS_ARCHIVE);
+    FAILS(ERR_QUEUE_NOT_FOUND,
+          pgqrs_settle(T.store, &verdict, 1, queue, &(pgqrs_dequeue_desc){.limit = 1}, &next));
+    YES(next == NULL);
+    STATE("leased", message->id);
+}
+
+static void message_taken_from_under_its_holder_is_lost_to_him_alone(void)
+{
+    int64_t ids[3];
+    pgqrs_result results[3];
+    const pgqrs_messages *held;
+    put_batch(T.queue, 3, 0, ids);
+    held = take_many(3);
+    EQ(3, held->count);
+    OK(pgqrs_message_delete(T.store, &ids[1], 1, true, NULL));
+    OK(pgqrs_archive_many(T.store, held->items, held->count, results));
+    EQ(PGQRS_OK, results[0]);
+    EQ(PGQRS_ERR_LEASE_LOST, results[1]);
+    EQ(PGQRS_OK, results[2]);
+    STATE("archived", ids[0]);
+    STATE("archived", ids[2]);
+}
+
+/* The store that settles has not seen that the message has a key. */
+static void archive_by_another_store_frees_the_key(void)
+{
+    pgqrs_store *other = another_store();
+    pgqrs_receipt first = put_into(T.queue, "1", (pgqrs_enqueue_desc){.dedup_key = "k"});
+    OK_ON(other, pgqrs_archive(other, must_take()));
+    STATE("archived", first.id);
+    NO(put_into(T.queue, "2", (pgqrs_enqueue_desc){.dedup_key = "k"}).duplicate);
+}
+
 static const test_case delivery_cases[] = {
     CASE(dequeue_of_nothing_is_fine, PLAIN),
     CASE(dequeue_fills_the_message, PLAIN),
@@ -1578,4 +1696,12 @@ static const test_case delivery_cases[] = {
     CASE_ON(receipts_are_unique_over_reopening, PLAIN, ON_SHARED),
     CASE(lease_tokens_are_never_used_again, PLAIN),
     CASE(ids_are_never_used_again, PLAIN),
+    CASE(next_claim_sees_that_the_queue_is_paused, PLAIN),
+    CASE(next_claim_sees_a_message_of_higher_priority, PLAIN),
+    CASE(next_claim_passes_over_what_has_expired_meanwhile, PLAIN),
+    CASE(next_claim_sees_that_the_name_was_taken_over, PLAIN),
+    CASE(next_claim_splits_a_batch, PLAIN),
+    CASE(next_claim_sees_that_the_queue_is_gone, PLAIN),
+    CASE(message_taken_from_under_its_holder_is_lost_to_him_alone, PLAIN),
+    CASE(archive_by_another_store_frees_the_key, TWO),
 };

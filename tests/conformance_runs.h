@@ -2146,6 +2146,110 @@ static void processes_that_trigger_the_same_keys_make_each_run_once(void)
     OK(pgqrs_verify(T.store));
 }
 
+/* --- What a worker's requests may not do, whatever they say: straight at the backend */
+
+static pgqrs_result end_at_once(const pgqrs_message *message, uint32_t lease_size, const char *output)
+{
+    pgqrs_backend_run_write write;
+    pgqrs_backend_verdict verdict;
+    pgqrs_backend_exchange exchange;
+    memset(&write, 0, sizeof(write));
+    memset(&verdict, 0, sizeof(verdict));
+    memset(&exchange, 0, sizeof(exchange));
+    write.now_us = exchange.now_us = T.now_us;
+    write.run_id = verdict.id = message->id;
+    write.lease = verdict.lease = message->lease;
+    write.state = PGQRS_RUN_SUCCESS;
+    write.output = output;
+    write.output_size = strlen(output);
+    verdict.lease_size = lease_size;
+    verdict.verdict = PGQRS_ARCHIVE;
+    verdict.run = &write;
+    exchange.verdicts = &verdict;
+    exchange.verdict_count = 1;
+    EQ(PGQRS_OK, T.store->backend->exchange(T.store->self, &exchange));
+    EQ(verdict.result, write.result);
+    return verdict.result;
+}
+
+/* The size of a lease is a hint, and may be wrong. */
+static void end_of_a_run_leaves_the_others_of_its_lease(void)
+{
+    const pgqrs_messages *held;
+    begin_runs();
+    define();
+    trigger();
+    trigger();
+    held = take_many_with(T.store, T.queue, (pgqrs_dequeue_desc){.limit = 2});
+    EQ(2, held->count);
+    EQ(PGQRS_OK, end_at_once(&held->items[0], 1, "1"));
+    STATE("archived", held->items[0].id);
+    STATE("leased", held->items[1].id);
+    EQ(PGQRS_OK, end_at_once(&held->items[1], 1, "1"));
+    RUN("success", held->items[0].id);
+    RUN("success", held->items[1].id);
+    OK(pgqrs_verify(T.store));
+}
+
+static void end_of_a_run_that_has_ended_is_refused(void)
+{
+    const pgqrs_message *message;
+    char *picture;
+    int64_t id;
+    begin_runs();
+    define();
+    id = trigger();
+    message = take_with(T.store, T.queue, (pgqrs_dequeue_desc){0});
+    assert_non_null(message);
+    EQ(PGQRS_OK, end_at_once(message, message->lease_size, "1"));
+    OK(pgqrs_message_replay(T.store, id));
+    message = take_with(T.store, T.queue, (pgqrs_dequeue_desc){0});
+    assert_non_null(message);
+    picture = picture_of(id);
+    EQ(PGQRS_ERR_LEASE_LOST, end_at_once(message, message->lease_size, "2"));
+    UNCHANGED(picture, id);
+}
+
+/* Between a step's write and its commit the lease may run out: nobody gets the run before the step can be seen. */
+static void lease_is_locked_until_its_step_is_committed(void)
+{
+    pgqrs_backend_run_write write;
+    pgqrs_step_info step;
+    const pgqrs_message *message;
+    pgqrs_store *other = another_store();
+    int first;
+    begin_runs();
+    define();
+    for (first = 0; first < 2; first++) {
+        int64_t id = trigger();
+        message = take_with(T.store, T.queue, (pgqrs_dequeue_desc){0});
+        assert_non_null(message);
+        memset(&write, 0, sizeof(write));
+        memset(&step, 0, sizeof(step));
+        step.number = 1;
+        step.kind = PGQRS_STEP_BODY;
+        step.state = PGQRS_STEP_DONE;
+        step.name = "step";
+        write.now_us = T.now_us;
+        write.run_id = message->id;
+        write.lease = message->lease;
+        write.steps = &step;
+        write.step_count = 1;
+        write.started_at_us = first ? 0 : T.now_us;
+        OK(T.store->backend->transaction(T.store->self, PGQRS_BACKEND_BEGIN));
+        OK(T.store->backend->run_write(T.store->self, &write));
+        EQ(PGQRS_OK, write.result);
+        advance_ms(TEST_LEASE_MS + 1);
+        YES(take_with(other, T.queue, (pgqrs_dequeue_desc){0}) == NULL);
+        OK(T.store->backend->transaction(T.store->self, PGQRS_BACKEND_COMMIT));
+        message = take_with(other, T.queue, (pgqrs_dequeue_desc){0});
+        assert_non_null(message);
+        EQ(id, message->id);
+        EQ(1, steps_of(id)->count);
+        OK_ON(other, pgqrs_archive(other, message));
+    }
+}
+
 static const test_case run_cases[] = {
     CASE(cancel_of_a_queued_run_is_at_once, FRESH),
     CASE(cancel_of_a_delayed_run_is_at_once, PLAIN),
@@ -2225,4 +2329,7 @@ static const test_case run_cases[] = {
     CASE_ON(no_event_is_missed_by_runs_that_go_to_sleep_meanwhile, FRESH, ON_SHARED),
     CASE_ON(no_cancel_is_missed_by_runs_that_go_to_sleep_meanwhile, FRESH, ON_SHARED),
     CASE_ON(processes_that_trigger_the_same_keys_make_each_run_once, FRESH, ON_SHARED),
+    CASE(end_of_a_run_leaves_the_others_of_its_lease, FRESH),
+    CASE(end_of_a_run_that_has_ended_is_refused, FRESH),
+    CASE_ON(lease_is_locked_until_its_step_is_committed, FRESH, ON_SERVER),
 };

@@ -6,6 +6,7 @@
 
 enum {
     CHANGES_NOTHING = 0,
+    MAY_REMOVE = 2,  /* and it removes messages */
     MAY_DO_PARTS = 1 /* a loop: a part of the work may be done, but no message may be lost */
 };
 
@@ -23,7 +24,7 @@ static struct {
     pgqrs_messages *held; /* four of one lease */
     pgqrs_message *single;
     pgqrs_worker_ref worker; /* holds `single` */
-    pgqrs_worker_ref stopped, polling;
+    pgqrs_worker_ref stopped, suspended, polling;
     int64_t due_at_us;
     char workflow[80]; /* on a queue of its own */
     int64_t queued_run, done_run, failed_run, waiting_run;
@@ -34,7 +35,7 @@ static bool with_runs = true;
 
 static bool is_about_runs(const operation *what)
 {
-    return strstr(what->name, "workflow") || strncmp(what->name, "pgqrs_run", 9) == 0;
+    return strstr(what->name, "workflow") || strncmp(what->name, "pgqrs_step", 10) == 0 || strncmp(what->name, "pgqrs_run", 9) == 0;
 }
 
 /* A workflow with everything in it. */
@@ -99,6 +100,9 @@ static void prepare_data(void)
     D.stopped = enlist(name, D.queue);
     OK(pgqrs_worker_suspend(T.store, D.stopped.id));
     OK(pgqrs_worker_shutdown(T.store, D.stopped.id));
+    snprintf(name, sizeof(name), "%s-suspended", D.queue);
+    D.suspended = enlist(name, D.queue);
+    OK(pgqrs_worker_suspend(T.store, D.suspended.id));
     snprintf(name, sizeof(name), "%s-polling", D.queue);
     D.polling = enlist(name, D.queue);
     OK(pgqrs_worker_begin_polling(T.store, D.polling));
@@ -678,7 +682,101 @@ static pgqrs_result call_work_workflow(void)
     return pgqrs_work_workflow(T.store, D.workflow, all_in_one, NULL, &(pgqrs_work_desc){.until_empty = true});
 }
 
+/* A workflow with everything that the other one has not. */
+static pgqrs_result all_the_rest(pgqrs_run *handle, void *user)
+{
+    const char *output;
+    (void)user;
+    if (pgqrs_step_keyed(handle, "keyed", "k", &output))
+        pgqrs_step_done(handle, "1");
+    pgqrs_run_flush(handle);
+    if (pgqrs_step_indexed(handle, "indexed", 3, &output)) {
+        pgqrs_run_extend(handle, 7200000);
+        if (pgqrs_run_attempt(handle) == 1 && strcmp(pgqrs_run_input(handle), "\"pause\"") == 0)
+            pgqrs_step_pause(handle, 0, "not yet");
+        else
+            pgqrs_step_fail(handle, &(pgqrs_failure){.code = "OFTEN", .transient = true, .retry_after_ms = -1});
+    }
+    pgqrs_run_sleep_until(handle, "until", 1);
+    return pgqrs_run_fail(handle, &(pgqrs_failure){.code = "AT_LAST", .message = "a reason"});
+}
+static pgqrs_result call_work_workflows(void)
+{
+    pgqrs_workflow_entry entry = {D.workflow, all_the_rest, NULL};
+    return pgqrs_work_workflows(T.store, &entry, 1, &(pgqrs_work_desc){.max_messages = 2, .until_empty = true});
+}
+static pgqrs_result call_poll_workflows(void)
+{
+    pgqrs_workflow_entry entry = {D.workflow, all_in_one, NULL};
+    pgqrs_worker *worker = pgqrs_worker_open_workflows(T.store, &entry, 1, NULL);
+    pgqrs_result result = pgqrs_last_error(T.store)->code, closed;
+    if (!worker)
+        return result;
+    result = pgqrs_worker_poll(worker, 0, NULL);
+    closed = pgqrs_worker_close(worker);
+    return result != PGQRS_OK ? result : closed;
+}
+
+/* A handler's own words about its message; extending is the one that asks the store at once. */
+static pgqrs_result settle_by_hand(const pgqrs_message *message, void *user)
+{
+    int turn = (*(int *)user)++;
+    if (pgqrs_message_extend(message, 7200000) == PGQRS_ERR_NO_MEMORY)
+        return PGQRS_ERR_HANDLER;
+    if (turn % 5 == 0)
+        return pgqrs_message_retry(message, 1000000, "a reason");
+    if (turn % 5 == 1)
+        return pgqrs_message_reject(message, "a reason");
+    if (turn % 5 == 2)
+        return pgqrs_message_give_back(message, 1000000);
+    return turn % 5 == 3 ? pgqrs_message_archive(message) : pgqrs_message_remove(message);
+}
+static pgqrs_result call_work_by_hand(void)
+{
+    int turn = 0;
+    return pgqrs_work(T.store, D.queue, settle_by_hand, &turn, &(pgqrs_work_desc){.max_messages = 3, .until_empty = true});
+}
+static pgqrs_result call_worker_end_polling(void)
+{
+    return pgqrs_worker_end_polling(T.store, D.polling);
+}
+static pgqrs_result call_worker_resume(void)
+{
+    return pgqrs_worker_resume(T.store, D.suspended.id);
+}
+static pgqrs_result call_worker_shutdown(void)
+{
+    return pgqrs_worker_shutdown(T.store, D.suspended.id);
+}
+
+#ifdef PGQRS_THREADS
+static pgqrs_result call_producer(void)
+{
+    pgqrs_error err;
+    pgqrs_producer *producer = pgqrs_producer_open(T.store, NULL);
+    pgqrs_result result, other;
+    if (!producer)
+        return pgqrs_last_error(T.store)->code;
+    result = pgqrs_producer_enqueue(producer, D.queue, "1", NULL, NULL, &err);
+    other = pgqrs_producer_hand_over(producer, D.queue, "2", NULL, &err);
+    result = result ? result : other;
+    other = pgqrs_producer_flush(producer, &err);
+    result = result ? result : other;
+    other = pgqrs_producer_close(producer, &err);
+    return result ? result : other;
+}
+#endif
+
 static const operation operations[] = {
+#ifdef PGQRS_THREADS
+    {"pgqrs_producer", call_producer, MAY_DO_PARTS | MAY_REMOVE},
+#endif
+    {"pgqrs_work by hand", call_work_by_hand, MAY_DO_PARTS | MAY_REMOVE},
+    {"pgqrs_worker_end_polling", call_worker_end_polling, CHANGES_NOTHING},
+    {"pgqrs_worker_resume", call_worker_resume, CHANGES_NOTHING},
+    {"pgqrs_worker_shutdown", call_worker_shutdown, CHANGES_NOTHING},
+    {"pgqrs_work_workflows", call_work_workflows, MAY_DO_PARTS},
+    {"pgqrs_worker_open_workflows", call_poll_workflows, MAY_DO_PARTS},
     {"pgqrs_queue_create", call_queue_create, CHANGES_NOTHING},
     {"pgqrs_queue_update", call_queue_update, CHANGES_NOTHING},
     {"pgqrs_queue_get", call_queue_get, CHANGES_NOTHING},

@@ -3,6 +3,7 @@
 #
 #   tests/install-deps.sh quickstart    a C compiler and SQLite's header: enough for `make quickstart`
 #   tests/install-deps.sh test          everything `make test` and `make check` use
+#   tests/install-deps.sh bench         everything `make bench` uses
 #
 # Only Debian and Ubuntu are installed on automatically. Elsewhere the names to install are printed, because a guess
 # at another package manager that nobody has tried would be worse than an honest message.
@@ -22,16 +23,25 @@ brew install sqlite    (and: xcode-select --install)"
     ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \
-libcmocka-dev libyaml-dev libcjson-dev libjansson-dev pkg-config"
-    commands="gcc g++ make clang clang++ pgbouncer pkg-config"
+libcmocka-dev libyaml-dev libcjson-dev libjansson-dev pkg-config clang-tidy llvm valgrind"
+    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config"
     headers="sqlite3.h libpq-fe.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
-    other="dnf install gcc gcc-c++ make clang compiler-rt libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel pkgconf
-apk add build-base clang compiler-rt sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev pkgconf bash
-pacman -S --needed gcc make clang compiler-rt sqlite postgresql pgbouncer cmocka libyaml cjson jansson pkgconf
+    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel pkgconf
+apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev pkgconf bash
+pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson pkgconf
 brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson pkg-config"
     ;;
+bench)
+    apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"
+    commands="gcc make clang pgbouncer gnuplot strip"
+    headers="sqlite3.h libpq-fe.h"
+    other="dnf install gcc make clang binutils sqlite-devel libpq-devel postgresql-server pgbouncer gnuplot
+apk add build-base clang sqlite-dev libpq-dev postgresql pgbouncer gnuplot bash
+pacman -S --needed gcc make clang sqlite postgresql pgbouncer gnuplot
+brew install llvm sqlite libpq postgresql pgbouncer gnuplot"
+    ;;
 *)
-    echo "usage: $0 quickstart|test" >&2
+    echo "usage: $0 quickstart|test|bench" >&2
     exit 2
     ;;
 esac

@@ -14,7 +14,7 @@ pg_lib=$(pg_config --libdir)
 
 c_standards="c99 c11 c17"
 cxx_standards="c++11 c++17 c++20"
-layouts="sqlite postgres sqlite+postgres postgres+sqlite static-sqlite static-both"
+layouts="sqlite postgres sqlite+postgres postgres+sqlite static-sqlite static-both threads static-threads"
 
 lines() { printf '%s\n' "$@"; }
 
@@ -23,17 +23,53 @@ include_lines() {
     case $1 in
     sqlite | static-sqlite) lines '#include "pgqrs_sqlite.h"' ;;
     postgres) lines '#include "pgqrs.h"' ;;
-    sqlite+postgres | static-both) lines '#include "pgqrs_sqlite.h"' '#include "pgqrs.h"' ;;
+    sqlite+postgres | static-both | threads | static-threads) lines '#include "pgqrs_sqlite.h"' '#include "pgqrs.h"' ;;
     postgres+sqlite) lines '#include "pgqrs.h"' '#include "pgqrs_sqlite.h"' ;;
     esac
 }
 
+# uses_threads LAYOUT: the lines of a program that handles a message on a pool and enqueues through a producer.
+uses_threads() {
+    case $1 in
+    *threads) ;;
+    *) return ;;
+    esac
+    cat <<'END'
+#include <string.h>
+static pgqrs_result matrix_handle(const pgqrs_message *message, void *user)
+{
+    ++*(int *)user;
+    return message->payload[0] == '1' ? PGQRS_OK : PGQRS_ERR_HANDLER;
+}
+static int matrix_threads(void)
+{
+    pgqrs_work_desc desc;
+    pgqrs_error err;
+    int handled = 0;
+    pgqrs_store *store = pgqrs_open("sqlite::memory:", NULL, &err);
+    if (!store || pgqrs_install(store) || pgqrs_queue_create(store, "q", NULL)) return 1;
+    pgqrs_producer *producer = pgqrs_producer_open(store, NULL);
+    if (!producer || pgqrs_producer_enqueue(producer, "q", "1", NULL, NULL, &err)) return 1;
+    if (pgqrs_producer_hand_over(producer, "q", "1", NULL, &err) || pgqrs_producer_close(producer, &err)) return 1;
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 1;
+    desc.until_empty = true;
+    if (pgqrs_work(store, "q", matrix_handle, &handled, &desc) || handled != 2) return 1;
+    pgqrs_close(store);
+    return 0;
+}
+END
+}
+
 write_sources() {
-    local layout dir
+    local layout dir threads
     for layout in $layouts; do
         dir=$out/src/$layout
         mkdir -p "$dir"
+        threads=
+        case $layout in *threads) threads='#define PGQRS_THREADS' ;; esac
         {
+            if [ -n "$threads" ]; then lines "$threads"; fi
             case $layout in static-*) lines '#define PGQRS_STATIC' ;; esac
             lines '#define PGQRS_IMPLEMENTATION'
             include_lines "$layout"
@@ -45,13 +81,22 @@ write_sources() {
             esac
         } >"$dir/first.c"
         {
-            case $layout in static-*) lines '#define PGQRS_STATIC' '#define PGQRS_IMPLEMENTATION' ;; esac
+            # Without static mode only the file with the implementation has to know of the threads.
+            case $layout in
+            static-*)
+                if [ -n "$threads" ]; then lines "$threads"; fi
+                lines '#define PGQRS_STATIC' '#define PGQRS_IMPLEMENTATION'
+                ;;
+            esac
             # Twice, because a header that is included through two others must not mind.
             include_lines "$layout"
             include_lines "$layout"
+            uses_threads "$layout"
             lines 'int matrix_first(void);' 'int main(void)' '{' '    pgqrs_error err;' \
                 '    pgqrs_store *store = pgqrs_open("nosuchscheme://x", NULL, &err);' \
-                '    if (store || !matrix_first()) return 1;' '    return 0;' '}'
+                '    if (store || !matrix_first()) return 1;'
+            if [ -n "$threads" ]; then lines '    if (matrix_threads()) return 1;'; fi
+            lines '    return 0;' '}'
         } >"$dir/second.c"
         cp "$dir/first.c" "$dir/first.cpp"
         cp "$dir/second.c" "$dir/second.cpp"
@@ -128,7 +173,7 @@ cells() {
         done
         # Some warnings appear only when the optimizer has looked; the language version makes no difference to those.
         for std in c99 c++17; do
-            for layout in sqlite sqlite+postgres static-both; do
+            for layout in sqlite sqlite+postgres static-both threads; do
                 echo "$cc $std -O2 $layout"
             done
         done

@@ -10,7 +10,8 @@
 #
 # A program whose source has a line `test targets: sqlite-file postgres ...` (inside a comment) is run once per target,
 # with PGQRS_TEST_TARGET and PGQRS_TEST_DSN set; conformance.c and fault_*.c without that line are run on all of them,
-# everything else once. Whatever uses Postgres gets a database of its own.
+# everything else once; fault_*.c only once per target when its sanitized build is given, too. Whatever uses Postgres gets a database of
+# its own.
 #
 #   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer"
 #   PGQRS_TEST_JOBS      programs at a time (2)
@@ -49,6 +50,8 @@ timeout_s=${PGQRS_TEST_TIMEOUT:-900}
 logs=$root/build/logs
 mkdir -p "$logs"
 
+programs="$*"
+
 source_of() {
     local name
     name=$(basename "$1")
@@ -67,8 +70,15 @@ targets_of() {
         echo "$declared"
         return
     fi
-    case $(basename "$source") in
-    conformance.c | fault_*.c) echo "$all_targets" ;;
+    case $1 in
+    # Behind the pooler there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
+    # without, not both.
+    */sanitize/conformance | */sanitize/fault_*) echo "${all_targets% pgbouncer}" ;;
+    */fault_*) case " $programs " in
+        *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
+        *) echo "$all_targets" ;;
+        esac ;;
+    */conformance) echo "$all_targets" ;;
     esac
 }
 

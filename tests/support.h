@@ -285,7 +285,10 @@ static void check_true(bool condition, const char *what, const char *file, int l
  * Hooks
  * --------------------------------------------------------------------------------------------------------------- */
 
-static void *test_resize(void *pointer, size_t old_size, size_t new_size, void *user)
+/* Threads of a pool call the hooks too. */
+static pthread_mutex_t hook_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void *test_resize_alone(void *pointer, size_t old_size, size_t new_size, void *user)
 {
     test_memory *memory = (test_memory *)user;
     test_block *block = pointer ? (test_block *)pointer - 1 : NULL;
@@ -337,9 +340,19 @@ static void *test_resize(void *pointer, size_t old_size, size_t new_size, void *
     return fresh + 1;
 }
 
+static void *test_resize(void *pointer, size_t old_size, size_t new_size, void *user)
+{
+    void *fresh;
+    pthread_mutex_lock(&hook_lock);
+    fresh = test_resize_alone(pointer, old_size, new_size, user);
+    pthread_mutex_unlock(&hook_lock);
+    return fresh;
+}
+
 static void test_log(pgqrs_log_level level, const char *text, void *user)
 {
     (void)user;
+    pthread_mutex_lock(&hook_lock);
     T.log_lines++;
     if (run.loud)
         fprintf(stderr, "# log %d: %s\n", (int)level, text);
@@ -351,21 +364,28 @@ static void test_log(pgqrs_log_level level, const char *text, void *user)
         T.leak = "a payload";
     if (run.password[0] && strstr(text, run.password))
         T.leak = "the password";
+    pthread_mutex_unlock(&hook_lock);
 }
 
 static int64_t test_now(void *user)
 {
+    int64_t now_us;
     (void)user;
-    return T.now_us;
+    pthread_mutex_lock(&hook_lock);
+    now_us = T.now_us;
+    pthread_mutex_unlock(&hook_lock);
+    return now_us;
 }
 
 static uint64_t test_random(void *user)
 {
     uint64_t value;
     (void)user;
+    pthread_mutex_lock(&hook_lock);
     T.random_calls++;
     T.random_state += UINT64_C(0x9E3779B97F4A7C15);
     value = T.random_state;
+    pthread_mutex_unlock(&hook_lock);
     value = (value ^ (value >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
     value = (value ^ (value >> 27)) * UINT64_C(0x94D049BB133111EB);
     return value ^ (value >> 31);
@@ -394,11 +414,13 @@ static void test_sleep(int64_t us, void *user)
 static void test_observe(const pgqrs_event *event, void *user)
 {
     (void)user;
+    pthread_mutex_lock(&hook_lock);
     if (T.event_count < COUNT_OF(T.events)) {
         test_event *copy = &T.events[T.event_count++];
         copy->event = *event;
         snprintf(copy->queue, sizeof(copy->queue), "%s", event->queue ? event->queue : "");
     }
+    pthread_mutex_unlock(&hook_lock);
 }
 
 static size_t events_of(pgqrs_event_type type)
@@ -421,7 +443,9 @@ static const test_event *nth_event(pgqrs_event_type type, size_t n)
 
 static void advance_ms(int64_t ms)
 {
+    pthread_mutex_lock(&hook_lock);
     T.now_us += ms * 1000;
+    pthread_mutex_unlock(&hook_lock);
 }
 
 static int64_t real_us(void)
@@ -1469,10 +1493,24 @@ typedef struct test_list {
 } test_list;
 #define LIST(cases) {cases, COUNT_OF(cases)}
 
-/* Runs the cases meant for this target. PGQRS_TEST_ONLY: only those whose name contains it. */
+/* Is any of these words, with spaces between them, part of the name? */
+static bool named_by(const char *words, const char *name)
+{
+    char copy[256], *word, *rest = NULL;
+    snprintf(copy, sizeof(copy), "%s", words);
+    for (word = strtok_r(copy, " ", &rest); word; word = strtok_r(NULL, " ", &rest))
+        if (strstr(name, word))
+            return true;
+    return false;
+}
+
+/* Runs the cases meant for this target. PGQRS_TEST_ONLY: only those whose name contains it, or one word of it.
+ * PGQRS_TEST_SHARE: only every so manyth of them, for tools that are slow. */
 static int run_lists(const char *name, const test_list *lists, size_t list_count)
 {
     const char *only = getenv("PGQRS_TEST_ONLY");
+    const char *given_share = getenv("PGQRS_TEST_SHARE");
+    size_t share = given_share && atoi(given_share) > 1 ? (size_t)atoi(given_share) : 1, met = 0;
     struct CMUnitTest *tests;
     size_t i, j, all = 0, count = 0;
     int failed;
@@ -1488,7 +1526,7 @@ static int run_lists(const char *name, const test_list *lists, size_t list_count
                 const test_case *in;
                 void *out;
             } cast;
-            if (!on(test->targets) || (only && !strstr(test->name, only)))
+            if (!on(test->targets) || (only && !named_by(only, test->name)) || met++ % share != 0)
                 continue;
             cast.in = test;
             tests[count].name = test->name;

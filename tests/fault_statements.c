@@ -1,0 +1,464 @@
+/* The Nth statement of every public function fails, or the connection is lost around it. Whatever it is: the call did everything
+ * or nothing, which another store sees; its error is of the right kind; no transaction and no lock is left; and the same call on the
+ * same store succeeds afterwards.
+ *
+ * On Postgres a thread between libpq and the server makes it happen (fault_proxy.h), on SQLite the functions of sqlite3 the library
+ * calls are replaced here. Each statement meets one kind of failure, which one changes with the seed; PGQRS_TEST_WHOLE=1 tries all. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sqlite3.h>
+
+typedef enum sqlite_way {
+    WAY_REFUSED,    /* the statement fails, the transaction goes on */
+    WAY_ROLLED_BACK, /* and SQLite ended the transaction */
+    WAY_DONE        /* it was done, and then reported as failed: only for a commit */
+} sqlite_way;
+
+static struct {
+    bool armed;
+    int code;
+    sqlite_way way;
+    int64_t countdown, happened;
+    int last; /* what the connection says about its last call */
+    bool at_commit;
+} broken;
+
+static bool breaks_now(sqlite3 *db, const char *sql)
+{
+    bool commits = sql && strcmp(sql, "COMMIT") == 0;
+    broken.last = SQLITE_OK;
+    if (!broken.armed || broken.countdown-- != 0)
+        return false;
+    broken.happened++;
+    broken.last = broken.code;
+    broken.at_commit = commits;
+    if (broken.way == WAY_DONE && commits)
+        sqlite3_exec(db, "COMMIT", NULL, NULL, NULL);
+    else if (broken.way != WAY_REFUSED && !sqlite3_get_autocommit(db))
+        sqlite3_exec(db, "ROLLBACK", NULL, NULL, NULL);
+    return true;
+}
+
+static int broken_prepare(sqlite3 *db, const char *sql, int size, sqlite3_stmt **statement, const char **tail)
+{
+    if (breaks_now(db, sql)) {
+        *statement = NULL;
+        return broken.code;
+    }
+    return sqlite3_prepare_v2(db, sql, size, statement, tail);
+}
+
+static int broken_step(sqlite3_stmt *statement)
+{
+    if (breaks_now(sqlite3_db_handle(statement), sqlite3_sql(statement)))
+        return broken.code;
+    return sqlite3_step(statement);
+}
+
+static int broken_exec(sqlite3 *db, const char *sql, int (*row)(void *, int, char **, char **), void *context, char **message)
+{
+    if (breaks_now(db, sql))
+        return broken.code;
+    return sqlite3_exec(db, sql, row, context, message);
+}
+
+static int broken_errcode(sqlite3 *db)
+{
+    return broken.last ? broken.last : sqlite3_extended_errcode(db);
+}
+
+static const char *broken_errmsg(sqlite3 *db)
+{
+    return broken.last ? sqlite3_errstr(broken.last) : sqlite3_errmsg(db);
+}
+
+#define sqlite3_prepare_v2 broken_prepare
+#define sqlite3_step broken_step
+#define sqlite3_exec broken_exec
+#define sqlite3_extended_errcode broken_errcode
+#define sqlite3_errmsg broken_errmsg
+#define PGQRS_THREADS
+#include "fault_operations.h"
+#include "fault_proxy.h"
+
+/* --- what may fail, and what the call may say then --- */
+
+typedef struct failure_kind {
+    const char *name;
+    pgqrs_result expected; /* beside success, when the library could do without, or again */
+    int code;              /* of SQLite */
+    sqlite_way way;
+    proxy_fault fault;
+    const char *sqlstate;
+} failure_kind;
+
+static const failure_kind sqlite_kinds[] = {
+    {"busy", PGQRS_ERR_BUSY, SQLITE_BUSY, WAY_REFUSED, PROXY_NONE, NULL},
+    {"an I/O error", PGQRS_ERR_DATABASE, SQLITE_IOERR_WRITE, WAY_ROLLED_BACK, PROXY_NONE, NULL},
+    {"full", PGQRS_ERR_FULL, SQLITE_FULL, WAY_ROLLED_BACK, PROXY_NONE, NULL},
+    {"no memory", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_ROLLED_BACK, PROXY_NONE, NULL},
+    {"no memory, the transaction goes on", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_REFUSED, PROXY_NONE, NULL},
+    {"damaged", PGQRS_ERR_DATABASE, SQLITE_CORRUPT, WAY_REFUSED, PROXY_NONE, NULL},
+    {"read-only", PGQRS_ERR_READ_ONLY, SQLITE_READONLY, WAY_REFUSED, PROXY_NONE, NULL},
+    {"an I/O error after the commit", PGQRS_ERR_DATABASE, SQLITE_IOERR_FSYNC, WAY_DONE, PROXY_NONE, NULL},
+};
+
+static const failure_kind refusals[] = {
+    {"serialization failure", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40001"},
+    {"deadlock", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40P01"},
+    {"disk full", PGQRS_ERR_FULL, 0, WAY_REFUSED, PROXY_ERROR, "53100"},
+    {"read-only", PGQRS_ERR_READ_ONLY, 0, WAY_REFUSED, PROXY_ERROR, "25006"},
+    {"statement timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "57014"},
+    {"lock timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "55P03"},
+    {"no right", PGQRS_ERR_ACCESS_DENIED, 0, WAY_REFUSED, PROXY_ERROR, "42501"},
+    {"an internal error", PGQRS_ERR_DATABASE, 0, WAY_REFUSED, PROXY_ERROR, "XX000"},
+};
+
+static const failure_kind losses[] = {
+    {"terminated", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_TERMINATE, NULL},
+    {"lost before it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_BEFORE, NULL},
+    {"lost after it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_AFTER, NULL},
+    {"lost in the reply", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_MIDDLE, NULL},
+};
+
+static void arm(const failure_kind *kind, int64_t nth)
+{
+    if (on(ON_SERVER)) {
+        proxy_arm(kind->fault, kind->sqlstate, nth);
+        return;
+    }
+    memset(&broken, 0, sizeof(broken));
+    broken.code = kind->code;
+    broken.way = kind->way;
+    broken.countdown = nth;
+    broken.armed = true;
+}
+
+static int64_t disarm(void)
+{
+    broken.armed = false;
+    return on(ON_SERVER) ? proxy_disarm() : broken.happened;
+}
+
+static bool may_say(const failure_kind *kind, pgqrs_result result)
+{
+    bool loss = kind->fault > PROXY_ERROR;
+    if (result == PGQRS_OK || result == kind->expected)
+        return true;
+    if (result == PGQRS_ERR_OUTCOME_UNKNOWN)
+        return loss || (broken.at_commit && kind->expected == PGQRS_ERR_DATABASE);
+    /* A message that was given back has no trace of who did it: the repetition only finds that the lease is over. */
+    return result == PGQRS_ERR_LEASE_LOST && loss && T.store->settings.retry_limit >= 0;
+}
+
+/* --- looking, through another store --- */
+
+static pgqrs_store *watcher;
+static char before[16384], after[16384], done_shape[16384], shape[16384];
+
+static void look_at(char *out, size_t room)
+{
+    pgqrs_store *store = T.store;
+    T.store = watcher ? watcher : store;
+    picture(out, room);
+    T.store = store;
+}
+
+/* Numbers of two digits and more differ from one time to the next: ids, times, leases. */
+static void shape_of(const char *text, char *out)
+{
+    while (*text) {
+        size_t digits;
+        if (*text == '-' && text[1] >= '0' && text[1] <= '9')
+            text++; /* a lease is any number */
+        digits = strspn(text, "0123456789");
+        if (digits > 1)
+            *out++ = '#';
+        else if (digits == 1)
+            *out++ = *text;
+        text += digits;
+        if (digits == 0)
+            *out++ = *text++;
+    }
+    *out = '\0';
+}
+
+static void nothing_is_left_open(const char *what)
+{
+    if (on(ON_SQLITE)) {
+        pgqrsi_sqlite *self = (pgqrsi_sqlite *)T.store->self;
+        if (!sqlite3_get_autocommit(self->db))
+            fail_at(__FILE__, __LINE__, "%s left a transaction open", what);
+        if (self->turn_taken)
+            fail_at(__FILE__, __LINE__, "%s kept the queue lock", what);
+    } else {
+        pgqrsi_pg *pg = (pgqrsi_pg *)T.store->self;
+        if (pg->connection && PQstatus(pg->connection) == CONNECTION_OK &&
+            PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
+            fail_at(__FILE__, __LINE__, "%s left a transaction open", what);
+    }
+    if (watcher && pgqrs_queue_pause(watcher, "nowhere") != PGQRS_ERR_QUEUE_NOT_FOUND)
+        fail_at(__FILE__, __LINE__, "%s keeps others out: %s", what, last_message(watcher));
+}
+
+static void fresh_data(void)
+{
+    D.due_at_us = T.now_us;
+    prepare_data();
+    look_at(before, sizeof(before));
+}
+
+/* Past the library, which would take the row of a worker gone for a new one of the same name. */
+static void forget_worker(const char *name)
+{
+    char sql[200];
+    snprintf(sql, sizeof(sql), "DELETE FROM @pgqrs_workers WHERE name = '%s'", name);
+    if (on(ON_SQLITE_MEMORY))
+        sqlite3_exec(((pgqrsi_sqlite *)T.store->self)->db, "DELETE FROM pgqrs_workers WHERE name = 'made-without-memory'",
+                     NULL, NULL, NULL);
+    else
+        raw_exec(sql);
+}
+
+static void tidy_after(const operation *what)
+{
+    pgqrs_store *store = T.store;
+    T.store = watcher ? watcher : store;
+    if (strcmp(what->name, "pgqrs_queue_create") == 0)
+        pgqrs_queue_delete(T.store, "made-without-memory", true);
+    /* What looks at everything there is must not take longer each time. */
+    if (D.workflow[0]) {
+        char name[100];
+        snprintf(name, sizeof(name), "%s-new", D.workflow);
+        pgqrs_workflow_delete(T.store, name, true);
+        pgqrs_workflow_delete(T.store, D.workflow, true);
+        pgqrs_queue_delete(T.store, D.workflow, true);
+    }
+    pgqrs_queue_delete(T.store, D.queue, true);
+    T.store = store;
+    if (strcmp(what->name, "pgqrs_worker_register") == 0)
+        forget_worker("made-without-memory");
+    T.now_us += SECOND_US;
+}
+
+/* What the operation does when nothing fails. */
+static void learn(const operation *what)
+{
+    pgqrs_result result;
+    with_runs = is_about_runs(what);
+    fresh_data();
+    result = what->call();
+    if (result != PGQRS_OK)
+        fail_at(__FILE__, __LINE__, "%s gave %s (%s)", what->name, pgqrs_result_name(result), last_message(T.store));
+    T.now_us = D.due_at_us;
+    look_at(after, sizeof(after));
+    shape_of(after, done_shape);
+    tidy_after(what);
+}
+
+/* The first line in which two pictures differ. */
+static const char *difference(const char *one, const char *other)
+{
+    static char lines[500];
+    size_t at = 0, line = 0;
+    for (; one[at] && one[at] == other[at]; at++)
+        if (one[at] == '\n')
+            line = at + 1;
+    snprintf(lines, sizeof(lines), "%.*s -> %.*s", (int)strcspn(one + line, "\n"), one + line,
+             (int)strcspn(other + line, "\n"), other + line);
+    return lines;
+}
+
+/* Nothing changed, as the error says, or everything. True: nothing did. */
+static bool all_or_nothing(const char *text, pgqrs_result result, bool repeated)
+{
+    bool same;
+    look_at(after, sizeof(after));
+    same = strcmp(before, after) == 0;
+    shape_of(after, shape);
+    if (result == PGQRS_OK && !repeated && strcmp(shape, done_shape) != 0)
+        fail_at(__FILE__, __LINE__, "%s succeeded, and did something else: %s", text, difference(done_shape, shape));
+    if (result != PGQRS_OK && result != PGQRS_ERR_OUTCOME_UNKNOWN && result != PGQRS_ERR_LEASE_LOST && !repeated && !same)
+        fail_at(__FILE__, __LINE__, "%s: %s, and changed %s", text, pgqrs_result_name(result),
+                difference(before, after));
+    if ((result == PGQRS_ERR_OUTCOME_UNKNOWN || result == PGQRS_ERR_LEASE_LOST) && !same && strcmp(shape, done_shape) != 0)
+        fail_at(__FILE__, __LINE__, "%s did a half: %s", text, difference(done_shape, shape));
+    return same && result != PGQRS_OK;
+}
+
+static void check_failure(const failure_kind *kind, const char *text, pgqrs_result result, const pgqrs_error *err, bool parts)
+{
+    if (!may_say(kind, result))
+        fail_at(__FILE__, __LINE__, "%s gave %s (%s)", text, pgqrs_result_name(result), err->message);
+    if (result == PGQRS_OK || (parts && err->code != result)) /* several calls: the last one's error is not the first one's */
+        return;
+    check_error(err, result, text, __FILE__, __LINE__);
+    if (on(ON_SQLITE_FILE) && result != PGQRS_ERR_NO_MEMORY)
+        check_text_names(err->message, T.file, text, __FILE__, __LINE__);
+    if (kind->sqlstate && err->sqlstate[0] && strcmp(err->sqlstate, kind->sqlstate) != 0)
+        fail_at(__FILE__, __LINE__, "%s: SQLSTATE %s", text, err->sqlstate);
+}
+
+/* A claim whose reply was lost left its messages with nobody: they come back when its lease ends, and the claim may be made again.
+ * This is the one thing that "nothing was done" leaves out. */
+static bool may_be_repeated(const operation *what, const failure_kind *kind)
+{
+    bool claims = strstr(what->name, "dequeue") || strcmp(what->name, "pgqrs_settle") == 0;
+    return claims && kind->fault > PROXY_ERROR;
+}
+
+static int64_t failures, absorbed;
+
+static void break_one(const operation *what, const failure_kind *kinds, size_t kind_count, uint64_t offset)
+{
+    bool fresh = true, happened = true;
+    int64_t total = 0;
+    if (run.loud)
+        fprintf(stderr, "# %s\n", what->name);
+    learn(what);
+    for (int64_t nth = 0; happened; nth++) {
+        const failure_kind *kind = &kinds[((uint64_t)nth + offset) % kind_count];
+        char text[200];
+        pgqrs_result result;
+        pgqrs_error err;
+        if (fresh) {
+            fresh_data();
+            total = total_of_queue();
+        }
+        T.sleeps = 0;
+        arm(kind, nth);
+        result = what->call();
+        err = *pgqrs_last_error(T.store);
+        happened = disarm() > 0;
+        T.now_us = D.due_at_us;
+        snprintf(text, sizeof(text), "%s, statement %d: %s", what->name, (int)nth, happened ? kind->name : "nothing failed");
+        failures += happened;
+        absorbed += happened && result == PGQRS_OK;
+        if (!happened && result != PGQRS_OK)
+            fail_at(__FILE__, __LINE__, "%s gave %s (%s)", text, pgqrs_result_name(result), err.message);
+        if (what->call == call_open && result != PGQRS_OK)
+            err.code = result; /* it has an error of its own */
+        else
+            check_failure(kind, text, result, &err, what->flags != CHANGES_NOTHING);
+        nothing_is_left_open(text);
+        if (what->flags == CHANGES_NOTHING) {
+            fresh = !all_or_nothing(text, result, may_be_repeated(what, kind));
+        } else {
+            fresh = true;
+            if (what->flags == MAY_DO_PARTS && total_of_queue() != total)
+                fail_at(__FILE__, __LINE__, "%s lost a message", text);
+        }
+        if (fresh)
+            tidy_after(what);
+        if (nth > 400)
+            fail_at(__FILE__, __LINE__, "%s never gets through", what->name);
+    }
+}
+
+/* `share` of 2: every other operation, so that two cases do all of them once. */
+static void break_all(const failure_kind *kinds, size_t kind_count, int share)
+{
+    bool whole = getenv("PGQRS_TEST_WHOLE") != NULL;
+    const char *only = getenv("PGQRS_TEST_OPERATION");
+    memset(&D, 0, sizeof(D));
+    failures = absorbed = 0;
+    for (size_t i = 0; i < COUNT_OF(operations); i++) {
+        if (operations[i].call == call_config || (only && !strstr(operations[i].name, only)))
+            continue;
+        if (!whole && !only && share >= 0 && (int)((i + run.seed) % 2) != share)
+            continue;
+        for (uint64_t offset = 0; offset < (whole ? kind_count : 1); offset++)
+            break_one(&operations[i], kinds, kind_count, whole ? offset : run.seed + i);
+    }
+    forget_data();
+    printf("# %d statements failed, %d of them without the caller noticing\n", (int)failures, (int)absorbed);
+    YES(only || failures > (int64_t)COUNT_OF(operations) / 2);
+    OK(pgqrs_verify(T.store));
+}
+
+/* Ids of one digit would be told apart by shape_of. */
+static void put_some_numbers_out_of_the_way(void)
+{
+    pgqrs_queue_desc desc = test_queue_desc();
+    char name[80];
+    for (int i = 0; i < 12; i++) {
+        snprintf(name, sizeof(name), "%s-%d", T.queue, i);
+        OK(pgqrs_queue_create(T.store, name, &desc));
+        enlist(name, name);
+        put_batch(name, 2, 0, NULL);
+        if (take_with(T.store, name, (pgqrs_dequeue_desc){.limit = 1}) == NULL)
+            fail_at(__FILE__, __LINE__, "nothing was delivered");
+    }
+}
+
+/* T.store through the proxy, and a watcher past it. */
+static void begin_breaking(int32_t retry_limit)
+{
+    pgqrs_store_desc desc = test_desc();
+    char direct[1280];
+    desc.retry_limit = retry_limit;
+    watch(TEST_SANITIZED ? 1200 : 600);
+    watcher = NULL;
+    T.now_us += 123457; /* no time is round: shape_of would take it for none */
+    if (!on(ON_SQLITE_MEMORY))
+        watcher = open_store(NULL);
+    if (on(ON_SERVER)) {
+        snprintf(direct, sizeof(direct), "%s", T.dsn);
+        proxy_start(direct, T.dsn, sizeof(T.dsn));
+    }
+    T.store = open_store(&desc);
+    OK(pgqrs_install(T.store));
+    put_some_numbers_out_of_the_way();
+}
+
+static void end_breaking(void)
+{
+    close_all_stores();
+    if (on(ON_SERVER))
+        proxy_end();
+}
+
+static void a_statement_is_refused(void)
+{
+    begin_breaking(-1);
+    if (on(ON_SERVER))
+        break_all(refusals, COUNT_OF(refusals), -1);
+    else
+        break_all(sqlite_kinds, COUNT_OF(sqlite_kinds), -1);
+    end_breaking();
+}
+
+static void a_connection_is_lost(void)
+{
+    begin_breaking(-1);
+    break_all(losses, COUNT_OF(losses), 0);
+    end_breaking();
+}
+
+static void a_connection_is_lost_and_the_call_repeated(void)
+{
+    begin_breaking(0);
+    break_all(losses, COUNT_OF(losses), 1);
+    end_breaking();
+}
+
+static const test_case statement_cases[] = {
+    CASE_ON(a_statement_is_refused, NO_STORE | FRESH, ON_ALL),
+    CASE_ON(a_connection_is_lost, NO_STORE | FRESH, ON_SERVER),
+    CASE_ON(a_connection_is_lost_and_the_call_repeated, NO_STORE | FRESH, ON_POSTGRES),
+};
+
+int main(void)
+{
+    static const test_list lists[] = {LIST(statement_cases)};
+    int stop = begin_run();
+    int failed;
+    if (stop)
+        return stop - 1;
+    failed = run_lists("fault_statements", lists, COUNT_OF(lists));
+    return end_run() || failed ? 1 : 0;
+}

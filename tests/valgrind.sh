@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Runs programs under valgrind's memcheck: no error of memory, and nothing left allocated at the end, reachable or not.
+# It takes thirty times as long, so the conformance suite is run in part: on SQLite in memory, every fifth case.
+#
+#   tests/valgrind.sh [PROGRAM...]     (the unit tests, the conformance suite, the corpora)
+#
+#   PGQRS_TEST_SHARE   every so many cases of the conformance suite (5)
+#
+# There are no suppressions: libpq, SQLite, libyaml and the C library free what they take.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(dirname "$here")
+out=$root/build/logs/valgrind
+. "$here/tap.sh"
+mkdir -p "$out"
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-valgrind.XXXXXX")
+trap 'rm -rf "$scratch"' EXIT
+
+[ $# -gt 0 ] || set -- "$root"/build/test/unit_* "$root/build/test/conformance" "$root"/build/fuzz/replay/fuzz_*
+
+memcheck() { # PROGRAM [ARGUMENTS]: children are left alone: they end with _exit, which frees nothing
+    (cd "$scratch" && valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=all --errors-for-leak-kinds=all \
+        --child-silent-after-fork=yes "$@")
+}
+
+for program in "$@"; do
+    program=$(cd "$(dirname "$program")" && pwd)/$(basename "$program")
+    name=$(basename "$program")
+    case $program in
+    */fuzz/replay/*)
+        tap_check "no memory error or leak: the corpus of $name" "$out/$name.log" \
+            memcheck "$program" "$here/corpus/${name#fuzz_}"/*
+        ;;
+    *)
+        share=1
+        [ "$name" != conformance ] || share=${PGQRS_TEST_SHARE:-5}
+        PGQRS_TEST_TARGET=sqlite-memory PGQRS_TEST_SHARE=$share \
+            tap_check "no memory error or leak: $name" "$out/$name.log" memcheck "$program"
+        ;;
+    esac
+done
+tap_end
