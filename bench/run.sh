@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# Runs the benchmarks against real servers and prints what they found as a table.
+# Runs the benchmarks against real servers and prints what they found: tables, then the figures that are aimed at.
 #
 #   bench/run.sh PROGRAM_DIRECTORY
 #
-# JSON lines go to build/bench/results.jsonl. Private servers are started and stopped, unless PGQRS_TEST_POSTGRES_DSN names one.
+# JSON lines go to build/bench/results.jsonl, plots beside them. Private servers are started and stopped, unless
+# PGQRS_TEST_POSTGRES_DSN names one; there everything happens in schemas pgqrs_bench_… and is removed afterwards.
 #
-#   PGQRS_BENCH_ROUNDS   how often floor and candidate take turns (7)
-#   PGQRS_BENCH_RUNS     runs of a workflow in each turn (300)
+#   PGQRS_BENCH_QUICK    1: under three minutes, with rough figures; the whole takes twenty to twenty-five
+#   PGQRS_BENCH_ONLY     names of tables, with commas: enqueue, drain, operations, payload, steady, wakeup, idle, backlog, queues,
+#                        pinned, processes, allocations, traffic, memory, handlers, producer, runs, workflow, resume, compile, size
+#   PGQRS_BENCH_ROUNDS   how often floor and candidate take turns
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -32,9 +35,18 @@ fi
 mkdir -p "$root/build/bench"
 results=$root/build/bench/results.jsonl
 : >"$results"
-for dsn in "sqlite://$scratch/bench.db" "$PGQRS_TEST_POSTGRES_DSN"; do
-    echo "workflows on ${dsn%%:*}:" >&2
-    "$programs/workflow" "$dsn" "${PGQRS_BENCH_ROUNDS:-7}" "${PGQRS_BENCH_RUNS:-300}" >>"$results"
+begun=$SECONDS
+for program in queue threads workflow latency scale processes footprint; do
+    for dsn in "sqlite://$scratch/bench" "$PGQRS_TEST_POSTGRES_DSN"; do
+        "$programs/$program" "$dsn" >>"$results"
+    done
 done
-awk -f "$here/table.awk" "$results"
-echo "JSON lines: ${results#"$root"/}"
+"$here/size.sh" >>"$results"
+awk -f "$here/json.awk" -f "$here/table.awk" "$results"
+awk -f "$here/json.awk" -f "$here/targets.awk" "$results"
+if command -v gnuplot >/dev/null 2>&1; then
+    "$here/plots.sh" "$results" "$root/build/bench"
+else
+    echo "gnuplot is not there, so nothing is plotted" >&2
+fi
+echo "JSON lines: ${results#"$root"/}, plots: build/bench/*.svg, *.png; it took $((SECONDS - begun)) s"

@@ -1,26 +1,58 @@
-# The JSON lines of the benchmarks as tables for people.
-function field(name,   at, rest) {
-    at = index($0, "\"" name "\":")
-    if (!at) return "-"
-    rest = substr($0, at + length(name) + 3)
-    sub(/[,}].*/, "", rest)
-    gsub(/"/, "", rest)
-    return rest == "null" ? "-" : rest
+# The JSON lines of the benchmarks as tables for people: one for each benchmark, a row for each line, a column for each field.
+#
+#   awk -f bench/json.awk -f bench/table.awk results.jsonl
+BEGIN {
+    caption["enqueue"] = "Enqueue, in groups of 1 to 1000 messages, one connection: messages per second. The floor is a one-row INSERT per commit."
+    caption["drain"] = "Drain of a backlog of 50,000 messages that were enqueued one by one. The floor has as many clients; on SQLite one."
+    caption["operations"] = "One operation per commit, its time over that of the floor."
+    caption["payload"] = "Payloads of three sizes, one message per commit; the floor stores the same payload."
+    caption["steady"] = "One producer, two consumers that take up to ten: from the enqueue (when it was due) to the consumer's hands. Paced: at a quarter\nof the floor's rate; flat out: one enqueue after the other."
+    caption["wakeup"] = "From the start of an enqueue, its commit included, to the hands of a consumer that slept."
+    caption["idle"] = "A worker on an empty queue. The server's own idling is subtracted."
+    caption["backlog"] = "Dequeue from a small and from a large backlog, taking turns."
+    caption["queues"] = "Dequeue from one queue and from many with as many messages, taking turns."
+    caption["pinned"] = "An old transaction stays open while 4,000 messages a second come and go."
+    caption["pinned_window"] = "The same, window by window."
+    caption["processes"] = "Processes that each enqueue, dequeue and archive, one message per commit: messages per second of all, longest call."
+    caption["allocations"] = "Allocations in one call: of the library through its hook, and everything that reaches malloc."
+    caption["allocations_per_message"] = "The same for one more message in a batch."
+    caption["traffic"] = "From enqueue to archived, per message. written_bytes: what the process wrote into files, checkpoints included."
+    caption["memory"] = "Resident memory of one more open store, after use."
+    caption["handlers"] = "Handlers of single messages on a pool of threads (0: the caller's), one connection: messages per second."
+    caption["producer"] = "Threads that enqueue single messages durably through one producer: messages per second."
+    caption["runs"] = "Runs of a three-step workflow on a pool of threads (0: the caller's), triggered before: runs per second."
+    caption["workflow"] = "Runs triggered and worked off one by one, one worker. commit_over_floor: time of a run / (steps + 2) over the floor."
+    caption["resume"] = "Resuming a run: claim, load, walk through its finished steps, end."
+    caption["compile"] = "Compiling pgqrs_sqlite.h with its implementation."
+    caption["size"] = "The quickstart, stripped, without libsqlite3."
 }
-/"bench":"workflow"/ {
-    if (!workflows++) {
-        print "\nRuns of a workflow, triggered and worked off one by one (one process, one worker, batch 1). The floor is a one-row"
-        print "insert per commit. `per commit` is the time of a run divided by its steps + 2, over that of the floor.\n"
-        printf "%-9s %5s %9s %9s %9s %11s %8s %8s %8s %11s %12s %10s\n", "backend", "steps", "runs/s", "floor/s", "of floor",
-            "per commit", "p50 ms", "p99 ms", "commits", "statements", "round trips", "WAL bytes"
+{
+    parse($0)
+    bench = value["bench"]
+    if (!(bench in rows)) order[++benches] = bench
+    row = ++rows[bench]
+    for (i = 2; i <= count; i++) {
+        name = names[i]
+        if (!((bench, name) in known)) {
+            known[bench, name] = 1
+            column[bench, ++columns[bench]] = name
+            width[bench, name] = length(name)
+        }
+        cell[bench, row, name] = value[name]
+        if (length(value[name]) > width[bench, name]) width[bench, name] = length(value[name])
     }
-    printf "%-9s %5s %9s %9s %9s %11s %8s %8s %8s %11s %12s %10s\n", field("backend"), field("steps"), field("runs_per_s"),
-        field("floor_per_s"), field("of_floor"), field("commit_over_floor"), field("p50_ms"), field("p99_ms"), field("commits"),
-        field("statements"), field("round_trips"), field("wal_bytes")
 }
-/"bench":"resume"/ { resumed[++resumes] = sprintf("%-9s %7s %10s", field("backend"), field("steps"), field("median_ms")) }
+function print_row(bench, row,   i, name, text) {
+    for (i = 1; i <= columns[bench]; i++) {
+        name = column[bench, i]
+        text = row == 0 ? name : (bench, row, name) in cell ? cell[bench, row, name] : "-"
+        printf "%" (name ~ /^(backend|operation|load|producer|compiler|options)$/ ? "-" : "") width[bench, name] "s%s", text, i < columns[bench] ? "  " : "\n"
+    }
+}
 END {
-    if (resumes) printf "\nResuming a run: claim, load, walk through its finished steps, end\n\n%-9s %7s %10s\n", "backend", "steps", "median ms"
-    for (i = 1; i <= resumes; i++) print resumed[i]
+    for (b = 1; b <= benches; b++) {
+        printf "\n%s\n\n", caption[order[b]]
+        for (r = 0; r <= rows[order[b]]; r++) print_row(order[b], r)
+    }
     print ""
 }
