@@ -38,6 +38,7 @@ static const fuzz_variable fuzz_variables[] = {
 #define FUZZ_VARIABLES (sizeof fuzz_variables / sizeof fuzz_variables[0])
 
 static char fuzz_path[64];
+static bool fuzz_file_has_dsn;
 
 static void fuzz_clear(void)
 {
@@ -72,6 +73,8 @@ static void fuzz_remove_file(void)
 
 static void fuzz_write(const char *text)
 {
+    const char *dsn = getenv("PGQRS_DSN");
+    fuzz_file_has_dsn = dsn && strstr(text, dsn);
     if (!fuzz_path[0]) {
         snprintf(fuzz_path, sizeof fuzz_path, "/tmp/pgqrs-fuzz-XXXXXX");
         int fd = mkstemp(fuzz_path);
@@ -159,9 +162,10 @@ static void fuzz_has_environment(const pgqrs_config *config)
 
 static void fuzz_shown(const pgqrs_error *err)
 {
-    const char *dsn = getenv("PGQRS_DSN");
+    const char *dsn = getenv("PGQRS_DSN"), *rules = getenv("PGQRS_VALIDATION_CONFIG");
+    bool elsewhere = dsn && (fuzz_file_has_dsn || (rules && strstr(rules, dsn))); /* as the name of a key, which may be shown */
     FUZZ_CHECK(err->message[0] && fuzz_printable(err->message));
-    if (dsn && strlen(dsn) >= 24)
+    if (dsn && strlen(dsn) >= 24 && !elsewhere)
         FUZZ_CHECK(!strstr(err->message, dsn));
 }
 
@@ -271,6 +275,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char *text = fuzz_text(data, size);
     fuzz_clear();
     char *file = fuzz_environment(text);
+    fuzz_file_has_dsn = false;
     fuzz_environment_alone();
     fuzz_without_memory();
     if (file) {

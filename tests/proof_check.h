@@ -740,6 +740,16 @@ static bool proof_gave_back(const proof_life *life, const proof_taken *taken, bo
     return verdict && verdict->op == PROOF_GIVE_BACK && (or_unknown || verdict->outcome == PROOF_DONE);
 }
 
+/* Deliveries with a number in between: their calls began to wait earlier, so they stand elsewhere in the order. */
+static int32_t proof_known_between(const proof_life *life, int32_t low, int32_t high)
+{
+    int32_t known = 0;
+    size_t i;
+    for (i = 0; i < life->taken_count; i++)
+        known += life->taken[i].attempt > low && life->taken[i].attempt < high;
+    return known;
+}
+
 static void proof_check_pair_of_attempts(proof_check *check, const proof_life *life, const proof_taken *a, const proof_taken *b)
 {
     int32_t least = a->attempt + (proof_gave_back(life, a, true) ? 0 : 1);
@@ -748,7 +758,8 @@ static void proof_check_pair_of_attempts(proof_check *check, const proof_life *l
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "attempt %d (process %d) is followed by %d (process %d)", a->attempt,
                      a->process, b->attempt, b->process);
     else if (proof_by_hand(check, b->queue) && b->attempt > most &&
-             b->attempt > most + proof_hidden_claims(check, b->queue, a->t0, b->t1))
+             b->attempt > most + proof_known_between(life, a->attempt, b->attempt) +
+                              proof_hidden_claims(check, b->queue, a->t0, b->t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "attempt %d (process %d) is followed by %d (process %d), too many",
                      a->attempt, a->process, b->attempt, b->process);
 }
