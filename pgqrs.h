@@ -432,7 +432,8 @@
         MISUSE     the call is wrong                                  is corrected
 
     PGQRS_ERR_OUTCOME_UNKNOWN is the one to think about: the connection broke after an enqueue was sent and before the reply,
-    so it may have been stored. Enqueue again with the same dedup_key and it is stored once either way.
+    so it may have been stored. Enqueue again with the same dedup_key: while the first is unfinished it is not stored twice, and
+    `duplicate` says that it was there.
 
     @example errors
     result = pgqrs_enqueue(store, "invoices", payload, NULL, NULL);
@@ -11929,8 +11930,8 @@ static const char pgqrsi_pg_settled_sql[] =
     " WHERE m.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id = u.id)"
     " WHEN 6 THEN EXISTS (SELECT 1 FROM @.pgqrs_dead d"
     " WHERE d.queue_id = ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND d.id = u.id)"
-    " ELSE NOT EXISTS (SELECT 1 FROM @.pgqrs_leases l WHERE l.lease = u.lease AND l.lo_min <= u.id AND l.hi_max >= "
-    "u.id) END";
+    " ELSE NOT EXISTS (SELECT 1 FROM @.pgqrs_leases l, unnest(l.lo, l.n) AS h(lo, n)"
+    " WHERE l.lease = u.lease AND u.id >= h.lo AND u.id < h.lo + h.n) END";
 
 /* 1 lease: as if it had never been claimed. For when there is no memory to hand its messages out. */
 static const char pgqrsi_pg_unclaim_sql[] =
@@ -12312,19 +12313,17 @@ static pgqrs_result pgqrsi_pg_enqueue_receipts(pgqrsi_pg *pg, const pgqrs_backen
     return PGQRS_OK;
 }
 
-/* Repeating it after a lost reply is safe only when every message has a key: the second attempt then meets the first. */
+/* Never repeated after a lost reply: a key does not help when its message was finished meanwhile, and one that is still there would
+ * be called a duplicate of itself. */
 static pgqrs_result pgqrsi_pg_enqueue(void *self, const pgqrs_backend_enqueue *request, pgqrs_receipt *receipts)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
     PGresult *r;
-    bool repeatable = true;
-    for (size_t i = 0; i < request->count; i++)
-        repeatable = repeatable && request->items[i].dedup_key;
     pgqrsi_pg_start(&call, pg, pgqrsi_pg_enqueue_statement(request));
     pgqrsi_pg_enqueue_parameters(&call, request);
     bool any = call.statement == PGQRSI_PG_ENQUEUE_ANY;
-    pgqrs_result result = pgqrsi_pg_run_one(&call, &r, repeatable, true);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
     if (!result) result = pgqrsi_pg_enqueue_receipts(pg, request, r, any, receipts);
     PQclear(r);
     return result;
@@ -13474,7 +13473,7 @@ static void pgqrsi_pg_trigger_start(pgqrsi_pg_call *call, pgqrsi_pg *pg, const p
     }
 }
 
-/* Safe to repeat after a lost reply only when every run has a key, like an enqueue. */
+/* Safe to repeat after a lost reply only when every run has a key, which it keeps for as long as there is the run. */
 static pgqrs_result pgqrsi_pg_trigger(void *self, const pgqrs_backend_trigger *request, pgqrs_receipt *receipts)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
