@@ -149,10 +149,7 @@ static bool may_say(const failure_kind *kind, pgqrs_result result)
     bool loss = kind->fault > PROXY_ERROR;
     if (result == PGQRS_OK || result == kind->expected)
         return true;
-    if (result == PGQRS_ERR_OUTCOME_UNKNOWN)
-        return loss || (broken.at_commit && kind->expected == PGQRS_ERR_DATABASE);
-    /* A message that was given back has no trace of who did it: the repetition only finds that the lease is over. */
-    return result == PGQRS_ERR_LEASE_LOST && loss && T.store->settings.retry_limit >= 0;
+    return result == PGQRS_ERR_OUTCOME_UNKNOWN && (loss || (broken.at_commit && kind->expected == PGQRS_ERR_DATABASE));
 }
 
 /* --- looking, through another store --- */
@@ -282,10 +279,10 @@ static bool all_or_nothing(const char *text, pgqrs_result result, bool repeated)
     shape_of(after, shape);
     if (result == PGQRS_OK && !repeated && strcmp(shape, done_shape) != 0)
         fail_at(__FILE__, __LINE__, "%s succeeded, and did something else: %s", text, difference(done_shape, shape));
-    if (result != PGQRS_OK && result != PGQRS_ERR_OUTCOME_UNKNOWN && result != PGQRS_ERR_LEASE_LOST && !repeated && !same)
+    if (result != PGQRS_OK && result != PGQRS_ERR_OUTCOME_UNKNOWN && !repeated && !same)
         fail_at(__FILE__, __LINE__, "%s: %s, and changed %s", text, pgqrs_result_name(result),
                 difference(before, after));
-    if ((result == PGQRS_ERR_OUTCOME_UNKNOWN || result == PGQRS_ERR_LEASE_LOST) && !same && strcmp(shape, done_shape) != 0)
+    if (result == PGQRS_ERR_OUTCOME_UNKNOWN && !same && strcmp(shape, done_shape) != 0)
         fail_at(__FILE__, __LINE__, "%s did a half: %s", text, difference(done_shape, shape));
     return same && result != PGQRS_OK;
 }
@@ -446,7 +443,65 @@ static void a_connection_is_lost_and_the_call_repeated(void)
     end_breaking();
 }
 
+static void settle_one(const pgqrs_message *message, pgqrs_verdict verdict, pgqrs_result *result)
+{
+    pgqrs_settlement item = pgqrs_settlement_for(message, verdict);
+    *result = pgqrs_settle(T.store, &item, 1, NULL, NULL, NULL);
+    if (*result == PGQRS_OK)
+        *result = item.result;
+}
+
+/* Each verdict on a message out of the middle of a lease whose other messages stay held. */
+static void a_verdict_whose_reply_is_lost_was_given_once(void)
+{
+    static const pgqrs_verdict verdicts[] = {PGQRS_ARCHIVE, PGQRS_DELETE, PGQRS_RETRY, PGQRS_RELEASE, PGQRS_GIVE_BACK, PGQRS_REJECT};
+    begin_breaking(0);
+    for (size_t i = 0; i < COUNT_OF(verdicts); i++) {
+        pgqrs_dequeue_desc six = {.limit = 6};
+        const pgqrs_messages *held;
+        pgqrs_result result;
+        char name[20];
+        snprintf(name, sizeof(name), "verdict-%d", (int)verdicts[i]);
+        const char *queue = another_queue(name);
+        put_batch(queue, 6, 0, NULL);
+        held = take_many_with(T.store, queue, six);
+        EQ(6, held->count);
+        settle_one(&held->items[1], verdicts[i], &result); /* and so the statement is prepared: the next to go out is the verdict */
+        EQ(PGQRS_OK, result);
+        proxy_arm(PROXY_LOSE_AFTER, NULL, 0);
+        settle_one(&held->items[3], verdicts[i], &result);
+        EQ(1, proxy_disarm());
+        if (result != PGQRS_OK)
+            fail_at(__FILE__, __LINE__, "verdict %d gave %s", (int)verdicts[i], pgqrs_result_name(result));
+        settle_one(&held->items[3], verdicts[i], &result);
+        EQ(PGQRS_ERR_LEASE_LOST, result);
+        settle_one(&held->items[2], PGQRS_ARCHIVE, &result);
+        EQ(PGQRS_OK, result);
+    }
+    end_breaking();
+}
+
+/* A message with a key may be finished, and its key free again, before the call could be repeated: that is for the caller to decide. */
+static void an_enqueue_whose_reply_is_lost_is_not_repeated(void)
+{
+    pgqrs_enqueue_desc desc = {.dedup_key = "order-1"};
+    pgqrs_receipt receipt;
+    const char *queue;
+    begin_breaking(0);
+    queue = another_queue("keyed");
+    OK(pgqrs_enqueue(T.store, queue, "1", &desc, &receipt));
+    OK(pgqrs_archive(T.store, take_with(T.store, queue, (pgqrs_dequeue_desc){.limit = 1})));
+    proxy_arm(PROXY_LOSE_AFTER, NULL, 0);
+    EQ(PGQRS_ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, queue, "2", &desc, &receipt));
+    EQ(1, proxy_disarm());
+    OK(pgqrs_enqueue(T.store, queue, "2", &desc, &receipt));
+    YES(receipt.duplicate);
+    end_breaking();
+}
+
 static const test_case statement_cases[] = {
+    CASE_ON(a_verdict_whose_reply_is_lost_was_given_once, NO_STORE | FRESH, ON_POSTGRES),
+    CASE_ON(an_enqueue_whose_reply_is_lost_is_not_repeated, NO_STORE | FRESH, ON_POSTGRES),
     CASE_ON(a_statement_is_refused, NO_STORE | FRESH, ON_ALL),
     CASE_ON(a_connection_is_lost, NO_STORE | FRESH, ON_SERVER),
     CASE_ON(a_connection_is_lost_and_the_call_repeated, NO_STORE | FRESH, ON_POSTGRES),
