@@ -7746,7 +7746,7 @@ static void pgqrsi_pool_collect(pgqrsi_pool *pool)
     pgqrsi_pool_answer_asks(pool, asks);
 }
 
-#define PGQRSI_POOL_GATHER_US 60
+#define PGQRSI_POOL_GATHER_US 150
 #define PGQRSI_POOL_GATHER_MISSES 4
 
 /* When lanes wait for a commit and others are about to, a moment's patience makes it one commit for all of them. Lanes that do not
@@ -11524,6 +11524,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_CLAIM_FEW_RUNS 35
 #define PGQRSI_PG_CLAIM 36      /* and 37 */
 #define PGQRSI_PG_CLAIM_RUNS 38 /* and 39 */
+#define PGQRSI_PG_ENQUEUE_FEW 40
 
 /* The time of every decision is parameter 2, or the server's clock when that is NULL. */
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
@@ -11552,6 +11553,14 @@ static const char pgqrsi_pg_enqueue_one[] =
     "WITH m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
     " SELECT id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW
     ", $5::text, $3::text FROM @.pgqrs_queues WHERE name = $1 RETURNING queue_id, id)" PGQRSI_PG_READY_ONE("m");
+
+/* The same for a few: 3 payloads. Each is ready by itself; beyond PGQRSI_PG_ONE_BY_ONE it pays to write them together. */
+#define PGQRSI_PG_ONE_BY_ONE 8
+static const char pgqrsi_pg_enqueue_few[] =
+    "WITH m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, producer, payload)"
+    " SELECT q.id, nextval('@.pgqrs_message_id'), $4::int, " PGQRSI_PG_NOW
+    ", $5::text, u.payload FROM @.pgqrs_queues q, unnest($3::text[]) AS u(payload) WHERE q.name = $1"
+    " RETURNING queue_id, id)" PGQRSI_PG_READY_ONE("m");
 
 /* 1 queue, 2 now, 3 payloads, 4 priority, 5 producer, 6 due, 7 delay_us, 8 expires, 9 expire_us: messages that differ in
  * their payloads only. Runs: ids that follow each other, cut at every 50th. What expires is a run of its own. The sort makes
@@ -12206,6 +12215,7 @@ static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_claim_one_run,   pgqrsi_pg_claim_few_runs,
     pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_messages,
     pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_runs,
+    pgqrsi_pg_enqueue_few,
 };
 
 static const char *pgqrsi_pg_hot_sql(int statement)
@@ -12237,7 +12247,8 @@ static int pgqrsi_pg_enqueue_statement(const pgqrs_backend_enqueue *request)
             !pgqrsi_pg_same_text(item->producer, first->producer))
             return PGQRSI_PG_ENQUEUE_ANY;
     }
-    return plain && request->count == 1 ? PGQRSI_PG_ENQUEUE_ONE : PGQRSI_PG_ENQUEUE_MANY;
+    if (!plain || request->count > PGQRSI_PG_ONE_BY_ONE) return PGQRSI_PG_ENQUEUE_MANY;
+    return request->count == 1 ? PGQRSI_PG_ENQUEUE_ONE : PGQRSI_PG_ENQUEUE_FEW;
 }
 
 static void pgqrsi_pg_put_payloads(pgqrsi_pg_call *call, const pgqrs_backend_enqueue *request)
@@ -12303,7 +12314,7 @@ static void pgqrsi_pg_enqueue_parameters(pgqrsi_pg_call *call, const pgqrs_backe
     }
     pgqrsi_pg_int32(call, first->priority);
     pgqrsi_pg_text(call, first->producer);
-    if (call->statement == PGQRSI_PG_ENQUEUE_ONE) return;
+    if (call->statement != PGQRSI_PG_ENQUEUE_MANY) return;
     pgqrsi_pg_time(call, first->due.at_us);
     pgqrsi_pg_int64(call, first->due.delay_us);
     pgqrsi_pg_time(call, first->expires.at_us);
