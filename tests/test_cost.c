@@ -73,7 +73,78 @@ static void three_steps_are_five_commits_and_six_round_trips(void)
     PQfinish(connection);
 }
 
+/* Of definitions there are few. */
+static bool is_of_workflows(const PGresult *plan, int number)
+{
+    char title[40];
+    snprintf(title, sizeof(title), "SubPlan %d", number);
+    for (int i = 0; i + 1 < PQntuples(plan); i++) {
+        const char *line = PQgetvalue(plan, i, 0);
+        if (strcmp(line + strspn(line, " "), title) == 0)
+            return strstr(PQgetvalue(plan, i + 1, 0), ".pgqrs_workflows ") != NULL;
+    }
+    return false;
+}
+
+/* A hash of a subquery reads the whole table behind it, once for each execution. */
+static void hashes_nothing(PGconn *connection, const char *name, int parameters)
+{
+    char sql[1000];
+    size_t size = (size_t)snprintf(sql, sizeof(sql), "EXPLAIN (VERBOSE) EXECUTE %s", name);
+    for (int i = 0; i < parameters; i++)
+        size += (size_t)snprintf(sql + size, sizeof(sql) - size, "%sNULL%s", i ? ", " : "(", i + 1 == parameters ? ")" : "");
+    PGresult *r = PQexec(connection, sql);
+    if (PQresultStatus(r) != PGRES_TUPLES_OK)
+        fail_at(__FILE__, __LINE__, "%s: %s", sql, PQerrorMessage(connection));
+    for (int i = 0; i < PQntuples(r); i++) {
+        const char *hashed = strstr(PQgetvalue(r, i, 0), "hashed SubPlan ");
+        if (hashed && !is_of_workflows(r, atoi(hashed + strlen("hashed SubPlan "))))
+            fail_at(__FILE__, __LINE__, "%s: %s", name, PQgetvalue(r, i, 0));
+    }
+    PQclear(r);
+}
+
+/* Every statement of the everyday ways, planned as it is when it runs. The texts of some are the rest of the one before. */
+static void hash_nothing_at_all(PGconn *connection)
+{
+    static const Oid types[] = {0, 0, 0, 20}; /* steps do not look at their fourth parameter */
+    pgqrsi_pg *pg = (pgqrsi_pg *)T.store->self;
+    for (int i = PGQRSI_PG_RELAX + 1; i < (int)COUNT_OF(pgqrsi_pg_hot); i++) {
+        char name[24], drop[40];
+        const char *text = pgqrsi_pg_text_of(pg, i);
+        bool is_step = i == PGQRSI_PG_RUN_STEP || i == PGQRSI_PG_RUN_STEP_NEW;
+        assert_non_null(text);
+        snprintf(name, sizeof(name), "plan_%d", i);
+        PGresult *r = PQprepare(connection, name, text, is_step ? 4 : 0, types);
+        PGresult *described = PQdescribePrepared(connection, name);
+        if (PQresultStatus(r) == PGRES_COMMAND_OK)
+            hashes_nothing(connection, name, PQnparams(described));
+        else if (text[0] != ' ')
+            fail_at(__FILE__, __LINE__, "%s: %s", name, PQerrorMessage(connection));
+        PQclear(described);
+        PQclear(r);
+        snprintf(drop, sizeof(drop), "DEALLOCATE %s", name);
+        PQclear(PQexec(connection, drop));
+    }
+}
+
+static void everyday_statements_read_no_whole_table(void)
+{
+    pgqrs_trigger_item items[40];
+    PGconn *connection = ((pgqrsi_pg *)T.store->self)->connection;
+    memset(items, 0, sizeof(items));
+    for (int i = 0; i < 40; i++)
+        items[i].input = "1";
+    OK(pgqrs_workflow_create(T.store, "cost", NULL));
+    hash_nothing_at_all(connection);
+    OK(pgqrs_workflow_trigger_many(T.store, "cost", items, 40, NULL));
+    trigger_and_work();
+    PQclear(PQexec(connection, "ANALYZE")); /* now the planner knows how small everything is, and may choose otherwise */
+    hash_nothing_at_all(connection);
+}
+
 static const test_case cost_cases[] = {
+    CASE_ON(everyday_statements_read_no_whole_table, PLAIN, ON_POSTGRES),
     CASE(three_steps_are_five_commits_and_six_round_trips, PLAIN),
 };
 
