@@ -7835,7 +7835,7 @@ static int64_t pgqrsi_pool_next_us(pgqrsi_pool *pool, bool looks)
     if (looks) next_us = pgqrsi_min(next_us, pool->look_at_us);
     if (looks && worker->next_due_us >= 0) next_us = pgqrsi_min(next_us, worker->looked_at_us + worker->next_due_us);
     if (pool->ready.first) next_us = pgqrsi_min(next_us, pool->ready.first->taken_at_us + PGQRSI_POOL_READY_US);
-    if (next_us < pool->retry_at_us) next_us = pool->retry_at_us;
+    if (now_us < pool->retry_at_us) next_us = pool->retry_at_us; /* until then nothing is done */
     return pool->stop_at_us ? pgqrsi_min(next_us, pool->stop_at_us) : next_us;
 }
 
@@ -8966,17 +8966,29 @@ static void pgqrsi_explain_ready(const pgqrsi_facts *facts, pgqrs_explanation *o
                    id, (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue);
 }
 
+#define PGQRSI_HOLDER 200
+
+/* Who takes messages without a worker has no name. */
+static const char *pgqrsi_holder(char out[PGQRSI_HOLDER], const char *name, int64_t id)
+{
+    if (id)
+        snprintf(out, PGQRSI_HOLDER, "worker %s (%lld)", name ? name : "(removed)", (long long)id);
+    else
+        snprintf(out, PGQRSI_HOLDER, "a consumer that is not registered");
+    return out;
+}
+
 static void pgqrsi_explain_facts(const pgqrsi_facts *facts, pgqrs_explanation *out)
 {
     const pgqrs_message *m = facts->message;
     long long id = (long long)m->id;
+    char who[PGQRSI_HOLDER];
     out->worker_id = m->state == PGQRS_LEASED ? m->worker_id : 0;
     if (m->state == PGQRS_LEASED)
-        pgqrsi_say(
-            out, PGQRS_WHY_LEASED, m->lease_until_us,
-            "message %lld is held by worker %s (%lld), attempt %d, for another %.1f s; then it returns by itself", id,
-            m->worker ? m->worker : "(not registered)", (long long)m->worker_id, (int)m->attempt,
-            pgqrsi_seconds(facts->now_us, m->lease_until_us));
+        pgqrsi_say(out, PGQRS_WHY_LEASED, m->lease_until_us,
+                   "message %lld is held by %s, attempt %d, for another %.1f s; then it returns by itself", id,
+                   pgqrsi_holder(who, m->worker, m->worker_id), (int)m->attempt,
+                   pgqrsi_seconds(facts->now_us, m->lease_until_us));
     else if (m->state == PGQRS_DELAYED && !pgqrsi_expired(facts))
         pgqrsi_say(out, PGQRS_WHY_DELAYED, m->due_at_us, "message %lld waits another %.1f s%s%s", id,
                    pgqrsi_seconds(facts->now_us, m->due_at_us),
@@ -9491,13 +9503,14 @@ static pgqrs_result pgqrsi_explain_running(pgqrs_store *store, const pgqrs_run_i
                                            pgqrs_explanation *out)
 {
     pgqrs_steps *steps = NULL;
+    char who[PGQRSI_HOLDER];
     pgqrs_result result = store->backend->run_steps(store->self, run->id, &steps);
     const pgqrs_step_info *last = !result && steps->count ? &steps->items[steps->count - 1] : NULL;
     if (!result)
         pgqrsi_say(out, PGQRS_WHY_LEASED, run->lease_until_us,
-                   "run %lld is with worker %s (%lld), attempt %d, for another %.1f s at least%s%s%s%s",
-                   (long long)run->id, run->worker ? run->worker : "(not registered)", (long long)run->worker_id,
-                   (int)run->attempt, pgqrsi_seconds(facts->now_us, run->lease_until_us),
+                   "run %lld is with %s, attempt %d, for another %.1f s at least%s%s%s%s", (long long)run->id,
+                   pgqrsi_holder(who, run->worker, run->worker_id), (int)run->attempt,
+                   pgqrsi_seconds(facts->now_us, run->lease_until_us),
                    last ? "; the last step stored is " : "; no step is stored yet", last ? last->name : "",
                    last && last->key ? " " : "", last ? pgqrsi_text_or_empty(last->key) : "");
     pgqrs_free(steps);
@@ -9520,10 +9533,11 @@ static void pgqrsi_explain_wait(const pgqrs_run_info *run, const pgqrsi_facts *f
 
 static void pgqrsi_explain_cancelling(const pgqrs_run_info *run, const pgqrsi_facts *facts, pgqrs_explanation *out)
 {
+    char who[PGQRSI_HOLDER];
     if (run->lease_until_us)
         pgqrsi_say(out, PGQRS_WHY_CANCELLING, run->lease_until_us,
-                   "run %lld is asked to cancel: worker %s (%lld) stops at its next step, or its lease ends in %.1f s",
-                   (long long)run->id, run->worker ? run->worker : "(not registered)", (long long)run->worker_id,
+                   "run %lld is asked to cancel: %s stops at its next step, or its lease ends in %.1f s",
+                   (long long)run->id, pgqrsi_holder(who, run->worker, run->worker_id),
                    pgqrsi_seconds(facts->now_us, run->lease_until_us));
     else
         pgqrsi_say(
@@ -15620,13 +15634,14 @@ static pgqrs_result pgqrsi_pg_patience(pgqrsi_pg *pg, const char *time, char bef
 static pgqrs_result pgqrsi_pg_barrier(pgqrsi_pg *pg, const char *what, const char *name)
 {
     pgqrsi_pg_call call;
-    char before[32];
+    char before[32], sqlstate[6];
     pgqrs_result result = pgqrsi_pg_patience(pg, NULL, before);
     if (result) return result;
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_QUEUE_BARRIER);
     result = pgqrsi_pg_write_only(&call);
+    snprintf(sqlstate, sizeof sqlstate, "%s", pg->store->error.sqlstate);
     if (result == PGQRS_ERR_BUSY)
-        return pgqrs_backend_fail(pg->store, result, 0, "55P03",
+        return pgqrs_backend_fail(pg->store, result, 0, sqlstate,
                                   "%s \"%s\" cannot be removed while a transaction that enqueued or settled "
                                   "messages stays "
                                   "open: end it, then try again",

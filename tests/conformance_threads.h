@@ -1355,7 +1355,7 @@ static void *lock_the_file(void *argument)
 static void pool_outlives_trouble(void *(*trouble)(void *))
 {
     enum { many = 400 };
-    loop_thread loop = {.handler = a_little_later, .desc = {.threads = 4, .heartbeat_ms = 50}};
+    loop_thread loop = {.handler = a_little_later, .desc = {.threads = 4, .heartbeat_ms = 600000}}; /* it does not wait for a heartbeat to go on */
     killing_thread killer_of = {.stop = 0};
     int64_t ids[many], began_ms;
     int i;
@@ -1395,6 +1395,31 @@ static void pool_outlives_killed_connections(void)
 static void pool_outlives_a_locked_file(void)
 {
     pool_outlives_trouble(lock_the_file);
+}
+
+/* A pool with nothing to do meets a store that cannot be written to: it tries again soon, not with the next heartbeat. */
+static void idle_pool_tries_again_soon(void)
+{
+    loop_thread loop = {.handler = count_it, .desc = {.threads = 2, .heartbeat_ms = 600000}};
+    pgqrs_store_desc impatient = threaded_desc();
+    sqlite3 *database = NULL;
+    begin_threads();
+    impatient.connect_timeout_ms = 100;
+    loop.store = open_store(&impatient);
+    OK(pgqrs_enqueue(T.store, T.queue, "1", &(pgqrs_enqueue_desc){.delay_ms = 60000}, NULL));
+    start_loop(&loop);
+    while (worker_rows() == 0)
+        sleep_ms(5);
+    EQ(SQLITE_OK, sqlite3_open(T.file, &database));
+    EQ(SQLITE_OK, sqlite3_exec(database, "BEGIN IMMEDIATE", NULL, NULL, NULL));
+    advance_ms(61000);
+    sleep_ms(600); /* the claim fails, once at least */
+    EQ(0, P.calls);
+    EQ(SQLITE_OK, sqlite3_exec(database, "ROLLBACK", NULL, NULL, NULL));
+    sqlite3_close(database);
+    YES(reach(&P.calls, 1));
+    pgqrs_stop(loop.store);
+    RESULT(PGQRS_OK, end_of_loop(&loop));
 }
 
 /* --- producers */
@@ -1913,6 +1938,7 @@ static const test_case thread_cases[] = {
     CASE_ON(transactional_step_left_on_a_thread_writes_nothing, FRESH, ON_SHARED),
     CASE_ON(pool_outlives_killed_connections, PLAIN, ON_POSTGRES),
     CASE_ON(pool_outlives_a_locked_file, PLAIN, ON_SQLITE_FILE),
+    CASE_ON(idle_pool_tries_again_soon, PLAIN, ON_SQLITE_FILE),
     CASE(producer_stores_each_message_of_every_thread_once, PLAIN),
     CASE_ON(producer_shares_commits, PLAIN, ON_SHARED),
     CASE(what_was_handed_over_is_stored_by_flush, PLAIN),
