@@ -1,0 +1,336 @@
+/* pgqrs, the command-line tool: queues, messages, workers and workflows from a shell.
+ *
+ *     make cli && build/pgqrs --help
+ *
+ * It uses the public interface of pgqrs.h alone, so it is also an example of all of it.
+ */
+#include "cli.h"
+#include <errno.h>
+#include <locale.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+/* clang-format off */
+const command commands[] = {
+    {"install", "", "create the tables, or bring them up to date", admin_install, {0}, 0, false},
+    {"uninstall", "", "drop the tables, with all messages", admin_uninstall, {OPT_YES}, 0, false},
+    {"verify", "", "check that the tables are whole", admin_verify, {0}, 0, false},
+    {"migrate", "", "bring the tables up to date", admin_migrate, {0}, 0, false},
+
+    {"queue create", "NAME", "create a queue", queue_create,
+     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING}, 0, false},
+    {"queue update", "NAME", "change the settings that are given", queue_update,
+     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION}, 0, false},
+    {"queue list", "", "list the queues with their settings", queue_list, {OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"queue get", "NAME", "show one queue", queue_get, {0}, 0, false},
+    {"queue delete", "NAME", "remove a queue", queue_delete, {OPT_FORCE, OPT_YES}, 0, false},
+    {"queue purge", "NAME", "remove all messages of a queue", queue_purge,
+     {OPT_STATE, OPT_OLDER_THAN, OPT_YES}, 0, false},
+    {"queue pause", "NAME", "stop delivering its messages", queue_pause, {0}, 0, false},
+    {"queue resume", "NAME", "deliver its messages again", queue_resume, {0}, 0, false},
+    {"queue metrics", "[NAME]", "count the messages of one queue, or of all", queue_metrics, {0}, 0, false},
+
+    {"message send", "QUEUE [JSON]", "enqueue a message; without JSON it is read from standard input", message_send,
+     {OPT_DELAY, OPT_PRIORITY, OPT_EXPIRE, OPT_DEDUP_KEY, OPT_PRODUCER, OPT_FILE, OPT_LINES}, 0, false},
+    {"message read", "QUEUE", "lease messages and print them: archive, delete or release them later", message_read,
+     {OPT_COUNT, OPT_LOCK_TIME, OPT_WAIT, OPT_ARCHIVE, OPT_MESSAGE_TYPE}, 0, false},
+    {"message dequeue", "QUEUE", "take one message, print it, archive it", message_dequeue, {OPT_WAIT}, 0, false},
+    {"message list", "QUEUE", "list messages without touching them", message_list,
+     {OPT_STATE, OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"message show", "QUEUE ID", "show one message", message_show, {OPT_ARCHIVE}, 0, false},
+    {"message explain", "QUEUE ID", "why is it not moving?", message_explain, {0}, 0, false},
+    {"message count", "QUEUE", "count the pending messages", message_count, {OPT_ARCHIVE, OPT_STATE}, 0, false},
+    {"message delete", "QUEUE ID...", "remove messages", message_delete, {OPT_FORCE, OPT_YES}, 0, false},
+    {"message archive", "QUEUE ID...", "a leased message is done", message_archive, {OPT_LEASE}, 0, false},
+    {"message release", "QUEUE ID...", "a leased message failed, or comes back: deliver it again", message_release,
+     {OPT_DELAY, OPT_REASON, OPT_GIVE_BACK, OPT_LEASE}, 0, false},
+    {"message extend", "QUEUE ID...", "make the lease last longer", message_extend,
+     {OPT_LOCK_TIME, OPT_LEASE}, 0, false},
+    {"message requeue", "QUEUE ID...", "deliver archived or dead messages again", message_requeue, {0}, 0, false},
+
+    {"archive list", "QUEUE", "list archived messages", message_list, {OPT_LIMIT, OPT_AFTER}, PGQRS_ARCHIVED, false},
+    {"archive count", "QUEUE", "count them", message_count, {0}, PGQRS_ARCHIVED, false},
+    {"archive show", "QUEUE ID", "show one", message_show, {0}, PGQRS_ARCHIVED, false},
+    {"archive purge", "QUEUE", "remove them", archive_purge, {OPT_OLDER_THAN, OPT_YES}, 0, false},
+
+    {"dead list", "QUEUE", "list the dead letters, with the reason", message_list,
+     {OPT_LIMIT, OPT_AFTER}, PGQRS_DEAD, false},
+    {"dead show", "QUEUE ID", "show one", message_show, {0}, PGQRS_DEAD, false},
+    {"dead replay", "QUEUE [ID...]", "deliver them again", dead_replay, {OPT_ALL}, 0, false},
+};
+/* clang-format on */
+const size_t command_count = sizeof commands / sizeof commands[0];
+
+const field deed_fields[] = {{"action", FIELD_TEXT, offsetof(deed, action), FIELD_LISTED, NULL},
+                             {"object", FIELD_TEXT, offsetof(deed, object), FIELD_LISTED, NULL},
+                             {"name", FIELD_TEXT, offsetof(deed, name), FIELD_LISTED, NULL},
+                             {"id", FIELD_INT64, offsetof(deed, id), FIELD_LISTED | FIELD_ZERO_IS_NULL, NULL},
+                             {"count", FIELD_INT64, offsetof(deed, count), FIELD_LISTED, NULL},
+                             {NULL, FIELD_TEXT, 0, 0, NULL}};
+
+/* --- errors */
+
+exit_code cli_fail(cli *c, exit_code code, const char *format, ...)
+{
+    (void)c;
+    char text[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    char *plain = output_plain(text);
+    fprintf(stderr, "pgqrs: %s\n", plain ? plain : "no memory to say what");
+    free(plain);
+    return code;
+}
+
+static void replace_all(char *text, size_t room, const char *from, const char *to)
+{
+    size_t from_size = strlen(from), to_size = strlen(to);
+    for (char *place = text; (place = strstr(place, from)) != NULL; place += to_size) {
+        size_t rest = strlen(place + from_size) + 1;
+        if ((size_t)(place - text) + to_size + rest > room) return;
+        memmove(place + to_size, place + from_size, rest);
+        memcpy(place, to, to_size);
+    }
+}
+
+/* The library gives cures in the names of its functions. */
+void cli_reword(char *text, size_t room)
+{
+    static const struct {
+        const char *from, *to;
+    } words[] = {{"call pgqrs_install", "run: pgqrs install"},      {"pgqrs_queue_", "pgqrs queue "},
+                 {"pgqrs_message_replay", "pgqrs message requeue"}, {"pgqrs_run_send_event", "pgqrs run send-event"},
+                 {"pgqrs_run_restart", "pgqrs run restart"},        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
+                 {"pgqrs_workflow_trigger", "pgqrs run trigger"},   {"pgqrs_workflow_create", "pgqrs workflow create"},
+                 {"pgqrs_workflow_delete", "pgqrs workflow delete"}};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        replace_all(text, room, words[i].from, words[i].to);
+}
+
+static exit_code code_of(pgqrs_result result)
+{
+    switch (result) {
+    case PGQRS_OK:
+        return DONE;
+    case PGQRS_ERR_CONNECTION:
+    case PGQRS_ERR_OUTCOME_UNKNOWN:
+        return NO_CONNECTION;
+    case PGQRS_ERR_QUEUE_NOT_FOUND:
+    case PGQRS_ERR_MESSAGE_NOT_FOUND:
+    case PGQRS_ERR_WORKER_NOT_FOUND:
+    case PGQRS_ERR_WORKFLOW_NOT_FOUND:
+    case PGQRS_ERR_RUN_NOT_FOUND:
+    case PGQRS_ERR_STEP_NOT_FOUND:
+        return NOT_FOUND;
+    case PGQRS_ERR_INVALID_ARGUMENT:
+    case PGQRS_ERR_BAD_DSN:
+    case PGQRS_ERR_BAD_CONFIG:
+    case PGQRS_ERR_BAD_NAME:
+    case PGQRS_ERR_NOT_BUILT:
+        return USAGE;
+    default:
+        return FAILED;
+    }
+}
+
+exit_code cli_error(cli *c, const pgqrs_error *error)
+{
+    char text[PGQRS_ERROR_MESSAGE_SIZE];
+    snprintf(text, sizeof text, "%s", *error->message ? error->message : pgqrs_result_text(error->code));
+    cli_reword(text, sizeof text);
+    return cli_fail(c, error->code == PGQRS_OK ? FAILED : code_of(error->code), "%s", text);
+}
+
+exit_code cli_store_failed(cli *c)
+{
+    return cli_error(c, pgqrs_last_error(c->store));
+}
+
+exit_code cli_check(cli *c, pgqrs_result result)
+{
+    return result == PGQRS_OK ? DONE : cli_store_failed(c);
+}
+
+bool cli_read_id(cli *c, const char *text, int64_t *id, exit_code *code)
+{
+    if (units_read_number(text, id) && *id > 0) return true;
+    *code = cli_fail(c, USAGE, "\"%s\" is no id: a number from 1", text);
+    return false;
+}
+
+/* --- questions */
+
+bool cli_confirmed(cli *c, exit_code *code, const char *format, ...)
+{
+    char text[512], answer[16];
+    if (given(c, OPT_YES)) return true;
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
+        *code = cli_fail(c, USAGE, "this would %s, and there is nobody to ask: add --yes", text);
+        return false;
+    }
+    fprintf(stderr, "%s? [y/N] ", text);
+    fflush(stderr);
+    if (fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y')) return true;
+    *code = cli_fail(c, FAILED, "nothing was changed");
+    return false;
+}
+
+/* --- signals */
+
+static pgqrs_store *volatile signalled_store;
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number)
+{
+    (void)number;
+    interrupted = 1;
+    if (signalled_store) pgqrs_stop(signalled_store);
+}
+
+static void handle_signals(void (*handler)(int))
+{
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_handler = handler;
+    action.sa_flags = (int)SA_RESETHAND; /* who presses Ctrl-C twice does not want to wait */
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+void cli_catch_signals(cli *c)
+{
+    signalled_store = c->store;
+    handle_signals(on_signal);
+}
+
+void cli_release_signals(void)
+{
+    handle_signals(SIG_DFL);
+    signalled_store = NULL;
+}
+
+bool cli_interrupted(void)
+{
+    return interrupted != 0;
+}
+
+/* --- the surroundings of a command */
+
+static void write_log(pgqrs_log_level level, const char *text, void *user)
+{
+    static const char *const names[] = {"", "error", "warn", "info", "debug"};
+    char when[UNITS_ROOM];
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    units_write_iso(when, sizeof when, (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000);
+    fprintf(user, "%s pgqrs %s: %s\n", when, names[level], text);
+    fflush(user);
+}
+
+static exit_code open_log(cli *c)
+{
+    const char *place = c->options[OPT_LOG_DEST].text;
+    c->log = stderr;
+    if (!place || strcmp(place, "stderr") == 0) return DONE;
+    c->log = fopen(place, "ae");
+    return c->log ? DONE : cli_fail(c, FAILED, "--log-dest: cannot write to %s: %s", place, strerror(errno));
+}
+
+static int terminal_width(FILE *file)
+{
+    struct winsize size;
+    if (!isatty(fileno(file))) return 0;
+    return ioctl(fileno(file), TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+}
+
+static exit_code open_output(cli *c)
+{
+    const char *place = c->options[OPT_OUT].text, *no_color = getenv("NO_COLOR");
+    output *out = &c->out;
+    out->file = stdout;
+    out->format = (output_format)number_of(c, OPT_FORMAT);
+    out->utc = given(c, OPT_UTC);
+    if (place && strcmp(place, "stdout") != 0) out->file = fopen(place, "we");
+    if (!out->file) {
+        out->file = stdout;
+        return cli_fail(c, FAILED, "--out: cannot write to %s: %s", place, strerror(errno));
+    }
+    out->width = terminal_width(out->file);
+    out->color = out->width > 0 && !given(c, OPT_NO_COLOR) && !(no_color && *no_color);
+    return DONE;
+}
+
+/* trace is debug: the library has no more to tell. */
+static pgqrs_log_level log_level(const cli *c)
+{
+    static const pgqrs_log_level levels[] = {PGQRS_LOG_ERROR, PGQRS_LOG_WARN, PGQRS_LOG_INFO, PGQRS_LOG_DEBUG,
+                                             PGQRS_LOG_DEBUG};
+    return given(c, OPT_LOG_LEVEL) ? levels[number_of(c, OPT_LOG_LEVEL)] : PGQRS_LOG_WARN;
+}
+
+static exit_code open_store(cli *c)
+{
+    pgqrs_error error;
+    pgqrs_config_desc desc = {
+        .dsn = c->options[OPT_DSN].text, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
+    c->config = pgqrs_config_load(&desc, &error);
+    if (!c->config && !desc.dsn && strncmp(error.message, "no DSN", 6) == 0)
+        return cli_fail(c, USAGE,
+                        "which store? Give --dsn, set PGQRS_DSN, or write dsn into pgqrs.yaml: sqlite://jobs.db");
+    if (!c->config) return cli_error(c, &error);
+    c->config->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
+    c->store = pgqrs_open(c->config->dsn, &c->config->store, &error);
+    if (c->store) return DONE;
+    exit_code code = cli_error(c, &error);
+    return code == FAILED && error.code != PGQRS_ERR_NO_MEMORY ? NO_CONNECTION : code;
+}
+
+static exit_code close_output(cli *c, exit_code code)
+{
+    output *out = &c->out;
+    if (out->no_memory) return cli_fail(c, FAILED, "no memory for the whole result");
+    bool failed = !output_flush(out);
+    int why = errno;
+    if (out->file != stdout && fclose(out->file) != 0) failed = true;
+    /* Nobody reads any more (`| head`): that is no news to anybody. */
+    if (failed && why == EPIPE) return code == DONE ? FAILED : code;
+    if (failed && code == DONE) return cli_fail(c, FAILED, "cannot write the result: %s", strerror(why));
+    return code;
+}
+
+static exit_code run(cli *c)
+{
+    exit_code code = open_log(c);
+    if (code == DONE) code = open_output(c);
+    if (code == DONE && !c->command->offline) code = open_store(c);
+    c->out.clock = c->store;
+    if (code == DONE) code = c->command->run(c);
+    return c->out.file ? close_output(c, code) : code;
+}
+
+int main(int argc, char **argv)
+{
+    cli c;
+    memset(&c, 0, sizeof c);
+    setlocale(LC_CTYPE, "");
+    signal(SIGPIPE, SIG_IGN); /* a write that fails is seen where it fails */
+    exit_code code = options_read(&c, argc, argv);
+    if (c.command && code == DONE) code = run(&c);
+    cli_release_signals();
+    pgqrs_close(c.store);
+    pgqrs_free(c.config);
+    if (c.log && c.log != stderr) fclose(c.log);
+    free(c.operands);
+    return (int)code;
+}
