@@ -19,6 +19,7 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -47,7 +48,7 @@ quickstart: ## build and run the first example on a new SQLite database (needs n
 
 test: ## run every test; installs what is missing, starts private servers (a few minutes)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz build/pgqrs
+	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
 	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
@@ -128,7 +129,7 @@ install: cli ## install the command-line tool and the headers below PREFIX (/usr
 
 test-cli: ## run the tests of the command-line tool
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory build/pgqrs
+	@$(MAKE) --no-print-directory $(CLI_PROGRAMS)
 	@tests/run.sh $(CLI_TESTS)
 
 install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it names the packages)

@@ -73,6 +73,18 @@ typedef enum option_id {
     OPT_DEAD_RETENTION,
     OPT_PAUSED,
     OPT_IF_MISSING,
+    OPT_MAX_AGE,
+    OPT_MAX_RETRIES,
+    OPT_TIMEOUT,
+    OPT_FAILED_RETENTION,
+    OPT_KEY,
+    OPT_STEP,
+    OPT_BY,
+    OPT_JOBS,
+    OPT_UNTIL_EMPTY,
+    OPT_MAX_MESSAGES,
+    OPT_NAME,
+    OPT_GRACE,
     OPT_COUNT_OF_OPTIONS
 } option_id;
 
@@ -115,9 +127,10 @@ typedef enum field_type {
     FIELD_NAME   /* an int whose name `name_of` knows */
 } field_type;
 
-#define FIELD_LISTED 1u       /* in the tables of lists too, not only where a record is shown by itself */
-#define FIELD_ZERO_IS_NULL 2u /* 0 means that there is none */
-#define FIELD_CUT 4u          /* cut first when a table is too wide */
+#define FIELD_LISTED 1u           /* in the tables of lists too, not only where a record is shown by itself */
+#define FIELD_ZERO_IS_NULL 2u     /* 0 means that there is none */
+#define FIELD_NONE_IS_NEGATIVE 8u /* a setting: -1 means 0 */
+#define FIELD_CUT 4u              /* cut first when a table is too wide */
 
 /* How a member of a struct is shown. Ends with a field without a name. The names are part of the interface of the tool. */
 typedef struct field {
@@ -204,9 +217,18 @@ bool cli_confirmed(cli *c, exit_code *code, const char *format, ...) CLI_PRINTF(
 /* From now on Ctrl-C and SIGTERM stop the call that waits; a second one ends the program. */
 void cli_catch_signals(cli *c);
 void cli_release_signals(void);
-bool cli_interrupted(void);
+/* The same, but every signal is counted and none ends the program. */
+void cli_count_signals(cli *c);
+int cli_interrupted(void); /* how many came */
 /* An id among the operands. */
 bool cli_read_id(cli *c, const char *text, int64_t *id, exit_code *code);
+
+/* All of a file ("-": standard input), with a zero behind it. Free with cli_free. */
+exit_code cli_read_file(cli *c, const char *name, char **text);
+void cli_free(void *memory);
+/* Lists the messages a filter finds, at most `limit`. */
+exit_code message_list_filtered(cli *c, pgqrs_message_filter *filter, int64_t limit);
+void explanation_show(cli *c, int64_t id, pgqrs_explanation *explanation);
 
 /* --- what lists share: at most --limit records [100], page by page */
 #define LIST_LIMIT 100
@@ -256,5 +278,39 @@ exit_code message_extend(cli *c);
 exit_code message_requeue(cli *c);
 exit_code archive_purge(cli *c);
 exit_code dead_replay(cli *c);
+
+exit_code worker_list(cli *c);
+exit_code worker_get(cli *c);
+exit_code worker_stats(cli *c);
+exit_code worker_health(cli *c);
+exit_code worker_messages(cli *c);
+exit_code worker_suspend(cli *c);
+exit_code worker_resume(cli *c);
+exit_code worker_stop(cli *c);
+exit_code worker_release(cli *c);
+exit_code worker_delete(cli *c);
+exit_code worker_purge(cli *c);
+exit_code worker_reclaim(cli *c);
+
+exit_code workflow_list(cli *c);
+exit_code workflow_get(cli *c);
+exit_code workflow_create(cli *c);
+exit_code workflow_delete(cli *c);
+
+exit_code run_trigger(cli *c);
+exit_code run_list(cli *c);
+exit_code run_show(cli *c);
+exit_code run_steps(cli *c);
+exit_code run_values(cli *c);
+exit_code run_cancel(cli *c);
+exit_code run_restart(cli *c);
+exit_code run_fork(cli *c);
+exit_code run_result(cli *c);
+exit_code run_explain(cli *c);
+exit_code run_send_event(cli *c);
+exit_code run_purge(cli *c);
+
+exit_code work(cli *c);
+exit_code doctor(cli *c);
 
 #endif

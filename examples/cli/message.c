@@ -62,30 +62,6 @@ static const field count_fields[] = {{"queue", FIELD_TEXT, offsetof(count_of, qu
 
 /* --- send */
 
-/* A text that grows with what is read. */
-typedef struct text {
-    char *data;
-    size_t size, room;
-} text;
-
-static exit_code read_all(cli *c, FILE *file, const char *name, text *t)
-{
-    for (;;) {
-        if (t->room - t->size < 2) {
-            size_t room = t->room ? t->room * 2 : 8192;
-            char *more = realloc(t->data, room);
-            if (!more) return cli_fail(c, FAILED, "%s: no memory for so large a payload", name);
-            t->data = more;
-            t->room = room;
-        }
-        size_t got = fread(t->data + t->size, 1, t->room - t->size - 1, file);
-        t->size += got;
-        t->data[t->size] = 0;
-        if (got > 0) continue;
-        return ferror(file) ? cli_fail(c, FAILED, "%s: %s", name, strerror(errno)) : DONE;
-    }
-}
-
 static pgqrs_enqueue_desc enqueue_desc(const cli *c)
 {
     return (pgqrs_enqueue_desc){.priority = (int32_t)number_of(c, OPT_PRIORITY),
@@ -109,15 +85,11 @@ static exit_code show_sent(cli *c, const pgqrs_receipt *receipt)
     return code;
 }
 
-static exit_code send_one(cli *c, const char *payload, size_t size)
+static exit_code send_one(cli *c, const char *payload)
 {
     pgqrs_receipt receipt;
     pgqrs_enqueue_desc desc = enqueue_desc(c);
-    /* The line feed at the end of a file is the editor's. */
-    while (size > 0 && (payload[size - 1] == '\n' || payload[size - 1] == '\r'))
-        size--;
-    if (size == 0) return cli_fail(c, USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
-    desc.payload_size = size;
+    if (!*payload) return cli_fail(c, USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
     exit_code code = cli_check(c, pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt));
     return code == DONE ? show_sent(c, &receipt) : code;
 }
@@ -226,13 +198,23 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
     return code;
 }
 
-static exit_code send_file(cli *c, FILE *file, const char *name)
+static exit_code send_file(cli *c, const char *name)
 {
-    if (given(c, OPT_LINES)) return send_lines(c, file, name);
-    text t = {0};
-    exit_code code = read_all(c, file, name, &t);
-    if (code == DONE) code = send_one(c, t.data, t.size);
-    free(t.data);
+    char *payload;
+    exit_code code = cli_read_file(c, name, &payload);
+    if (code == DONE) code = send_one(c, payload);
+    cli_free(payload);
+    return code;
+}
+
+static exit_code send_lines_of(cli *c, const char *name)
+{
+    cli_catch_signals(c);
+    if (strcmp(name, "-") == 0) return send_lines(c, stdin, "standard input");
+    FILE *file = fopen(name, "re");
+    if (!file) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
+    exit_code code = send_lines(c, file, name);
+    fclose(file);
     return code;
 }
 
@@ -243,14 +225,9 @@ exit_code message_send(cli *c)
         return cli_fail(c, USAGE, "the payload is either an argument or comes from --file or standard input");
     if (given(c, OPT_LINES) && given(c, OPT_DEDUP_KEY))
         return cli_fail(c, USAGE, "--dedup-key is one message's; it does not go together with --lines");
-    if (json && strcmp(json, "-") != 0) return send_one(c, json, strlen(json));
-    if (given(c, OPT_LINES)) cli_catch_signals(c);
-    if (!name || strcmp(name, "-") == 0) return send_file(c, stdin, "standard input");
-    FILE *file = fopen(name, "re");
-    if (!file) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
-    exit_code code = send_file(c, file, name);
-    fclose(file);
-    return code;
+    if (json && strcmp(json, "-") != 0) return send_one(c, json);
+    if (!name) name = "-";
+    return given(c, OPT_LINES) ? send_lines_of(c, name) : send_file(c, name);
 }
 
 /* --- read, dequeue */
@@ -270,23 +247,29 @@ static bool read_state(cli *c, pgqrs_state *state, exit_code *code)
     return false;
 }
 
-static exit_code list(cli *c, pgqrs_state state, int64_t limit)
+exit_code message_list_filtered(cli *c, pgqrs_message_filter *filter, int64_t limit)
 {
-    pgqrs_message_filter filter = {.queue = c->operands[0], .state = state, .after_id = number_of(c, OPT_AFTER)};
     exit_code code = DONE;
+    filter->after_id = number_of(c, OPT_AFTER);
     output_begin(&c->out, message_fields);
     for (int64_t left = limit; left > 0 && code == DONE;) {
         pgqrs_messages *page;
-        filter.limit = left < LIST_PAGE ? (size_t)left : LIST_PAGE;
-        code = cli_check(c, pgqrs_message_list(c->store, &filter, &page));
+        filter->limit = left < LIST_PAGE ? (size_t)left : LIST_PAGE;
+        code = cli_check(c, pgqrs_message_list(c->store, filter, &page));
         if (code != DONE) break;
         output_rows(&c->out, page->items, page->count, sizeof *page->items);
-        left = page->count < filter.limit ? 0 : left - (int64_t)page->count;
-        filter.after_id = page->count > 0 ? page->items[page->count - 1].id : 0;
+        left = page->count < filter->limit ? 0 : left - (int64_t)page->count;
+        if (page->count > 0) filter->after_id = page->items[page->count - 1].id;
         pgqrs_free(page);
     }
     output_end(&c->out);
     return code;
+}
+
+static exit_code list(cli *c, pgqrs_state state, int64_t limit)
+{
+    pgqrs_message_filter filter = {.queue = c->operands[0], .state = state};
+    return message_list_filtered(c, &filter, limit);
 }
 
 exit_code message_list(cli *c)
@@ -373,39 +356,44 @@ exit_code message_show(cli *c)
 
 typedef struct why {
     int64_t id;
-    pgqrs_explanation explanation;
+    int reason;
+    int64_t until_us;
+    int64_t worker_id;
     const char *text;
 } why;
 
 static const char *reason_name(int reason)
 {
-    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused", "delayed",   "leased",
-                                        "lease_over", "expired", "archived",  "dead",   "unknown_id"};
+    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused",     "delayed",    "leased",
+                                        "lease_over", "expired", "archived",  "dead",       "unknown_id", "retry",
+                                        "step_pause", "sleep",   "event",     "cancelling", "run_ended",  "run_failed"};
     return reason > 0 && reason < (int)(sizeof names / sizeof names[0]) ? names[reason] : names[0];
 }
 
 static const field why_fields[] = {
     {"id", FIELD_INT64, offsetof(why, id), FIELD_LISTED, NULL},
-    {"reason", FIELD_NAME, offsetof(why, explanation.reason), FIELD_LISTED, reason_name},
-    {"until", FIELD_TIME, offsetof(why, explanation.until_us), FIELD_LISTED, NULL},
-    {"worker_id", FIELD_INT64, offsetof(why, explanation.worker_id), FIELD_LISTED | FIELD_ZERO_IS_NULL, NULL},
+    {"reason", FIELD_NAME, offsetof(why, reason), FIELD_LISTED, reason_name},
+    {"until", FIELD_TIME, offsetof(why, until_us), FIELD_LISTED, NULL},
+    {"worker_id", FIELD_INT64, offsetof(why, worker_id), FIELD_LISTED | FIELD_ZERO_IS_NULL, NULL},
     {"text", FIELD_TEXT, offsetof(why, text), FIELD_LISTED, NULL},
     {NULL, FIELD_TEXT, 0, 0, NULL}};
+
+void explanation_show(cli *c, int64_t id, pgqrs_explanation *e)
+{
+    why w = {.id = id, .reason = (int)e->reason, .until_us = e->until_us, .worker_id = e->worker_id, .text = e->text};
+    cli_reword(e->text, sizeof e->text);
+    output_said(&c->out, why_fields, &w, "%s", w.text);
+}
 
 exit_code message_explain(cli *c)
 {
     pgqrs_message *message;
-    why w;
+    pgqrs_explanation explanation;
     exit_code code = find(c, c->operands[1], (pgqrs_state)0, &message);
-    if (code != DONE) return code;
-    w.id = message->id;
-    w.text = w.explanation.text;
+    if (code == DONE) code = cli_check(c, pgqrs_message_explain(c->store, message->id, &explanation));
+    if (code == DONE) explanation_show(c, message->id, &explanation);
     pgqrs_free(message);
-    code = cli_check(c, pgqrs_message_explain(c->store, w.id, &w.explanation));
-    if (code != DONE) return code;
-    cli_reword(w.explanation.text, sizeof w.explanation.text);
-    output_said(&c->out, why_fields, &w, "%s", w.text);
-    return DONE;
+    return code;
 }
 
 /* Pending: not finished, and nobody has it. Both numbers come from one snapshot. */

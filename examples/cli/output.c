@@ -64,6 +64,7 @@ static bool know_now(output *out)
 static void value_of_number(output *out, value *v, const field *f, int64_t number)
 {
     bool people = out->format == FORMAT_TABLE;
+    if (number < 0 && f->flags & FIELD_NONE_IS_NEGATIVE) number = 0;
     v->text = v->buffer;
     v->null = number == 0 && (f->flags & FIELD_ZERO_IS_NULL || f->type == FIELD_TIME || f->type == FIELD_TOKEN);
     v->right = f->type != FIELD_TIME;

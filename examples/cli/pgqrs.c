@@ -62,6 +62,46 @@ const command commands[] = {
      {OPT_LIMIT, OPT_AFTER}, PGQRS_DEAD, false},
     {"dead show", "QUEUE ID", "show one", message_show, {0}, PGQRS_DEAD, false},
     {"dead replay", "QUEUE [ID...]", "deliver them again", dead_replay, {OPT_ALL}, 0, false},
+
+    {"worker list", "", "list the workers", worker_list, {OPT_QUEUE, OPT_STATE, OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"worker get", "ID", "show one worker", worker_get, {0}, 0, false},
+    {"worker stats", "[QUEUE]", "count the workers of a queue, or all", worker_stats, {OPT_QUEUE, OPT_MAX_AGE}, 0, false},
+    {"worker health", "[ID]", "list workers with an old heartbeat; exit status 1 when there is one", worker_health,
+     {OPT_QUEUE, OPT_MAX_AGE, OPT_LIMIT}, 0, false},
+    {"worker messages", "ID", "list the messages it holds", worker_messages, {OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"worker suspend", "ID", "it takes no more messages until it is resumed", worker_suspend, {0}, 0, false},
+    {"worker resume", "ID", "it takes messages again", worker_resume, {0}, 0, false},
+    {"worker stop", "ID", "it ends after the message in hand", worker_stop, {0}, 0, false},
+    {"worker release", "ID", "deliver what it holds to others", worker_release, {0}, 0, false},
+    {"worker delete", "ID", "remove its row", worker_delete, {OPT_FORCE, OPT_YES}, 0, false},
+    {"worker purge", "", "remove the rows of stopped workers", worker_purge, {OPT_OLDER_THAN, OPT_YES}, 0, false},
+    {"worker reclaim", "", "stop workers with an old heartbeat [1m], deliver what they hold to others", worker_reclaim,
+     {OPT_QUEUE, OPT_OLDER_THAN}, 0, false},
+
+    {"workflow list", "", "list the workflows with their settings", workflow_list, {OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"workflow get", "NAME", "show one workflow", workflow_get, {0}, 0, false},
+    {"workflow create", "NAME", "create a workflow, and its queue", workflow_create,
+     {OPT_QUEUE, OPT_MAX_RETRIES, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_TIMEOUT,
+      OPT_RETENTION, OPT_FAILED_RETENTION, OPT_IF_MISSING}, 0, false},
+    {"workflow delete", "NAME", "remove a workflow with its runs", workflow_delete, {OPT_FORCE, OPT_YES}, 0, false},
+
+    {"run trigger", "WORKFLOW [JSON]", "start a run with this input", run_trigger,
+     {OPT_DELAY, OPT_PRIORITY, OPT_KEY, OPT_FILE}, 0, false},
+    {"run list", "[WORKFLOW]", "list runs, the newest first", run_list, {OPT_STATE, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
+    {"run show", "ID", "show one run", run_show, {0}, 0, false},
+    {"run steps", "ID", "list its steps, with what they gave", run_steps, {0}, 0, false},
+    {"run values", "ID", "list the values it has set", run_values, {0}, 0, false},
+    {"run explain", "ID", "why is it not moving?", run_explain, {0}, 0, false},
+    {"run result", "ID", "print the output of a run that has ended", run_result, {OPT_WAIT}, 0, false},
+    {"run cancel", "ID", "end it at its next step", run_cancel, {OPT_BY, OPT_REASON}, 0, false},
+    {"run restart", "ID", "go on with a failed run, after its last completed step", run_restart, {0}, 0, false},
+    {"run fork", "ID", "a new run from the steps of this one", run_fork, {OPT_STEP, OPT_KEY}, 0, false},
+    {"run send-event", "ID EVENT [JSON]", "what it waits for has happened", run_send_event, {0}, 0, false},
+    {"run purge", "WORKFLOW", "remove ended runs", run_purge, {OPT_STATE, OPT_OLDER_THAN, OPT_YES}, 0, false},
+
+    {"work", "QUEUE -- COMMAND...", "run a command for each message, with the payload on its standard input", work,
+     {OPT_JOBS, OPT_TIMEOUT, OPT_GRACE, OPT_LOCK_TIME, OPT_UNTIL_EMPTY, OPT_MAX_MESSAGES, OPT_NAME}, 0, false},
+    {"doctor", "", "look for what is wrong, and say the cure", doctor, {OPT_MAX_AGE}, 0, false},
 };
 /* clang-format on */
 const size_t command_count = sizeof commands / sizeof commands[0];
@@ -165,6 +205,45 @@ bool cli_read_id(cli *c, const char *text, int64_t *id, exit_code *code)
     return false;
 }
 
+/* --- files */
+
+static exit_code read_all(cli *c, FILE *file, const char *name, char **text)
+{
+    size_t size = 0, room = 0, got = 1;
+    while (got > 0) {
+        if (room - size < 2) {
+            room = room ? room * 2 : 8192;
+            char *more = realloc(*text, room);
+            if (!more) return cli_fail(c, FAILED, "%s: no memory for so large a file", name);
+            *text = more;
+        }
+        got = fread(*text + size, 1, room - size - 1, file);
+        size += got;
+        (*text)[size] = 0;
+    }
+    if (ferror(file)) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
+    return strlen(*text) == size ? DONE : cli_fail(c, FAILED, "%s: there is a zero byte in it", name);
+}
+
+exit_code cli_read_file(cli *c, const char *name, char **text)
+{
+    *text = NULL;
+    bool standard = strcmp(name, "-") == 0;
+    FILE *file = standard ? stdin : fopen(name, "re");
+    if (!file) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
+    exit_code code = read_all(c, file, standard ? "standard input" : name, text);
+    if (!standard) fclose(file);
+    /* The line feed at the end of a file is the editor's. */
+    for (size_t size = code == DONE ? strlen(*text) : 0; size > 0 && strchr("\r\n", (*text)[size - 1]); size--)
+        (*text)[size - 1] = 0;
+    return code;
+}
+
+void cli_free(void *memory)
+{
+    free(memory);
+}
+
 /* --- questions */
 
 bool cli_confirmed(cli *c, exit_code *code, const char *format, ...)
@@ -194,16 +273,17 @@ static volatile sig_atomic_t interrupted;
 static void on_signal(int number)
 {
     (void)number;
-    interrupted = 1;
+    interrupted = interrupted + 1;
     if (signalled_store) pgqrs_stop(signalled_store);
 }
 
-static void handle_signals(void (*handler)(int))
+/* Who presses Ctrl-C twice does not want to wait: `once` makes the second one end the program. */
+static void handle_signals(void (*handler)(int), bool once)
 {
     struct sigaction action;
     memset(&action, 0, sizeof action);
     action.sa_handler = handler;
-    action.sa_flags = (int)SA_RESETHAND; /* who presses Ctrl-C twice does not want to wait */
+    if (once) action.sa_flags = (int)SA_RESETHAND;
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
@@ -211,18 +291,24 @@ static void handle_signals(void (*handler)(int))
 void cli_catch_signals(cli *c)
 {
     signalled_store = c->store;
-    handle_signals(on_signal);
+    handle_signals(on_signal, true);
+}
+
+void cli_count_signals(cli *c)
+{
+    signalled_store = c->store;
+    handle_signals(on_signal, false);
 }
 
 void cli_release_signals(void)
 {
-    handle_signals(SIG_DFL);
+    handle_signals(SIG_DFL, false);
     signalled_store = NULL;
 }
 
-bool cli_interrupted(void)
+int cli_interrupted(void)
 {
-    return interrupted != 0;
+    return interrupted;
 }
 
 /* --- the surroundings of a command */
