@@ -122,10 +122,13 @@ cli: ## build the command-line tool, build/pgqrs (see: build/pgqrs --help)
 	@tests/install-deps.sh cli
 	@$(MAKE) --no-print-directory build/pgqrs
 
-install: cli ## install the command-line tool and the headers below PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
+install: cli ## install the command-line tool, its manual and the headers below PREFIX (/usr/local)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include share/man/man1 $(dir $(BASH_COMPLETION) $(ZSH_COMPLETION)))
 	install -m 755 build/pgqrs $(DESTDIR)$(PREFIX)/bin/pgqrs
 	install -m 644 $(wildcard pgqrs*.h) $(DESTDIR)$(PREFIX)/include
+	build/pgqrs manual --out $(DESTDIR)$(PREFIX)/share/man/man1/pgqrs.1
+	build/pgqrs completion bash --out $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
+	build/pgqrs completion zsh --out $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
 
 test-cli: ## run the tests of the command-line tool
 	@tests/install-deps.sh test
@@ -174,8 +177,10 @@ build/fuzz/run/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
 # The command-line tool: the library is one object, its commands are the others.
 CLI_SOURCES := $(wildcard examples/cli/*.c)
 CLI_OBJECTS := $(CLI_SOURCES:examples/cli/%.c=build/cli/%.o)
-CLI_LIBS = $(if $(PG_INCLUDE),-L$(shell pg_config --libdir)) -lpq -lsqlite3 -lyaml -pthread
+CLI_LIBS = $(if $(PG_INCLUDE),-L$(shell pg_config --libdir)) -lpq -lsqlite3 -lyaml $(shell pkg-config --libs ncursesw 2>/dev/null || echo -lncursesw) -pthread
 PREFIX ?= /usr/local
+BASH_COMPLETION := share/bash-completion/completions/pgqrs
+ZSH_COMPLETION := share/zsh/site-functions/_pgqrs
 
 build/cli/%.o: examples/cli/%.c examples/cli/cli.h $(HEADERS)
 	@mkdir -p $(@D)

@@ -33,13 +33,13 @@ brew install sqlite libpq libyaml ncurses pkg-config"
     ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \
-libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libncurses-dev pkg-config clang-tidy llvm valgrind jq tmux"
-    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config jq tmux"
+libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libncurses-dev pkg-config clang-tidy llvm valgrind jq tmux zsh groff-base"
+    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config jq tmux zsh groff"
     headers="sqlite3.h libpq-fe.h curses.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
-    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel ncurses-devel pkgconf jq tmux
-apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev ncurses-dev pkgconf bash jq tmux
-pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkgconf jq tmux
-brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkg-config jq tmux"
+    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel ncurses-devel pkgconf jq tmux zsh groff
+apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev ncurses-dev pkgconf bash jq tmux zsh groff
+pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkgconf jq tmux zsh groff
+brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkg-config jq tmux groff"
     ;;
 bench)
     apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"

@@ -85,8 +85,28 @@ typedef enum option_id {
     OPT_MAX_MESSAGES,
     OPT_NAME,
     OPT_GRACE,
+    OPT_INTERVAL,
     OPT_COUNT_OF_OPTIONS
 } option_id;
+
+typedef enum option_kind {
+    KIND_FLAG,
+    KIND_TEXT,
+    KIND_NUMBER,   /* from `least` to `most` */
+    KIND_DURATION, /* number: milliseconds, at least `least` */
+    KIND_CHOICE    /* `value` lists the words; number: which, from 0 */
+} option_kind;
+
+typedef struct option_info {
+    const char *name;
+    char letter; /* 0: none */
+    option_kind kind;
+    const char *value; /* what --help calls it; NULL: a flag */
+    const char *help;
+    int64_t least, most;
+} option_info;
+
+const option_info *option_about(option_id id);
 
 typedef struct option_value {
     const char *text; /* NULL: not given */
@@ -168,6 +188,8 @@ void output_one(output *out, const field *fields, const void *item);
 void output_said(output *out, const field *fields, const void *item, const char *format, ...) CLI_PRINTF(4, 5);
 /* Text for a terminal: control characters become spaces. New memory, or NULL. */
 char *output_plain(const char *text);
+/* How many bytes of a text fit into so many columns; *used is how many columns they take. */
+size_t output_fit(const char *text, int width, int *used);
 
 /* --- units */
 
@@ -312,5 +334,9 @@ exit_code run_purge(cli *c);
 
 exit_code work(cli *c);
 exit_code doctor(cli *c);
+exit_code top(cli *c);
+
+exit_code completion(cli *c);
+exit_code manual(cli *c);
 
 #endif

@@ -5,23 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum option_kind {
-    KIND_FLAG,
-    KIND_TEXT,
-    KIND_NUMBER,   /* from `least` to `most` */
-    KIND_DURATION, /* number: milliseconds, at least `least` */
-    KIND_CHOICE    /* `value` lists the words; number: which, from 0 */
-} option_kind;
-
-typedef struct option_info {
-    const char *name;
-    char letter; /* 0: none */
-    option_kind kind;
-    const char *value; /* what --help calls it */
-    const char *help;
-    int64_t least, most;
-} option_info;
-
 /* clang-format off */
 static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_DSN] = {"dsn", 'd', KIND_TEXT, "DSN", "the store: sqlite://FILE, postgresql://USER@HOST/DATABASE [PGQRS_DSN]", 0, 0},
@@ -77,8 +60,14 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_MAX_MESSAGES] = {"max-messages", 0, KIND_NUMBER, "N", "end after so many", 1, INT64_MAX},
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
+    [OPT_INTERVAL] = {"interval", 0, KIND_DURATION, "TIME", "look so often [2s]", 100, 0},
 };
 /* clang-format on */
+
+const option_info *option_about(option_id id)
+{
+    return &infos[id];
+}
 
 /* --- what may stand behind an option */
 
@@ -114,9 +103,10 @@ static exit_code read_value(cli *c, option_id id, const char *text)
                             (long long)o->least, (long long)o->most);
         break;
     case KIND_DURATION:
-        if (!units_read_duration(text, &v->number) || v->number < o->least)
-            return cli_fail(c, USAGE, "--%s: \"%s\" is no duration%s; write 30s, 5m, 1h or 7d", o->name, text,
-                            o->least > 0 ? " above 0" : "");
+        if (!units_read_duration(text, &v->number))
+            return cli_fail(c, USAGE, "--%s: \"%s\" is no duration; write 30s, 5m, 1h or 7d", o->name, text);
+        if (v->number < o->least)
+            return cli_fail(c, USAGE, "--%s: \"%s\" is too short, %dms is the least", o->name, text, (int)o->least);
         break;
     case KIND_CHOICE:
         if (!find_choice(o->value, text, &v->number))

@@ -214,19 +214,27 @@ static void write_times(FILE *file, char c, int times)
         fputc(c, file);
 }
 
+size_t output_fit(const char *text, int width, int *used)
+{
+    size_t length = 0;
+    int columns;
+    *used = 0;
+    while (text[length]) {
+        size_t next = next_character(text + length, &columns);
+        if (*used + columns > width) break;
+        length += next;
+        *used += columns;
+    }
+    return length;
+}
+
 /* At most `width` columns of a text, filled up with blanks. */
 static void write_cell(FILE *file, const char *text, int width, bool right, bool fill)
 {
-    int whole = width_of(text), used = 0, columns;
+    int whole = width_of(text), used;
     if (right) write_times(file, ' ', width - whole);
     bool cut = whole > width;
-    while (*text) {
-        size_t length = next_character(text, &columns);
-        if (used + columns > width - (cut ? 1 : 0)) break;
-        fwrite(text, 1, length, file);
-        text += length;
-        used += columns;
-    }
+    fwrite(text, 1, output_fit(text, cut ? width - 1 : width, &used), file);
     if (cut) {
         fputs("~", file);
         used++;
