@@ -4,7 +4,7 @@
 
 send() {
     local n
-    for n in "$@"; do pgqrs message send jobs "$n" >/dev/null; done
+    printf "%s\n" "$@" | pgqrs message send jobs --lines >/dev/null
 }
 counts() { # total ready delayed leased archived dead
     pgqrs queue metrics jobs --format json | jq -r '"\(.ready) ready \(.leased + .delayed) held \(.archived) archived \(.dead) dead"'
