@@ -131,6 +131,22 @@ else
     tap_skip "tables on a terminal: script(1) is not there"
 fi
 
+# --- the README, as a newcomer would
+mkdir newcomer && cd newcomer || exit 1
+awk '/^## The command line/ { on = 1 } on && /^```$/ { inside = 0 } inside { print } on && /^```sh/ { inside = ++blocks == 2 } /^## Which/ { on = 0 }' \
+    "$root/README.md" >readme.sh
+gives "the README's commands" 0 bash -e readme.sh
+has "do what they say" '{"to":"ada@example.com"}' "$out"
+named=$(awk '/^## The command line/ { on = 1 } /^## Which/ { on = 0 } on && /^\| `/ { print }' "$root/README.md" | cut -d'|' -f2 |
+    grep -o '`pgqrs [a-z]* *[a-z]*' | tr -d '`' | sed 's/^pgqrs //; s/ *$//' | sort -u)
+unknown=
+while read -r words; do
+    # shellcheck disable=SC2086
+    pgqrs $words --help 2>/dev/null | head -n 1 | grep -q "^pgqrs $words" || unknown="$unknown [$words]"
+done <<<"$named"
+is "its table names commands that are there" "" "$unknown"
+cd ..
+
 # --- installed
 gives "make install" 0 env -u MAKEFLAGS -u MAKELEVEL make -s -C "$root" install PREFIX="$scratch/prefix"
 gives "it runs from there" 0 "$scratch/prefix/bin/pgqrs" --version
