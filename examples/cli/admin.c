@@ -40,7 +40,7 @@ exit_code admin_migrate(cli *c)
 {
     schema_state s = {0};
     exit_code code = cli_check(c, pgqrs_schema_version(c->store, &s.before));
-    if (code == DONE && s.before == 0) return cli_fail(c, FAILED, "there are no tables to migrate; run: pgqrs install");
+    if (code == DONE && s.before == 0) return cli_fail(FAILED, "there are no tables to migrate; run: pgqrs install");
     return code == DONE ? bring_up_to_date(c, &s) : code;
 }
 
@@ -61,7 +61,7 @@ exit_code admin_uninstall(cli *c)
     schema_state s = {.action = "uninstalled", .backend = pgqrs_store_backend(c->store)};
     exit_code code = cli_check(c, pgqrs_schema_version(c->store, &s.before));
     if (code != DONE) return code;
-    if (s.before == 0) return cli_fail(c, NOT_FOUND, "there are no tables to drop");
+    if (s.before == 0) return cli_fail(NOT_FOUND, "there are no tables to drop");
     /* Tables that cannot be counted any more can be dropped all the same. */
     bool counted = pgqrs_system_metrics_get(c->store, &all) == PGQRS_OK;
     if (counted && !cli_confirmed(c, &code, "drop %lld queues with %lld messages on %s", (long long)all.queues,

@@ -225,11 +225,13 @@ static inline int64_t number_of(const cli *c, option_id id)
     return c->options[id].number;
 }
 
-/* One line on standard error. Returns the code, so that a command can end with it. */
-exit_code cli_fail(cli *c, exit_code code, const char *format, ...) CLI_PRINTF(3, 4);
+/* One line on standard error. */
+void cli_say(const char *format, ...) CLI_PRINTF(1, 2);
+/* The same, as the end of a command: `return cli_fail(NOT_FOUND, "there is no ...");` gives the code. */
+#define cli_fail(code, ...) (cli_say(__VA_ARGS__), (code))
 /* What the library says about the call that failed, in the words of this tool. */
 exit_code cli_store_failed(cli *c);
-exit_code cli_error(cli *c, const pgqrs_error *error);
+exit_code cli_error(const pgqrs_error *error);
 /* DONE for PGQRS_OK, otherwise what cli_store_failed returns. */
 exit_code cli_check(cli *c, pgqrs_result result);
 /* Functions of the library that a text names become commands. */
@@ -243,10 +245,10 @@ void cli_release_signals(void);
 void cli_count_signals(cli *c);
 int cli_interrupted(void); /* how many came */
 /* An id among the operands. */
-bool cli_read_id(cli *c, const char *text, int64_t *id, exit_code *code);
+exit_code cli_read_id(const char *text, int64_t *id);
 
 /* All of a file ("-": standard input), with a zero behind it. Free with cli_free. */
-exit_code cli_read_file(cli *c, const char *name, char **text);
+exit_code cli_read_file(const char *name, char **text);
 void cli_free(void *memory);
 /* Lists the messages a filter finds, at most `limit`. */
 exit_code message_list_filtered(cli *c, pgqrs_message_filter *filter, int64_t limit);

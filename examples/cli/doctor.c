@@ -238,7 +238,8 @@ static void check_pooler(patient *p, PGconn *connection)
 {
     PGresult *result = PQexec(connection, "SELECT pg_backend_pid()");
     bool asked = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1;
-    bool between = asked && atoi(PQgetvalue(result, 0, 0)) != PQbackendPID(connection);
+    int64_t pid = 0;
+    bool between = asked && units_read_number(PQgetvalue(result, 0, 0), &pid) && pid != PQbackendPID(connection);
     pgqrs_switch setting = pgqrs_store_settings(p->c->store)->pooler;
     if (!asked)
         report(p, "pooler", STATUS_WARNING, "cannot be asked for: %.200s", PQresultErrorMessage(result));

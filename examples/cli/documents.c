@@ -309,6 +309,6 @@ exit_code completion(cli *c)
     else if (strcmp(c->operands[0], "zsh") == 0)
         write_zsh(c->out.file);
     else
-        return cli_fail(c, USAGE, "there are completions for bash and zsh, none for \"%s\"", c->operands[0]);
+        return cli_fail(USAGE, "there are completions for bash and zsh, none for \"%s\"", c->operands[0]);
     return DONE;
 }

@@ -89,7 +89,7 @@ static exit_code send_one(cli *c, const char *payload)
 {
     pgqrs_receipt receipt;
     pgqrs_enqueue_desc desc = enqueue_desc(c);
-    if (!*payload) return cli_fail(c, USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
+    if (!*payload) return cli_fail(USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
     exit_code code = cli_check(c, pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt));
     return code == DONE ? show_sent(c, &receipt) : code;
 }
@@ -147,7 +147,7 @@ static exit_code send_group(bulk *b)
              "%s line %" PRId64 ": %.200s; go on at line %" PRId64 ", before it %" PRId64 " messages are stored",
              b->name, b->lines[known ? error.index : 0], what, b->lines[0], b->sent);
     drop_group(b);
-    return cli_error(c, &error);
+    return cli_error(&error);
 }
 
 static exit_code add_line(bulk *b, const char *line, size_t size)
@@ -157,7 +157,7 @@ static exit_code add_line(bulk *b, const char *line, size_t size)
     b->line++;
     if (strspn(line, " \t\r\n") >= size) return DONE;
     char *copy = malloc(size + 1);
-    if (!copy) return cli_fail(b->c, FAILED, "no memory for line %" PRId64, b->line);
+    if (!copy) return cli_fail(FAILED, "no memory for line %" PRId64, b->line);
     memcpy(copy, line, size);
     copy[size] = 0;
     b->items[b->count] = (pgqrs_enqueue_item){copy, enqueue_desc(b->c)};
@@ -173,7 +173,7 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
     size_t room = 0;
     ssize_t got;
     exit_code code = DONE;
-    if (!b) return cli_fail(c, FAILED, "no memory");
+    if (!b) return cli_fail(FAILED, "no memory");
     b->c = c;
     b->name = name;
     b->progress = isatty(STDERR_FILENO);
@@ -185,13 +185,13 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
         b->bytes += got;
         code = add_line(b, line, (size_t)got);
     }
-    if (code == DONE && ferror(file) && !cli_interrupted()) code = cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
+    if (code == DONE && ferror(file) && !cli_interrupted()) code = cli_fail(FAILED, "%s: %s", name, strerror(errno));
     if (code == DONE) code = send_group(b);
     if (code == DONE) show_progress(b, true);
     deed d = {.action = "sent", .object = "queue", .name = c->operands[0], .count = b->sent};
     if (code == DONE)
         output_said(&c->out, deed_fields, &d, "sent %" PRId64 " messages to queue \"%s\"", d.count, d.name);
-    if (code == DONE && cli_interrupted()) code = cli_fail(c, FAILED, "interrupted at line %" PRId64, b->line);
+    if (code == DONE && cli_interrupted()) code = cli_fail(FAILED, "interrupted at line %" PRId64, b->line);
     drop_group(b);
     free(line);
     free(b);
@@ -201,7 +201,7 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
 static exit_code send_file(cli *c, const char *name)
 {
     char *payload;
-    exit_code code = cli_read_file(c, name, &payload);
+    exit_code code = cli_read_file(name, &payload);
     if (code == DONE) code = send_one(c, payload);
     cli_free(payload);
     return code;
@@ -212,7 +212,7 @@ static exit_code send_lines_of(cli *c, const char *name)
     cli_catch_signals(c);
     if (strcmp(name, "-") == 0) return send_lines(c, stdin, "standard input");
     FILE *file = fopen(name, "re");
-    if (!file) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
+    if (!file) return cli_fail(FAILED, "%s: %s", name, strerror(errno));
     exit_code code = send_lines(c, file, name);
     fclose(file);
     return code;
@@ -222,9 +222,9 @@ exit_code message_send(cli *c)
 {
     const char *name = c->options[OPT_FILE].text, *json = c->operand_count > 1 ? c->operands[1] : NULL;
     if (json && (name || given(c, OPT_LINES)))
-        return cli_fail(c, USAGE, "the payload is either an argument or comes from --file or standard input");
+        return cli_fail(USAGE, "the payload is either an argument or comes from --file or standard input");
     if (given(c, OPT_LINES) && given(c, OPT_DEDUP_KEY))
-        return cli_fail(c, USAGE, "--dedup-key is one message's; it does not go together with --lines");
+        return cli_fail(USAGE, "--dedup-key is one message's; it does not go together with --lines");
     if (json && strcmp(json, "-") != 0) return send_one(c, json);
     if (!name) name = "-";
     return given(c, OPT_LINES) ? send_lines_of(c, name) : send_file(c, name);
@@ -243,7 +243,7 @@ static bool read_state(cli *c, pgqrs_state *state, exit_code *code)
         *state = (pgqrs_state)i;
         return true;
     }
-    *code = cli_fail(c, USAGE, "--state: \"%s\" is not one of ready, delayed, leased, archived, dead", name);
+    *code = cli_fail(USAGE, "--state: \"%s\" is not one of ready, delayed, leased, archived, dead", name);
     return false;
 }
 
@@ -312,7 +312,7 @@ exit_code message_dequeue(cli *c)
     cli_catch_signals(c);
     exit_code code = cli_check(c, pgqrs_dequeue(c->store, c->operands[0], &desc, &message));
     if (code != DONE) return code;
-    if (!message) return cli_fail(c, NOT_FOUND, "there is nothing to take in queue \"%s\"", c->operands[0]);
+    if (!message) return cli_fail(NOT_FOUND, "there is nothing to take in queue \"%s\"", c->operands[0]);
     /* First shown, then archived: what nobody saw must not be lost. */
     output_one(&c->out, delivery_fields, message);
     if (!output_flush(&c->out))
@@ -329,16 +329,16 @@ exit_code message_dequeue(cli *c)
 static exit_code find(cli *c, const char *id_text, pgqrs_state state, pgqrs_message **message)
 {
     int64_t id;
-    exit_code code = DONE;
     *message = NULL;
-    if (!cli_read_id(c, id_text, &id, &code)) return code;
+    exit_code code = cli_read_id(id_text, &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_message_get(c->store, id, message));
     if (code != DONE) return code;
     if (*message && strcmp((*message)->queue, c->operands[0]) == 0 && (state == 0 || (*message)->state == state))
         return DONE;
     pgqrs_free(*message);
     *message = NULL;
-    return cli_fail(c, NOT_FOUND, "there is no %s%smessage %" PRId64 " in queue \"%s\"",
+    return cli_fail(NOT_FOUND, "there is no %s%smessage %" PRId64 " in queue \"%s\"",
                     state ? pgqrs_state_name(state) : "", state ? " " : "", id, c->operands[0]);
 }
 
@@ -430,10 +430,10 @@ static exit_code find_delivery(cli *c, const char *id_text, pgqrs_message **mess
     exit_code code = find(c, id_text, (pgqrs_state)0, message);
     if (code != DONE) return code;
     if ((*message)->lease == 0)
-        code = cli_fail(c, FAILED, "message %" PRId64 " is %s, nobody has it: take it first, with pgqrs message read",
+        code = cli_fail(FAILED, "message %" PRId64 " is %s, nobody has it: take it first, with pgqrs message read",
                         (*message)->id, pgqrs_state_name((*message)->state));
     else if (given(c, OPT_LEASE) && number_of(c, OPT_LEASE) != (*message)->lease)
-        code = cli_fail(c, FAILED, "the lease of message %" PRId64 " has ended, and somebody else has it now",
+        code = cli_fail(FAILED, "the lease of message %" PRId64 " has ended, and somebody else has it now",
                         (*message)->id);
     return code;
 }
@@ -451,7 +451,7 @@ static exit_code change_each(cli *c, const char *action, exit_code (*carry_out)(
         if (message) d.id = c->operand_count == 2 ? message->id : 0;
         pgqrs_free(message);
     }
-    if (code != DONE && d.count > 0) cli_fail(c, code, "%s only the first %" PRId64, action, d.count);
+    if (code != DONE && d.count > 0) cli_say("%s only the first %" PRId64, action, d.count);
     if (code != DONE) return code;
     output_said(&c->out, deed_fields, &d, "%s %" PRId64 " message%s of queue \"%s\"", action, d.count,
                 d.count == 1 ? "" : "s", d.name);
@@ -484,7 +484,7 @@ exit_code message_archive(cli *c)
 exit_code message_release(cli *c)
 {
     if (given(c, OPT_GIVE_BACK) && given(c, OPT_REASON))
-        return cli_fail(c, USAGE, "--give-back says that nothing failed; it has no --reason");
+        return cli_fail(USAGE, "--give-back says that nothing failed; it has no --reason");
     return change_each(c, "released", release, find_delivery);
 }
 
@@ -514,8 +514,8 @@ static exit_code delete (cli *c, const pgqrs_message *message)
     exit_code code = cli_check(c, pgqrs_message_delete(c->store, &message->id, 1, given(c, OPT_FORCE), &result));
     if (code != DONE || result == PGQRS_OK) return code;
     if (result == PGQRS_ERR_MESSAGE_NOT_FOUND)
-        return cli_fail(c, NOT_FOUND, "message %" PRId64 " is gone already", message->id);
-    return cli_fail(c, FAILED, "somebody has message %" PRId64 "; it goes all the same with --force", message->id);
+        return cli_fail(NOT_FOUND, "message %" PRId64 " is gone already", message->id);
+    return cli_fail(FAILED, "somebody has message %" PRId64 "; it goes all the same with --force", message->id);
 }
 
 exit_code message_requeue(cli *c)
@@ -534,7 +534,7 @@ exit_code message_delete(cli *c)
 
 exit_code dead_replay(cli *c)
 {
-    if (given(c, OPT_ALL) == (c->operand_count > 1)) return cli_fail(c, USAGE, "which ones? Give their ids, or --all");
+    if (given(c, OPT_ALL) == (c->operand_count > 1)) return cli_fail(USAGE, "which ones? Give their ids, or --all");
     if (!given(c, OPT_ALL)) return change_each(c, "replayed", replay, find_dead);
     deed d = {.action = "replayed", .object = "queue", .name = c->operands[0]};
     exit_code code = cli_check(c, pgqrs_dead_replay_all(c->store, c->operands[0], &d.count));

@@ -95,22 +95,22 @@ static exit_code read_value(cli *c, option_id id, const char *text)
         v->number = 1;
         break;
     case KIND_TEXT:
-        if (*v->text == 0) return cli_fail(c, USAGE, "--%s is empty: give %s", o->name, o->value);
+        if (*v->text == 0) return cli_fail(USAGE, "--%s is empty: give %s", o->name, o->value);
         break;
     case KIND_NUMBER:
-        if (!units_read_number(text, &v->number) || v->number < o->least || v->number > o->most)
-            return cli_fail(c, USAGE, "--%s: \"%s\" is not a number from %lld to %lld", o->name, text,
+        if (!units_read_number(v->text, &v->number) || v->number < o->least || v->number > o->most)
+            return cli_fail(USAGE, "--%s: \"%s\" is not a number from %lld to %lld", o->name, v->text,
                             (long long)o->least, (long long)o->most);
         break;
     case KIND_DURATION:
-        if (!units_read_duration(text, &v->number))
-            return cli_fail(c, USAGE, "--%s: \"%s\" is no duration; write 30s, 5m, 1h or 7d", o->name, text);
+        if (!units_read_duration(v->text, &v->number))
+            return cli_fail(USAGE, "--%s: \"%s\" is no duration; write 30s, 5m, 1h or 7d", o->name, v->text);
         if (v->number < o->least)
-            return cli_fail(c, USAGE, "--%s: \"%s\" is too short, %dms is the least", o->name, text, (int)o->least);
+            return cli_fail(USAGE, "--%s: \"%s\" is too short, %dms is the least", o->name, v->text, (int)o->least);
         break;
     case KIND_CHOICE:
-        if (!find_choice(o->value, text, &v->number))
-            return cli_fail(c, USAGE, "--%s: \"%s\" is not one of %s", o->name, text, o->value);
+        if (!find_choice(o->value, v->text, &v->number))
+            return cli_fail(USAGE, "--%s: \"%s\" is not one of %s", o->name, v->text, o->value);
         break;
     }
     return DONE;
@@ -230,11 +230,11 @@ static exit_code check_operands(cli *c)
     count_operands(c->command->operands, &least, &most);
     bool wants_tail = strstr(c->command->operands, "-- ") != NULL;
     if (wants_tail && (c->tail == c->operand_count || c->tail != 1))
-        return cli_fail(c, USAGE, "usage: pgqrs %s %s", c->command->words, c->command->operands);
+        return cli_fail(USAGE, "usage: pgqrs %s %s", c->command->words, c->command->operands);
     if (c->operand_count < least)
-        return cli_fail(c, USAGE, "something is missing: pgqrs %s %s", c->command->words, c->command->operands);
+        return cli_fail(USAGE, "something is missing: pgqrs %s %s", c->command->words, c->command->operands);
     if (c->operand_count > most)
-        return cli_fail(c, USAGE, "\"%s\" is too much: pgqrs %s %s", c->operands[most], c->command->words,
+        return cli_fail(USAGE, "\"%s\" is too much: pgqrs %s %s", c->operands[most], c->command->words,
                         *c->command->operands ? c->command->operands : "takes no arguments");
     return DONE;
 }
@@ -243,7 +243,7 @@ static exit_code check_options(cli *c)
 {
     for (int id = OPT_LAST_GLOBAL + 1; id < OPT_COUNT_OF_OPTIONS; id++)
         if (given(c, (option_id)id) && !takes(c->command, (option_id)id))
-            return cli_fail(c, USAGE, "pgqrs %s has no --%s; see: pgqrs %s --help", c->command->words, infos[id].name,
+            return cli_fail(USAGE, "pgqrs %s has no --%s; see: pgqrs %s --help", c->command->words, infos[id].name,
                             c->command->words);
     return DONE;
 }
@@ -289,10 +289,10 @@ static exit_code read_arguments(cli *c, int argc, char **argv)
             c->operands[c->operand_count++] = optarg;
             continue;
         }
-        if (found == ':') return cli_fail(c, USAGE, "%s needs a value; see: pgqrs --help", argv[optind - 1]);
+        if (found == ':') return cli_fail(USAGE, "%s needs a value; see: pgqrs --help", argv[optind - 1]);
         option_id id = found == '?' ? OPT_NONE : option_of(found);
         if (id == OPT_NONE)
-            return cli_fail(c, USAGE, "there is no option %s; see: pgqrs --help", argv[at < argc ? at : argc - 1]);
+            return cli_fail(USAGE, "there is no option %s; see: pgqrs --help", argv[at < argc ? at : argc - 1]);
         exit_code code = read_value(c, id, optarg);
         if (code != DONE) return code;
     }
@@ -317,16 +317,16 @@ static exit_code no_command(cli *c)
         help_overview(stderr, "");
         return USAGE;
     }
-    if (*group && c->operand_count == 1) return cli_fail(c, USAGE, "pgqrs %s what? See: pgqrs %s --help", group, group);
-    return cli_fail(c, USAGE, "there is no command \"%s%s%s\"; see: pgqrs %s%s--help", c->operands[0],
-                    *group ? " " : "", *group ? c->operands[1] : "", group, *group ? " " : "");
+    if (*group && c->operand_count == 1) return cli_fail(USAGE, "pgqrs %s what? See: pgqrs %s --help", group, group);
+    return cli_fail(USAGE, "there is no command \"%s%s%s\"; see: pgqrs %s%s--help", c->operands[0], *group ? " " : "",
+                    *group ? c->operands[1] : "", group, *group ? " " : "");
 }
 
 exit_code options_read(cli *c, int argc, char **argv)
 {
     int matched;
     c->operands = calloc((size_t)argc + 1, sizeof *c->operands);
-    if (!c->operands) return cli_fail(c, FAILED, "no memory");
+    if (!c->operands) return cli_fail(FAILED, "no memory");
     exit_code code = read_arguments(c, argc, argv);
     if (code != DONE) return code;
     const command *found = find_command(c->operands, c->tail, &matched);

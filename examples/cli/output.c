@@ -316,7 +316,7 @@ static size_t columns_of(const output *out, column *columns)
         columns[count].width = width_of(heading_of(f, columns[count].heading, HEADING_ROOM));
         count++;
     }
-    for (size_t i = 0; i < out->cell_count; i++) {
+    for (size_t i = 0; count > 0 && i < out->cell_count; i++) {
         int width = width_of(out->cells[i]);
         if (width > columns[i % count].width) columns[i % count].width = width;
     }
@@ -359,6 +359,7 @@ static void write_table(output *out)
 {
     column columns[COLUMNS_MAX];
     size_t count = columns_of(out, columns);
+    if (count == 0) return;
     fit_columns(out, columns, count);
     if (out->color) fputs("\033[1m", out->file);
     for (size_t i = 0; i < count; i++) {

@@ -118,9 +118,8 @@ const field deed_fields[] = {{"action", FIELD_TEXT, offsetof(deed, action), FIEL
 
 /* --- errors */
 
-exit_code cli_fail(cli *c, exit_code code, const char *format, ...)
+void cli_say(const char *format, ...)
 {
-    (void)c;
     char text[1024];
     va_list arguments;
     va_start(arguments, format);
@@ -129,7 +128,6 @@ exit_code cli_fail(cli *c, exit_code code, const char *format, ...)
     char *plain = output_plain(text);
     fprintf(stderr, "pgqrs: %s\n", plain ? plain : "no memory to say what");
     free(plain);
-    return code;
 }
 
 static void replace_all(char *text, size_t room, const char *from, const char *to)
@@ -183,17 +181,17 @@ static exit_code code_of(pgqrs_result result)
     }
 }
 
-exit_code cli_error(cli *c, const pgqrs_error *error)
+exit_code cli_error(const pgqrs_error *error)
 {
     char text[PGQRS_ERROR_MESSAGE_SIZE];
     snprintf(text, sizeof text, "%s", *error->message ? error->message : pgqrs_result_text(error->code));
     cli_reword(text, sizeof text);
-    return cli_fail(c, error->code == PGQRS_OK ? FAILED : code_of(error->code), "%s", text);
+    return cli_fail(error->code == PGQRS_OK ? FAILED : code_of(error->code), "%s", text);
 }
 
 exit_code cli_store_failed(cli *c)
 {
-    return cli_error(c, pgqrs_last_error(c->store));
+    return cli_error(pgqrs_last_error(c->store));
 }
 
 exit_code cli_check(cli *c, pgqrs_result result)
@@ -201,40 +199,39 @@ exit_code cli_check(cli *c, pgqrs_result result)
     return result == PGQRS_OK ? DONE : cli_store_failed(c);
 }
 
-bool cli_read_id(cli *c, const char *text, int64_t *id, exit_code *code)
+exit_code cli_read_id(const char *text, int64_t *id)
 {
-    if (units_read_number(text, id) && *id > 0) return true;
-    *code = cli_fail(c, USAGE, "\"%s\" is no id: a number from 1", text);
-    return false;
+    if (units_read_number(text, id) && *id > 0) return DONE;
+    return cli_fail(USAGE, "\"%s\" is no id: a number from 1", text);
 }
 
 /* --- files */
 
-static exit_code read_all(cli *c, FILE *file, const char *name, char **text)
+static exit_code read_all(FILE *file, const char *name, char **text)
 {
     size_t size = 0, room = 0, got = 1;
     while (got > 0) {
         if (room - size < 2) {
             room = room ? room * 2 : 8192;
             char *more = realloc(*text, room);
-            if (!more) return cli_fail(c, FAILED, "%s: no memory for so large a file", name);
+            if (!more) return cli_fail(FAILED, "%s: no memory for so large a file", name);
             *text = more;
         }
         got = fread(*text + size, 1, room - size - 1, file);
         size += got;
         (*text)[size] = 0;
     }
-    if (ferror(file)) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
-    return strlen(*text) == size ? DONE : cli_fail(c, FAILED, "%s: there is a zero byte in it", name);
+    if (ferror(file)) return cli_fail(FAILED, "%s: %s", name, strerror(errno));
+    return strlen(*text) == size ? DONE : cli_fail(FAILED, "%s: there is a zero byte in it", name);
 }
 
-exit_code cli_read_file(cli *c, const char *name, char **text)
+exit_code cli_read_file(const char *name, char **text)
 {
     *text = NULL;
     bool standard = strcmp(name, "-") == 0;
     FILE *file = standard ? stdin : fopen(name, "re");
-    if (!file) return cli_fail(c, FAILED, "%s: %s", name, strerror(errno));
-    exit_code code = read_all(c, file, standard ? "standard input" : name, text);
+    if (!file) return cli_fail(FAILED, "%s: %s", name, strerror(errno));
+    exit_code code = read_all(file, standard ? "standard input" : name, text);
     if (!standard) fclose(file);
     /* The line feed at the end of a file is the editor's. */
     for (size_t size = code == DONE ? strlen(*text) : 0; size > 0 && strchr("\r\n", (*text)[size - 1]); size--)
@@ -258,13 +255,13 @@ bool cli_confirmed(cli *c, exit_code *code, const char *format, ...)
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     if (!isatty(STDIN_FILENO) || !isatty(STDERR_FILENO)) {
-        *code = cli_fail(c, USAGE, "this would %s, and there is nobody to ask: add --yes", text);
+        *code = cli_fail(USAGE, "this would %s, and there is nobody to ask: add --yes", text);
         return false;
     }
     fprintf(stderr, "%s? [y/N] ", text);
     fflush(stderr);
     if (fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y')) return true;
-    *code = cli_fail(c, FAILED, "nothing was changed");
+    *code = cli_fail(FAILED, "nothing was changed");
     return false;
 }
 
@@ -333,7 +330,7 @@ static exit_code open_log(cli *c)
     c->log = stderr;
     if (!place || strcmp(place, "stderr") == 0) return DONE;
     c->log = fopen(place, "ae");
-    return c->log ? DONE : cli_fail(c, FAILED, "--log-dest: cannot write to %s: %s", place, strerror(errno));
+    return c->log ? DONE : cli_fail(FAILED, "--log-dest: cannot write to %s: %s", place, strerror(errno));
 }
 
 static int terminal_width(FILE *file)
@@ -353,7 +350,7 @@ static exit_code open_output(cli *c)
     if (place && strcmp(place, "stdout") != 0) out->file = fopen(place, "we");
     if (!out->file) {
         out->file = stdout;
-        return cli_fail(c, FAILED, "--out: cannot write to %s: %s", place, strerror(errno));
+        return cli_fail(FAILED, "--out: cannot write to %s: %s", place, strerror(errno));
     }
     out->width = terminal_width(out->file);
     out->color = out->width > 0 && !given(c, OPT_NO_COLOR) && !(no_color && *no_color);
@@ -375,26 +372,26 @@ static exit_code open_store(cli *c)
         .dsn = c->options[OPT_DSN].text, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
     c->config = pgqrs_config_load(&desc, &error);
     if (!c->config && !desc.dsn && strncmp(error.message, "no DSN", 6) == 0)
-        return cli_fail(c, USAGE,
+        return cli_fail(USAGE,
                         "which store? Give --dsn, set PGQRS_DSN, or write dsn into pgqrs.yaml: sqlite://jobs.db");
-    if (!c->config) return cli_error(c, &error);
+    if (!c->config) return cli_error(&error);
     c->config->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
     c->store = pgqrs_open(c->config->dsn, &c->config->store, &error);
     if (c->store) return DONE;
-    exit_code code = cli_error(c, &error);
+    exit_code code = cli_error(&error);
     return code == FAILED && error.code != PGQRS_ERR_NO_MEMORY ? NO_CONNECTION : code;
 }
 
 static exit_code close_output(cli *c, exit_code code)
 {
     output *out = &c->out;
-    if (out->no_memory) return cli_fail(c, FAILED, "no memory for the whole result");
+    if (out->no_memory) return cli_fail(FAILED, "no memory for the whole result");
     bool failed = !output_flush(out);
     int why = errno;
     if (out->file != stdout && fclose(out->file) != 0) failed = true;
     /* Nobody reads any more (`| head`): that is no news to anybody. */
     if (failed && why == EPIPE) return code == DONE ? FAILED : code;
-    if (failed && code == DONE) return cli_fail(c, FAILED, "cannot write the result: %s", strerror(why));
+    if (failed && code == DONE) return cli_fail(FAILED, "cannot write the result: %s", strerror(why));
     return code;
 }
 

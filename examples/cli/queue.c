@@ -57,7 +57,7 @@ static exit_code get(cli *c, pgqrs_queue **queue)
 {
     exit_code code = cli_check(c, pgqrs_queue_get(c->store, c->operands[0], queue));
     if (code == DONE && !*queue)
-        return cli_fail(c, NOT_FOUND, "there is no queue \"%s\"; see: pgqrs queue list", c->operands[0]);
+        return cli_fail(NOT_FOUND, "there is no queue \"%s\"; see: pgqrs queue list", c->operands[0]);
     return code;
 }
 
@@ -76,7 +76,7 @@ exit_code queue_create(cli *c)
     pgqrs_result result = pgqrs_queue_create(c->store, c->operands[0], &desc);
     if (result == PGQRS_ERR_QUEUE_EXISTS && given(c, OPT_IF_MISSING)) return say(c, "unchanged", 0);
     if (result == PGQRS_ERR_QUEUE_EXISTS)
-        return cli_fail(c, FAILED, "queue \"%s\" is there already; its settings: pgqrs queue update", c->operands[0]);
+        return cli_fail(FAILED, "queue \"%s\" is there already; its settings: pgqrs queue update", c->operands[0]);
     return result == PGQRS_OK ? say(c, "created", 1) : cli_store_failed(c);
 }
 
@@ -135,8 +135,7 @@ exit_code queue_delete(cli *c)
         return code;
     pgqrs_result result = pgqrs_queue_delete(c->store, c->operands[0], given(c, OPT_FORCE));
     if (result == PGQRS_ERR_QUEUE_NOT_EMPTY)
-        return cli_fail(c, FAILED, "queue \"%s\" has messages or live workers; they go too with --force",
-                        c->operands[0]);
+        return cli_fail(FAILED, "queue \"%s\" has messages or live workers; they go too with --force", c->operands[0]);
     return result == PGQRS_OK ? say(c, "deleted", total) : cli_store_failed(c);
 }
 
@@ -160,7 +159,7 @@ static exit_code purge(cli *c, pgqrs_purge what)
     const char *age = given(c, OPT_OLDER_THAN) ? c->options[OPT_OLDER_THAN].text : "";
     code = cli_check(c, pgqrs_queue_exists(c->store, c->operands[0], &exists));
     if (code == DONE && !exists)
-        return cli_fail(c, NOT_FOUND, "there is no queue \"%s\"; see: pgqrs queue list", c->operands[0]);
+        return cli_fail(NOT_FOUND, "there is no queue \"%s\"; see: pgqrs queue list", c->operands[0]);
     if (code != DONE) return code;
     if (!cli_confirmed(c, &code, "remove %s messages%s%s of queue \"%s\"", words[what], *age ? " older than " : "", age,
                        c->operands[0]))
@@ -177,7 +176,7 @@ exit_code queue_purge(cli *c)
     pgqrs_purge what;
     const char *state = c->options[OPT_STATE].text;
     if (!purge_of(state, &what))
-        return cli_fail(c, USAGE, "--state: \"%s\" is not one of all, unfinished, archived, dead", state);
+        return cli_fail(USAGE, "--state: \"%s\" is not one of all, unfinished, archived, dead", state);
     return purge(c, what);
 }
 

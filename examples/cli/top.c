@@ -373,14 +373,14 @@ exit_code top(cli *c)
 {
     screen s = {.c = c, .interval_ms = given(c, OPT_INTERVAL) ? number_of(c, OPT_INTERVAL) : INTERVAL_MS};
     if (!isatty(STDOUT_FILENO) || !isatty(STDIN_FILENO))
-        return cli_fail(c, USAGE, "top needs a terminal; for scripts there is: pgqrs queue metrics --format json");
+        return cli_fail(USAGE, "top needs a terminal; for scripts there is: pgqrs queue metrics --format json");
     /* What cannot be asked even once is said without a screen. */
     look(&s);
-    if (s.error[0]) return cli_fail(c, FAILED, "%s", s.error);
+    if (s.error[0]) return cli_fail(FAILED, "%s", s.error);
     SCREEN *terminal = newterm(NULL, stdout, stdin);
     if (!terminal) {
         drop(&s.now);
-        return cli_fail(c, FAILED, "this terminal is not known: set TERM, for example to xterm");
+        return cli_fail(FAILED, "this terminal is not known: set TERM, for example to xterm");
     }
     begin(&s);
     cli_catch_signals(c);

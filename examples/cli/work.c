@@ -292,7 +292,7 @@ static exit_code ended(cli *c, const crew *all, pgqrs_result result)
     switch (result) {
     case PGQRS_OK:
         if (all->broken)
-            return cli_fail(c, FAILED, "%s cannot be started: %s; what was taken is given back", all->argv[0],
+            return cli_fail(FAILED, "%s cannot be started: %s; what was taken is given back", all->argv[0],
                             strerror(all->broken));
         return DONE;
     case PGQRS_ERR_WORKER_INTERRUPTED: /* somebody told it to stop */

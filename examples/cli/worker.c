@@ -52,12 +52,12 @@ static int64_t max_age(const cli *c)
 static exit_code get(cli *c, pgqrs_worker_info **worker)
 {
     int64_t id;
-    exit_code code = DONE;
     *worker = NULL;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_worker_get(c->store, id, worker));
     if (code == DONE && !*worker)
-        return cli_fail(c, NOT_FOUND, "there is no worker %" PRId64 "; see: pgqrs worker list", id);
+        return cli_fail(NOT_FOUND, "there is no worker %" PRId64 "; see: pgqrs worker list", id);
     return code;
 }
 
@@ -99,8 +99,7 @@ exit_code worker_list(cli *c)
     for (int i = PGQRS_WORKER_READY; state && i <= PGQRS_WORKER_STOPPED; i++)
         if (strcmp(state, state_name(i)) == 0) filter.state = (pgqrs_worker_state)i;
     if (state && !filter.state)
-        return cli_fail(c, USAGE, "--state: \"%s\" is not one of ready, polling, interrupted, suspended, stopped",
-                        state);
+        return cli_fail(USAGE, "--state: \"%s\" is not one of ready, polling, interrupted, suspended, stopped", state);
     return list(c, &filter, &found);
 }
 
@@ -158,8 +157,8 @@ exit_code worker_messages(cli *c)
 exit_code worker_suspend(cli *c)
 {
     int64_t id;
-    exit_code code = DONE;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_worker_suspend(c->store, id));
     return code == DONE ? say(c, "suspended", id, 1) : code;
 }
@@ -167,8 +166,8 @@ exit_code worker_suspend(cli *c)
 exit_code worker_resume(cli *c)
 {
     int64_t id;
-    exit_code code = DONE;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_worker_resume(c->store, id));
     return code == DONE ? say(c, "resumed", id, 1) : code;
 }
@@ -177,7 +176,7 @@ static exit_code shut_down(cli *c, int64_t id)
 {
     pgqrs_result result = pgqrs_worker_shutdown(c->store, id);
     if (result == PGQRS_ERR_WORKER_BUSY)
-        return cli_fail(c, FAILED,
+        return cli_fail(FAILED,
                         "worker %" PRId64
                         " takes no more messages, but still has some: try again later, or free them with "
                         "pgqrs worker release",
@@ -237,7 +236,7 @@ exit_code worker_delete(cli *c)
     if (!yes) return code;
     pgqrs_result result = pgqrs_worker_delete(c->store, id, given(c, OPT_FORCE));
     if (result == PGQRS_ERR_WORKER_ACTIVE)
-        return cli_fail(c, FAILED, "worker %" PRId64 " is not stopped: pgqrs worker stop, or --force", id);
+        return cli_fail(FAILED, "worker %" PRId64 " is not stopped: pgqrs worker stop, or --force", id);
     return result == PGQRS_OK ? say(c, "deleted", id, 1) : cli_store_failed(c);
 }
 

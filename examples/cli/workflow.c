@@ -54,7 +54,7 @@ exit_code workflow_get(cli *c)
     pgqrs_workflow *workflow = NULL;
     exit_code code = cli_check(c, pgqrs_workflow_get(c->store, c->operands[0], &workflow));
     if (code == DONE && !workflow)
-        code = cli_fail(c, NOT_FOUND, "there is no workflow \"%s\"; see: pgqrs workflow list", c->operands[0]);
+        code = cli_fail(NOT_FOUND, "there is no workflow \"%s\"; see: pgqrs workflow list", c->operands[0]);
     if (code == DONE) output_one(&c->out, workflow_fields, workflow);
     pgqrs_free(workflow);
     return code;
@@ -77,7 +77,7 @@ exit_code workflow_create(cli *c)
     pgqrs_result result = pgqrs_workflow_create(c->store, c->operands[0], &desc);
     if (result == PGQRS_ERR_WORKFLOW_EXISTS && given(c, OPT_IF_MISSING)) return say(c, "unchanged", 0);
     if (result == PGQRS_ERR_WORKFLOW_EXISTS)
-        return cli_fail(c, FAILED, "workflow \"%s\" is there already; that is fine with --if-missing", c->operands[0]);
+        return cli_fail(FAILED, "workflow \"%s\" is there already; that is fine with --if-missing", c->operands[0]);
     return result == PGQRS_OK ? say(c, "created", 1) : cli_store_failed(c);
 }
 
@@ -90,7 +90,7 @@ exit_code workflow_delete(cli *c)
     if (!cli_confirmed(c, &code, "delete workflow \"%s\" with %" PRId64 " runs", c->operands[0], runs)) return code;
     pgqrs_result result = pgqrs_workflow_delete(c->store, c->operands[0], given(c, OPT_FORCE));
     if (result == PGQRS_ERR_WORKFLOW_NOT_EMPTY)
-        return cli_fail(c, FAILED, "workflow \"%s\" has runs that have not ended; they go too with --force",
+        return cli_fail(FAILED, "workflow \"%s\" has runs that have not ended; they go too with --force",
                         c->operands[0]);
     return result == PGQRS_OK ? say(c, "deleted", runs) : cli_store_failed(c);
 }
@@ -212,10 +212,10 @@ static exit_code trigger(cli *c, const char *input)
 exit_code run_trigger(cli *c)
 {
     const char *file = c->options[OPT_FILE].text, *input = c->operand_count > 1 ? c->operands[1] : NULL;
-    if (file && input) return cli_fail(c, USAGE, "the input is either an argument or comes from --file");
+    if (file && input) return cli_fail(USAGE, "the input is either an argument or comes from --file");
     if (!file) return trigger(c, input);
     char *text = NULL;
-    exit_code code = cli_read_file(c, file, &text);
+    exit_code code = cli_read_file(file, &text);
     if (code == DONE) code = trigger(c, text);
     cli_free(text);
     return code;
@@ -229,7 +229,7 @@ static bool read_run_state(cli *c, pgqrs_run_state *state, exit_code *code)
         if (strcmp(name, run_state_name(i)) == 0) *state = (pgqrs_run_state)i;
     if (!name || *state) return true;
     *code = cli_fail(
-        c, USAGE, "--state: \"%s\" is not one of queued, running, paused, cancelling, cancelled, success, error", name);
+        USAGE, "--state: \"%s\" is not one of queued, running, paused, cancelling, cancelled, success, error", name);
     return false;
 }
 
@@ -258,11 +258,11 @@ exit_code run_list(cli *c)
 static exit_code get(cli *c, pgqrs_run_info **run)
 {
     int64_t id;
-    exit_code code = DONE;
     *run = NULL;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_run_get(c->store, id, run));
-    if (code == DONE && !*run) return cli_fail(c, NOT_FOUND, "there is no run %" PRId64 "; see: pgqrs run list", id);
+    if (code == DONE && !*run) return cli_fail(NOT_FOUND, "there is no run %" PRId64 "; see: pgqrs run list", id);
     return code;
 }
 
@@ -318,9 +318,9 @@ exit_code run_cancel(cli *c)
 {
     int64_t id;
     pgqrs_run_state state;
-    exit_code code = DONE;
     pgqrs_cancel_desc desc = {.by = c->options[OPT_BY].text, .reason = c->options[OPT_REASON].text};
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_run_cancel(c->store, id, &desc, &state));
     return code == DONE ? say_run(c, state == PGQRS_RUN_CANCELLED ? "cancelled" : "cancelling", id) : code;
 }
@@ -328,8 +328,8 @@ exit_code run_cancel(cli *c)
 exit_code run_restart(cli *c)
 {
     int64_t id;
-    exit_code code = DONE;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_run_restart(c->store, id));
     return code == DONE ? say_run(c, "restarted", id) : code;
 }
@@ -337,9 +337,9 @@ exit_code run_restart(cli *c)
 exit_code run_fork(cli *c)
 {
     int64_t id, new_id;
-    exit_code code = DONE;
     pgqrs_fork_desc desc = {.step = c->options[OPT_STEP].text, .key = c->options[OPT_KEY].text};
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_run_fork(c->store, id, &desc, &new_id));
     return code == DONE ? say_run(c, "forked", new_id) : code;
 }
@@ -349,8 +349,8 @@ exit_code run_result(cli *c)
 {
     int64_t id;
     pgqrs_run_info *run = NULL;
-    exit_code code = DONE;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     cli_catch_signals(c);
     code = cli_check(c, pgqrs_run_result(c->store, id, number_of(c, OPT_WAIT), &run));
     if (code == DONE) output_said(&c->out, run_fields, run, "%s", run->output ? run->output : "null");
@@ -373,9 +373,9 @@ exit_code run_send_event(cli *c)
 {
     int64_t id;
     bool accepted;
-    exit_code code = DONE;
     const char *payload = c->operand_count > 2 ? c->operands[2] : NULL;
-    if (!cli_read_id(c, c->operands[0], &id, &code)) return code;
+    exit_code code = cli_read_id(c->operands[0], &id);
+    if (code != DONE) return code;
     code = cli_check(c, pgqrs_run_send_event(c->store, id, c->operands[1], payload, &accepted));
     if (code != DONE) return code;
     deed d = {.action = accepted ? "sent" : "ignored",
