@@ -23,7 +23,7 @@ gives() {
     local name=$1 wanted=$2 status=0
     shift 2
     "$@" >"$scratch/out" 2>"$scratch/err" </dev/null || status=$?
-    out=$(cat "$scratch/out") err=$(cat "$scratch/err")
+    out=$(<"$scratch/out") err=$(<"$scratch/err")
     if [ "$status" = "$wanted" ]; then
         tap_ok "$store$name"
     else
@@ -55,7 +55,7 @@ json() {
     local name=$1 filter=$2 status=0
     shift 2
     "$@" --format json >"$scratch/out" 2>"$scratch/err" </dev/null || status=$?
-    out=$(cat "$scratch/out")
+    out=$(<"$scratch/out")
     if [ "$status" = 0 ] && jq -e "$filter" "$scratch/out" >/dev/null 2>"$details"; then
         tap_ok "$store$name"
     else

@@ -91,6 +91,15 @@ gives "does not reach the terminal" 0 pgqrs message show from-flag 1
 case $out in *"$(printf '\033')"*) tap_fail "no escape" ;; *) tap_ok "no escape" ;; esac
 json "and is whole in JSON" '.reason | contains("\u001b[31m")' pgqrs message show from-flag 1
 
+# What --help calls the fields of a command are the members of its JSON.
+for words in "queue get from-flag" "queue metrics from-flag" "message show from-flag 1" "message list from-flag" "message explain from-flag 1" \
+    "message count from-flag" "archive count from-flag" "worker stats" "doctor" "verify" "queue resume from-flag" "run trigger wf 1"; do
+    [ "${words%% *}" != run ] || pgqrs workflow create wf >/dev/null
+    # shellcheck disable=SC2086
+    is "documented fields: $words" "$(pgqrs $words --help | sed -n '/^Fields/,$p' | tail -n +2 | tr -d ' \n')" \
+        "$(pgqrs $words --format jsonl | head -n 1 | jq -r 'keys_unsorted | join(",")')"
+done
+
 gives "--out" 0 pgqrs queue list --format jsonl --out list.txt
 is "is a file" from-flag "$(jq -r .name list.txt | head -n 1)"
 is "and nothing is on standard output" "" "$out"
@@ -121,11 +130,13 @@ if command -v script >/dev/null; then
     has "colors" "$(printf '\033')[1m" "$(on_terminal 100 "pgqrs queue list")"
     is "--no-color" "" "$(on_terminal 100 "pgqrs queue list --no-color" | grep "$(printf '\033')")"
     is "NO_COLOR" "" "$(on_terminal 100 "NO_COLOR=1 pgqrs queue list" | grep "$(printf '\033')")"
+    seq 1 2000 >lines
+    has "a progress bar" "[=========================] 100%  2000 messages" "$(on_terminal 100 "pgqrs message send wide --lines --file lines")"
     # A person is asked, and may say no.
     answer() { (sleep 0.3 && echo "$1") | script -qec "pgqrs queue delete wide --force" /dev/null | tr -d '\r'; }
     has "no is no" "nothing was changed" "$(answer n)"
     gives "so it is still there" 0 pgqrs queue get wide
-    has "the question says what would go" 'delete queue "wide" with 1 messages? [y/N]' "$(answer y)"
+    has "the question says what would go" 'delete queue "wide" with 2001 messages? [y/N]' "$(answer y)"
     gives "yes is yes" 3 pgqrs queue get wide
 else
     tap_skip "tables on a terminal: script(1) is not there"

@@ -115,6 +115,16 @@ taking() {
     (sleep 0.3 && pgqrs message send empty '"late"' >/dev/null) &
     json "wait for the first" '.payload == "late"' pgqrs message dequeue empty --wait 10s
     wait
+    for command in "message read" "message dequeue"; do
+        # shellcheck disable=SC2086
+        pgqrs $command empty --wait 1m >waited 2>said &
+        waiting=$!
+        sleep 0.3
+        kill -INT "$waiting"
+        status=0
+        wait "$waiting" || status=$?
+        is "Ctrl-C while $command waits" "1 pgqrs: interrupted" "$status $(cat waited said)"
+    done
 }
 
 archives() {

@@ -8,11 +8,11 @@ typedef struct schema_state {
     int32_t before; /* 0: there were no tables */
 } schema_state;
 
-static const field schema_fields[] = {{"action", FIELD_TEXT, offsetof(schema_state, action), FIELD_LISTED, NULL},
-                                      {"backend", FIELD_TEXT, offsetof(schema_state, backend), FIELD_LISTED, NULL},
-                                      {"version", FIELD_INT32, offsetof(schema_state, version), FIELD_LISTED, NULL},
-                                      {"before", FIELD_INT32, offsetof(schema_state, before), FIELD_LISTED, NULL},
-                                      {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field schema_fields[] = {{"action", FIELD_TEXT, offsetof(schema_state, action), FIELD_LISTED, NULL},
+                               {"backend", FIELD_TEXT, offsetof(schema_state, backend), FIELD_LISTED, NULL},
+                               {"version", FIELD_INT32, offsetof(schema_state, version), FIELD_LISTED, NULL},
+                               {"before", FIELD_INT32, offsetof(schema_state, before), FIELD_LISTED, NULL},
+                               {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 static exit_code bring_up_to_date(cli *c, schema_state *s)
 {

@@ -114,6 +114,7 @@ typedef struct option_value {
 } option_value;
 
 typedef struct cli cli;
+typedef struct field field;
 
 /* One command. `operands` is what --help shows and what is checked: "QUEUE [JSON]", "QUEUE ID...". */
 typedef struct command {
@@ -121,6 +122,7 @@ typedef struct command {
     const char *operands;
     const char *help;
     exit_code (*run)(cli *c);
+    const field *fields; /* of what it prints; NULL: no records */
     unsigned char options[14];
     int variant;  /* for commands that share a function */
     bool offline; /* needs no store */
@@ -153,13 +155,13 @@ typedef enum field_type {
 #define FIELD_CUT 4u              /* cut first when a table is too wide */
 
 /* How a member of a struct is shown. Ends with a field without a name. The names are part of the interface of the tool. */
-typedef struct field {
+struct field {
     const char *name;
     field_type type;
     size_t offset;
     unsigned flags;
     const char *(*name_of)(int value);
-} field;
+};
 
 typedef enum output_format { FORMAT_TABLE, FORMAT_JSON, FORMAT_JSONL, FORMAT_CSV } output_format;
 
@@ -258,9 +260,23 @@ void explanation_show(cli *c, int64_t id, pgqrs_explanation *explanation);
 #define LIST_LIMIT 100
 #define LIST_PAGE 500
 
-/* --- fields that several commands show */
+/* --- the records that commands print */
+extern const field count_fields[];
+extern const field delivery_fields[];
+extern const field finding_fields[];
 extern const field message_fields[];
+extern const field metrics_fields[];
 extern const field queue_fields[];
+extern const field reclaimed_fields[];
+extern const field run_fields[];
+extern const field schema_fields[];
+extern const field stats_fields[];
+extern const field step_fields[];
+extern const field triggered_fields[];
+extern const field value_fields[];
+extern const field why_fields[];
+extern const field worker_fields[];
+extern const field workflow_fields[];
 
 /* Ends most commands that changed something: {"action": "deleted", "object": "queue", "name": "emails", "count": 7}. */
 typedef struct deed {

@@ -28,11 +28,11 @@ typedef struct finding {
     const char *cure; /* NULL: nothing to do */
 } finding;
 
-static const field finding_fields[] = {{"check", FIELD_TEXT, offsetof(finding, check), FIELD_LISTED, NULL},
-                                       {"status", FIELD_NAME, offsetof(finding, status), FIELD_LISTED, status_name},
-                                       {"found", FIELD_TEXT, offsetof(finding, found), FIELD_LISTED | FIELD_CUT, NULL},
-                                       {"cure", FIELD_TEXT, offsetof(finding, cure), FIELD_LISTED | FIELD_CUT, NULL},
-                                       {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field finding_fields[] = {{"check", FIELD_TEXT, offsetof(finding, check), FIELD_LISTED, NULL},
+                                {"status", FIELD_NAME, offsetof(finding, status), FIELD_LISTED, status_name},
+                                {"found", FIELD_TEXT, offsetof(finding, found), FIELD_LISTED | FIELD_CUT, NULL},
+                                {"cure", FIELD_TEXT, offsetof(finding, cure), FIELD_LISTED | FIELD_CUT, NULL},
+                                {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 typedef struct patient {
     cli *c;

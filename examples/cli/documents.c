@@ -54,6 +54,8 @@ static void write_command(FILE *file, const command *cmd)
         fputs("\\fR", file);
     }
     fputs(cmd->options[0] != OPT_NONE ? ".\n" : "", file);
+    for (const field *f = cmd->fields; f && f->name; f++)
+        fprintf(file, "%s%s%s", f == cmd->fields ? "Fields: " : "", f->name, f[1].name ? ",\n" : ".\n");
 }
 
 static const char manual_head[] =

@@ -37,7 +37,7 @@ const field message_fields[] = {
 };
 
 /* A delivery knows less. */
-static const field delivery_fields[] = {
+const field delivery_fields[] = {
     MEMBER("id", FIELD_INT64, id, FIELD_LISTED),
     MEMBER("queue", FIELD_TEXT, queue, 0),
     MEMBER("attempt", FIELD_INT32, attempt, FIELD_LISTED),
@@ -55,10 +55,10 @@ typedef struct count_of {
     int64_t count;
 } count_of;
 
-static const field count_fields[] = {{"queue", FIELD_TEXT, offsetof(count_of, queue), FIELD_LISTED, NULL},
-                                     {"state", FIELD_TEXT, offsetof(count_of, state), FIELD_LISTED, NULL},
-                                     {"count", FIELD_INT64, offsetof(count_of, count), FIELD_LISTED, NULL},
-                                     {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field count_fields[] = {{"queue", FIELD_TEXT, offsetof(count_of, queue), FIELD_LISTED, NULL},
+                              {"state", FIELD_TEXT, offsetof(count_of, state), FIELD_LISTED, NULL},
+                              {"count", FIELD_INT64, offsetof(count_of, count), FIELD_LISTED, NULL},
+                              {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 /* --- send */
 
@@ -280,6 +280,15 @@ exit_code message_list(cli *c)
     return list(c, state, given(c, OPT_LIMIT) ? number_of(c, OPT_LIMIT) : LIST_LIMIT);
 }
 
+/* Nobody has seen them: back at once. When that fails too their leases end by themselves. */
+static exit_code give_back(cli *c, const pgqrs_message *messages, size_t count)
+{
+    pgqrs_release_desc unread = {.give_back = true};
+    exit_code code = count > 0 ? cli_check(c, pgqrs_release_many(c->store, messages, count, &unread, NULL)) : DONE;
+    if (code != DONE || !cli_interrupted()) return code;
+    return cli_fail(FAILED, count > 0 ? "interrupted; what was taken is given back" : "interrupted");
+}
+
 /* The documented default of this command, not the queue's. */
 #define READ_LOCK_MS 5000
 
@@ -294,13 +303,15 @@ exit_code message_read(cli *c)
     cli_catch_signals(c);
     exit_code code = cli_check(c, pgqrs_dequeue_many(c->store, c->operands[0], &desc, &messages));
     if (code != DONE) return code;
+    if (cli_interrupted()) {
+        code = give_back(c, messages->items, messages->count);
+        pgqrs_free(messages);
+        return code;
+    }
     output_begin(&c->out, delivery_fields);
     output_rows(&c->out, messages->items, messages->count, sizeof *messages->items);
     output_end(&c->out);
-    /* Nobody has seen them: back at once. When that fails too their leases end by themselves. */
-    pgqrs_release_desc unread = {.give_back = true};
-    if (cli_interrupted() || !output_flush(&c->out))
-        (void)pgqrs_release_many(c->store, messages->items, messages->count, &unread, NULL);
+    if (!output_flush(&c->out)) give_back(c, messages->items, messages->count);
     pgqrs_free(messages);
     return code;
 }
@@ -312,13 +323,15 @@ exit_code message_dequeue(cli *c)
     cli_catch_signals(c);
     exit_code code = cli_check(c, pgqrs_dequeue(c->store, c->operands[0], &desc, &message));
     if (code != DONE) return code;
+    if (cli_interrupted()) {
+        code = give_back(c, message, message ? 1 : 0);
+        pgqrs_free(message);
+        return code;
+    }
     if (!message) return cli_fail(NOT_FOUND, "there is nothing to take in queue \"%s\"", c->operands[0]);
     /* First shown, then archived: what nobody saw must not be lost. */
     output_one(&c->out, delivery_fields, message);
-    if (!output_flush(&c->out))
-        code = cli_check(c, pgqrs_release(c->store, message, &(pgqrs_release_desc){.give_back = true}));
-    else
-        code = cli_check(c, pgqrs_archive(c->store, message));
+    code = output_flush(&c->out) ? cli_check(c, pgqrs_archive(c->store, message)) : give_back(c, message, 1);
     pgqrs_free(message);
     return code;
 }
@@ -370,7 +383,7 @@ static const char *reason_name(int reason)
     return reason > 0 && reason < (int)(sizeof names / sizeof names[0]) ? names[reason] : names[0];
 }
 
-static const field why_fields[] = {
+const field why_fields[] = {
     {"id", FIELD_INT64, offsetof(why, id), FIELD_LISTED, NULL},
     {"reason", FIELD_NAME, offsetof(why, reason), FIELD_LISTED, reason_name},
     {"until", FIELD_TIME, offsetof(why, until_us), FIELD_LISTED, NULL},

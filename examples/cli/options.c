@@ -154,6 +154,18 @@ static void print_globals(FILE *file)
         print_option(file, (option_id)id);
 }
 
+/* Broken into lines by hand: there are up to two dozen of them. */
+static void print_fields(FILE *file, const field *fields)
+{
+    size_t column = 0;
+    if (fields) fputs("\nFields of JSON and CSV:", file);
+    for (const field *f = fields; f && f->name; f++) {
+        column = column == 0 || column + strlen(f->name) > 76 ? 2 : column;
+        fprintf(file, "%s%s%s", column == 2 ? "\n  " : " ", f->name, f[1].name ? "," : "\n");
+        column += strlen(f->name) + 2;
+    }
+}
+
 static void help_command(FILE *file, const command *cmd)
 {
     fprintf(file, "pgqrs %s%s%s\n\n  %s\n", cmd->words, *cmd->operands ? " " : "", cmd->operands, cmd->help);
@@ -161,6 +173,7 @@ static void help_command(FILE *file, const command *cmd)
     for (size_t i = 0; i < sizeof cmd->options && cmd->options[i] != OPT_NONE; i++)
         print_option(file, (option_id)cmd->options[i]);
     print_globals(file);
+    print_fields(file, cmd->fields);
 }
 
 /* All commands, or those that begin with these words. */

@@ -22,20 +22,20 @@ const field queue_fields[] = {{"id", FIELD_INT64, offsetof(pgqrs_queue, id), FIE
     {                                                                                                                  \
         name, type, offsetof(pgqrs_queue_metrics, member), flags, NULL                                                 \
     }
-static const field metrics_fields[] = {METRIC("queue", FIELD_TEXT, queue, FIELD_LISTED | FIELD_CUT),
-                                       METRIC("paused", FIELD_BOOL, paused, FIELD_LISTED),
-                                       METRIC("total", FIELD_INT64, total, FIELD_LISTED),
-                                       METRIC("ready", FIELD_INT64, ready, FIELD_LISTED),
-                                       METRIC("delayed", FIELD_INT64, delayed, FIELD_LISTED),
-                                       METRIC("leased", FIELD_INT64, leased, FIELD_LISTED),
-                                       METRIC("archived", FIELD_INT64, archived, FIELD_LISTED),
-                                       METRIC("dead", FIELD_INT64, dead, FIELD_LISTED),
-                                       METRIC("live_workers", FIELD_INT64, live_workers, FIELD_LISTED),
-                                       METRIC("oldest_ready_ms", FIELD_MS, oldest_ready_ms, FIELD_LISTED),
-                                       METRIC("lease_expiries", FIELD_INT64, lease_expiries, 0),
-                                       METRIC("oldest_unfinished_at", FIELD_TIME, oldest_unfinished_at_us, 0),
-                                       METRIC("newest_at", FIELD_TIME, newest_at_us, 0),
-                                       {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field metrics_fields[] = {METRIC("queue", FIELD_TEXT, queue, FIELD_LISTED | FIELD_CUT),
+                                METRIC("paused", FIELD_BOOL, paused, FIELD_LISTED),
+                                METRIC("total", FIELD_INT64, total, FIELD_LISTED),
+                                METRIC("ready", FIELD_INT64, ready, FIELD_LISTED),
+                                METRIC("delayed", FIELD_INT64, delayed, FIELD_LISTED),
+                                METRIC("leased", FIELD_INT64, leased, FIELD_LISTED),
+                                METRIC("archived", FIELD_INT64, archived, FIELD_LISTED),
+                                METRIC("dead", FIELD_INT64, dead, FIELD_LISTED),
+                                METRIC("live_workers", FIELD_INT64, live_workers, FIELD_LISTED),
+                                METRIC("oldest_ready_ms", FIELD_MS, oldest_ready_ms, FIELD_LISTED),
+                                METRIC("lease_expiries", FIELD_INT64, lease_expiries, 0),
+                                METRIC("oldest_unfinished_at", FIELD_TIME, oldest_unfinished_at_us, 0),
+                                METRIC("newest_at", FIELD_TIME, newest_at_us, 0),
+                                {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 /* A retention of 0 is written as "keep": to the library 0 means that nothing was said. */
 static int64_t retention(const cli *c, option_id id)

@@ -12,7 +12,7 @@ static const char *state_name(int state)
     {                                                                                                                  \
         name, type, offsetof(pgqrs_worker_info, member), flags, NULL                                                   \
     }
-static const field worker_fields[] = {
+const field worker_fields[] = {
     MEMBER("id", FIELD_INT64, id, FIELD_LISTED),
     MEMBER("name", FIELD_TEXT, name, FIELD_LISTED | FIELD_CUT),
     MEMBER("queue", FIELD_TEXT, queue, FIELD_LISTED | FIELD_CUT),
@@ -29,17 +29,17 @@ static const field worker_fields[] = {
     {                                                                                                                  \
         name, type, offsetof(pgqrs_worker_stats, member), FIELD_LISTED, NULL                                           \
     }
-static const field stats_fields[] = {STAT("total", FIELD_INT64, total),
-                                     STAT("ready", FIELD_INT64, ready),
-                                     STAT("polling", FIELD_INT64, polling),
-                                     STAT("interrupted", FIELD_INT64, interrupted),
-                                     STAT("suspended", FIELD_INT64, suspended),
-                                     STAT("stopped", FIELD_INT64, stopped),
-                                     STAT("stale", FIELD_INT64, stale),
-                                     STAT("held", FIELD_INT64, held),
-                                     STAT("oldest_ms", FIELD_MS, oldest_ms),
-                                     STAT("newest_heartbeat_ms", FIELD_MS, newest_heartbeat_ms),
-                                     {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field stats_fields[] = {STAT("total", FIELD_INT64, total),
+                              STAT("ready", FIELD_INT64, ready),
+                              STAT("polling", FIELD_INT64, polling),
+                              STAT("interrupted", FIELD_INT64, interrupted),
+                              STAT("suspended", FIELD_INT64, suspended),
+                              STAT("stopped", FIELD_INT64, stopped),
+                              STAT("stale", FIELD_INT64, stale),
+                              STAT("held", FIELD_INT64, held),
+                              STAT("oldest_ms", FIELD_MS, oldest_ms),
+                              STAT("newest_heartbeat_ms", FIELD_MS, newest_heartbeat_ms),
+                              {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 /* The heartbeat of a worker that lives is younger than this, unless a handler without threads takes longer. */
 #define STALE_MS 60000
@@ -254,9 +254,9 @@ typedef struct reclaimed {
     int64_t workers, messages;
 } reclaimed;
 
-static const field reclaimed_fields[] = {{"workers", FIELD_INT64, offsetof(reclaimed, workers), FIELD_LISTED, NULL},
-                                         {"messages", FIELD_INT64, offsetof(reclaimed, messages), FIELD_LISTED, NULL},
-                                         {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field reclaimed_fields[] = {{"workers", FIELD_INT64, offsetof(reclaimed, workers), FIELD_LISTED, NULL},
+                                  {"messages", FIELD_INT64, offsetof(reclaimed, messages), FIELD_LISTED, NULL},
+                                  {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 exit_code worker_reclaim(cli *c)
 {

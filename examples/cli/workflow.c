@@ -9,7 +9,7 @@
     {                                                                                                                  \
         name, type, offsetof(pgqrs_workflow, settings.member), flags, NULL                                             \
     }
-static const field workflow_fields[] = {
+const field workflow_fields[] = {
     {"id", FIELD_INT64, offsetof(pgqrs_workflow, id), FIELD_LISTED, NULL},
     {"name", FIELD_TEXT, offsetof(pgqrs_workflow, name), FIELD_LISTED | FIELD_CUT, NULL},
     SETTING("queue", FIELD_TEXT, queue, FIELD_LISTED | FIELD_CUT),
@@ -111,7 +111,7 @@ static const char *wait_name(int wait)
     {                                                                                                                  \
         name, type, offsetof(pgqrs_run_info, member), flags, NULL                                                      \
     }
-static const field run_fields[] = {
+const field run_fields[] = {
     MEMBER("id", FIELD_INT64, id, FIELD_LISTED),
     MEMBER("workflow", FIELD_TEXT, workflow, FIELD_LISTED | FIELD_CUT),
     MEMBER("queue", FIELD_TEXT, queue, 0),
@@ -155,30 +155,29 @@ static const char *step_kind_name(int kind)
     {                                                                                                                  \
         name, type, offsetof(pgqrs_step_info, member), flags, NULL                                                     \
     }
-static const field step_fields[] = {
-    STEP("number", FIELD_INT32, number, FIELD_LISTED),
-    STEP("name", FIELD_TEXT, name, FIELD_LISTED | FIELD_CUT),
-    STEP("key", FIELD_TEXT, key, FIELD_LISTED | FIELD_CUT),
-    {"kind", FIELD_NAME, offsetof(pgqrs_step_info, kind), FIELD_LISTED, step_kind_name},
-    {"state", FIELD_NAME, offsetof(pgqrs_step_info, state), FIELD_LISTED, step_state_name},
-    STEP("retries", FIELD_INT32, retries, FIELD_LISTED),
-    STEP("started_at", FIELD_TIME, started_at_us, FIELD_LISTED),
-    STEP("finished_at", FIELD_TIME, finished_at_us, 0),
-    STEP("due_at", FIELD_TIME, due_at_us, FIELD_LISTED),
-    STEP("error_code", FIELD_TEXT, error_code, FIELD_LISTED | FIELD_CUT),
-    STEP("error_message", FIELD_TEXT, error_message, 0),
-    STEP("input", FIELD_JSON, input, 0),
-    STEP("output", FIELD_JSON, output, FIELD_LISTED | FIELD_CUT),
-    {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field step_fields[] = {STEP("number", FIELD_INT32, number, FIELD_LISTED),
+                             STEP("name", FIELD_TEXT, name, FIELD_LISTED | FIELD_CUT),
+                             STEP("key", FIELD_TEXT, key, FIELD_LISTED | FIELD_CUT),
+                             {"kind", FIELD_NAME, offsetof(pgqrs_step_info, kind), FIELD_LISTED, step_kind_name},
+                             {"state", FIELD_NAME, offsetof(pgqrs_step_info, state), FIELD_LISTED, step_state_name},
+                             STEP("retries", FIELD_INT32, retries, FIELD_LISTED),
+                             STEP("started_at", FIELD_TIME, started_at_us, FIELD_LISTED),
+                             STEP("finished_at", FIELD_TIME, finished_at_us, 0),
+                             STEP("due_at", FIELD_TIME, due_at_us, FIELD_LISTED),
+                             STEP("error_code", FIELD_TEXT, error_code, FIELD_LISTED | FIELD_CUT),
+                             STEP("error_message", FIELD_TEXT, error_message, 0),
+                             STEP("input", FIELD_JSON, input, 0),
+                             STEP("output", FIELD_JSON, output, FIELD_LISTED | FIELD_CUT),
+                             {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 #define VALUE(name, type, member)                                                                                      \
     {                                                                                                                  \
         name, type, offsetof(pgqrs_run_value_info, member), FIELD_LISTED, NULL                                         \
     }
-static const field value_fields[] = {VALUE("name", FIELD_TEXT, name),
-                                     VALUE("value", FIELD_JSON, value),
-                                     VALUE("set_at", FIELD_TIME, set_at_us),
-                                     {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field value_fields[] = {VALUE("name", FIELD_TEXT, name),
+                              VALUE("value", FIELD_JSON, value),
+                              VALUE("set_at", FIELD_TIME, set_at_us),
+                              {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 typedef struct triggered {
     const char *workflow;
@@ -186,10 +185,10 @@ typedef struct triggered {
     bool duplicate;
 } triggered;
 
-static const field triggered_fields[] = {{"workflow", FIELD_TEXT, offsetof(triggered, workflow), FIELD_LISTED, NULL},
-                                         {"id", FIELD_INT64, offsetof(triggered, id), FIELD_LISTED, NULL},
-                                         {"duplicate", FIELD_BOOL, offsetof(triggered, duplicate), FIELD_LISTED, NULL},
-                                         {NULL, FIELD_TEXT, 0, 0, NULL}};
+const field triggered_fields[] = {{"workflow", FIELD_TEXT, offsetof(triggered, workflow), FIELD_LISTED, NULL},
+                                  {"id", FIELD_INT64, offsetof(triggered, id), FIELD_LISTED, NULL},
+                                  {"duplicate", FIELD_BOOL, offsetof(triggered, duplicate), FIELD_LISTED, NULL},
+                                  {NULL, FIELD_TEXT, 0, 0, NULL}};
 
 /* The input: an argument, or a file. */
 static exit_code trigger(cli *c, const char *input)
