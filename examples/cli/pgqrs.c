@@ -283,14 +283,18 @@ bool cli_confirmed(cli *c, exit_code *code, const char *format, ...)
 
 /* --- signals */
 
-static pgqrs_store *volatile signalled_store;
-static volatile sig_atomic_t interrupted;
+/* The handler runs on any thread, and commands of `work` ask on threads of their own. */
+static pgqrs_store *signalled_store;
+static int interrupted;
 
 static void on_signal(int number)
 {
     (void)number;
-    interrupted = interrupted + 1;
-    if (signalled_store) pgqrs_stop(signalled_store);
+    int kept = errno;
+    pgqrs_store *store = __atomic_load_n(&signalled_store, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&interrupted, 1, __ATOMIC_SEQ_CST);
+    if (store) pgqrs_stop(store);
+    errno = kept;
 }
 
 /* Who presses Ctrl-C twice does not want to wait: `once` makes the second one end the program. */
@@ -306,25 +310,25 @@ static void handle_signals(void (*handler)(int), bool once)
 
 void cli_catch_signals(cli *c)
 {
-    signalled_store = c->store;
+    __atomic_store_n(&signalled_store, c->store, __ATOMIC_SEQ_CST);
     handle_signals(on_signal, true);
 }
 
 void cli_count_signals(cli *c)
 {
-    signalled_store = c->store;
+    __atomic_store_n(&signalled_store, c->store, __ATOMIC_SEQ_CST);
     handle_signals(on_signal, false);
 }
 
 void cli_release_signals(void)
 {
     handle_signals(SIG_DFL, false);
-    signalled_store = NULL;
+    __atomic_store_n(&signalled_store, NULL, __ATOMIC_SEQ_CST);
 }
 
 int cli_interrupted(void)
 {
-    return interrupted;
+    return __atomic_load_n(&interrupted, __ATOMIC_SEQ_CST);
 }
 
 /* --- the surroundings of a command */
