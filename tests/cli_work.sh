@@ -166,6 +166,29 @@ doctors() {
 database() {
     case $PGQRS_DSN in postgres*) ;; *) return ;; esac
     json "postgres: nothing keeps vacuum" 'map(select(.check == "vacuum")) | .[0].status == "ok"' pgqrs doctor
+    # Somebody begins a transaction and goes for lunch.
+    mkfifo lunch
+    psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" <lunch >/dev/null 2>&1 &
+    guest=$!
+    exec 9>lunch
+    echo "BEGIN; SELECT 1;" >&9
+    soon "postgres: an old transaction is a problem" sh -c 'pgqrs doctor --transaction-age 50ms --format json |
+        jq -e "map(select(.check == \"vacuum\")) | .[0].status == \"problem\" and (.[0].cure | startswith(\"SELECT pg_terminate_backend(\"))"'
+    gives "postgres: so doctor is not content" 1 pgqrs doctor --transaction-age 50ms
+    exec 9>&-
+    wait "$guest"
+    gives "postgres: with it gone it is" 0 pgqrs doctor
+    local version
+    version=$(pgqrs verify --format json | jq .version)
+    set_version() { psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "UPDATE $PGQRS_SCHEMA.pgqrs_meta SET value = $1 WHERE key = 'schema_version'"; }
+    set_version 99
+    gives "postgres: tables of a newer version" 1 pgqrs doctor
+    has "postgres: are named" "newer than this tool's" "$out"
+    gives "postgres: verify refuses them" 1 pgqrs verify
+    set_version $((version - 1))
+    gives "postgres: tables of an older version" 1 pgqrs doctor
+    has "postgres: have a cure" "pgqrs migrate" "$out"
+    set_version "$version"
     json "postgres: no pooler" 'map(select(.check == "pooler")) | .[0].found == "none"' pgqrs doctor
     json "postgres: a pooler that the configuration denies" 'map(select(.check == "pooler")) | .[0].status == "warning"' \
         env PGQRS_POOLER=on pgqrs doctor

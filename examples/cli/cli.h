@@ -86,6 +86,7 @@ typedef enum option_id {
     OPT_NAME,
     OPT_GRACE,
     OPT_INTERVAL,
+    OPT_TRANSACTION_AGE,
     OPT_COUNT_OF_OPTIONS
 } option_id;
 

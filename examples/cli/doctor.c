@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define STALE_MS 60000
+#define TRANSACTION_MS 300000
+
 typedef enum status { STATUS_OK = 1, STATUS_WARNING = 2, STATUS_PROBLEM = 3 } status;
 
 static const char *status_name(int s)
@@ -38,6 +41,7 @@ typedef struct patient {
     cli *c;
     status worst;
     int64_t stale_ms;
+    int64_t transaction_ms; /* older ones are too old */
 } patient;
 
 /* The text is "what\tcure"; without a tab there is no cure. */
@@ -166,15 +170,8 @@ static bool check_lease(patient *p, const pgqrs_message *m, int64_t now_us)
 {
     char left[UNITS_ROOM];
     int64_t left_ms = (m->lease_until_us - now_us) / 1000;
-    units_write_duration(left, sizeof left, left_ms > 0 ? left_ms : 0);
-    if (m->worker_id != 0 && !m->worker) {
-        report(p, "leases", STATUS_PROBLEM,
-               "message %" PRId64 " of \"%s\" is held for another %s by worker %" PRId64
-               ", who is gone\tpgqrs message release %s %" PRId64,
-               m->id, m->queue, left, m->worker_id, m->queue, m->id);
-        return true;
-    }
     if (left_ms < LONG_LEASE_MS) return false;
+    units_write_duration(left, sizeof left, left_ms);
     report(p, "leases", STATUS_WARNING,
            "message %" PRId64 " of \"%s\" is held for another %s\tpgqrs message explain %s %" PRId64, m->id, m->queue,
            left, m->queue, m->id);
@@ -204,32 +201,45 @@ static void check_leases(patient *p)
 
 /* --- Postgres */
 
-/* Whatever holds back the horizon: transactions, prepared ones, replication slots. Ages in minutes. */
+/* What holds back the horizon: transactions older than $1 seconds, the ones that were prepared for two-phase commit too. */
 static const char pins[] =
-    "SELECT what, minutes, cure FROM ("
+    "SELECT what, seconds, cure FROM ("
     " SELECT 'session ' || pid || ' of ' || coalesce(usename, '?') || ' (' || coalesce(state, '?') || ')' AS what,"
-    " (extract(epoch FROM clock_timestamp() - xact_start) / 60)::bigint AS minutes,"
+    " extract(epoch FROM clock_timestamp() - xact_start)::bigint AS seconds,"
     " 'SELECT pg_terminate_backend(' || pid || ')' AS cure"
     " FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
-    " AND xact_start < clock_timestamp() - interval '5 minutes'"
+    " AND backend_type = 'client backend' AND xact_start < clock_timestamp() - $1::float8 * interval '1 second'"
     " UNION ALL SELECT 'prepared transaction ' || quote_literal(gid),"
-    " (extract(epoch FROM clock_timestamp() - prepared) / 60)::bigint, 'ROLLBACK PREPARED ' || quote_literal(gid)"
-    " FROM pg_prepared_xacts WHERE database = current_database() AND prepared < clock_timestamp() - interval '5 "
-    "minutes'"
-    ") AS pin ORDER BY minutes DESC LIMIT 5";
+    " extract(epoch FROM clock_timestamp() - prepared)::bigint, 'ROLLBACK PREPARED ' || quote_literal(gid)"
+    " FROM pg_prepared_xacts WHERE database = current_database()"
+    " AND prepared < clock_timestamp() - $1::float8 * interval '1 second'"
+    ") AS pin ORDER BY seconds DESC LIMIT 5";
+
+static void report_pin(patient *p, const char *what, const char *seconds, const char *cure)
+{
+    char age[UNITS_ROOM];
+    int64_t number = 0;
+    (void)units_read_number(seconds, &number);
+    units_write_duration(age, sizeof age, number * 1000);
+    report(p, "vacuum", STATUS_PROBLEM,
+           "%.200s has a transaction open for %s, so vacuum cleans up nothing and tables grow\t%.150s", what, age,
+           cure);
+}
 
 static void check_vacuum(patient *p, PGconn *connection)
 {
-    PGresult *result = PQexec(connection, pins);
+    char seconds[UNITS_ROOM], age[UNITS_ROOM];
+    const char *values[] = {seconds};
+    snprintf(seconds, sizeof seconds, "%.3f", (double)p->transaction_ms / 1000);
+    units_write_duration(age, sizeof age, p->transaction_ms);
+    PGresult *result = PQexecParams(connection, pins, 1, NULL, values, NULL, NULL, 0);
     if (PQresultStatus(result) != PGRES_TUPLES_OK)
         report(p, "vacuum", STATUS_WARNING, "cannot look for old transactions: %.200s", PQresultErrorMessage(result));
     else if (PQntuples(result) == 0)
-        report(p, "vacuum", STATUS_OK, "no transaction is older than 5 minutes");
+        report(p, "vacuum", STATUS_OK, "no transaction is older than %s", age);
     else
         for (int i = 0; i < PQntuples(result); i++)
-            report(p, "vacuum", STATUS_PROBLEM,
-                   "%.200s has a transaction open for %s minutes, so vacuum cleans up nothing and tables grow\t%.150s",
-                   PQgetvalue(result, i, 0), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2));
+            report_pin(p, PQgetvalue(result, i, 0), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2));
     PQclear(result);
 }
 
@@ -271,7 +281,10 @@ static void check_postgres(patient *p)
 
 exit_code doctor(cli *c)
 {
-    patient p = {.c = c, .worst = STATUS_OK, .stale_ms = given(c, OPT_MAX_AGE) ? number_of(c, OPT_MAX_AGE) : 60000};
+    patient p = {.c = c,
+                 .worst = STATUS_OK,
+                 .stale_ms = given(c, OPT_MAX_AGE) ? number_of(c, OPT_MAX_AGE) : STALE_MS,
+                 .transaction_ms = given(c, OPT_TRANSACTION_AGE) ? number_of(c, OPT_TRANSACTION_AGE) : TRANSACTION_MS};
     output_begin(&c->out, finding_fields);
     if (check_schema(&p)) {
         check_tables(&p);

@@ -60,6 +60,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_MAX_MESSAGES] = {"max-messages", 0, KIND_NUMBER, "N", "end after so many", 1, INT64_MAX},
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
+    [OPT_TRANSACTION_AGE] = {"transaction-age", 0, KIND_DURATION, "AGE", "a transaction open for so long keeps vacuum from its work [5m]", 1, 0},
     [OPT_INTERVAL] = {"interval", 0, KIND_DURATION, "TIME", "look so often [2s]", 100, 0},
 };
 /* clang-format on */

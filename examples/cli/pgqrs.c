@@ -117,7 +117,7 @@ const command commands[] = {
 
     {"work", "QUEUE -- COMMAND...", "run a command for each message, with the payload on its standard input", work, NULL,
      {OPT_JOBS, OPT_TIMEOUT, OPT_GRACE, OPT_LOCK_TIME, OPT_UNTIL_EMPTY, OPT_MAX_MESSAGES, OPT_NAME}, 0, false},
-    {"doctor", "", "look for what is wrong, and say the cure", doctor, finding_fields, {OPT_MAX_AGE}, 0, false},
+    {"doctor", "", "look for what is wrong, and say the cure", doctor, finding_fields, {OPT_MAX_AGE, OPT_TRANSACTION_AGE}, 0, false},
     {"top", "", "watch queues, workers and runs; q ends it", top, NULL, {OPT_INTERVAL}, 0, false},
     {"completion", "SHELL", "print the completion for bash or zsh", completion, NULL, {0}, 0, true},
     {"manual", "", "print the manual page", manual, NULL, {0}, 0, true},
