@@ -28,6 +28,7 @@ typedef struct http_curl {
     pgqrs_http_reply *reply;
     int connections; /* the request was sent on so many */
     int status;      /* of the reply that is coming in */
+    bool head_ended; /* with its empty line; libcurl takes a head that was cut off for a whole one */
 } http_curl;
 
 static int http_curl_before_request(void *user, char *remote, char *local, int remote_port, int local_port)
@@ -56,6 +57,7 @@ static size_t http_curl_field(char *line, size_t size, size_t count, void *user)
     const char *colon, *value, *end = line + size * count;
     if (size * count > 12 && memcmp(line, "HTTP/", 5) == 0 && memchr(line, ' ', 9))
         curl->status = atoi((const char *)memchr(line, ' ', 9));
+    curl->head_ended = curl->head_ended || (curl->status >= 200 && (*line == '\r' || *line == '\n'));
     colon = (const char *)memchr(line, ':', size * count);
     if (!colon || curl->status < 200) /* "100 Continue" is not the reply yet */
         return size * count;
@@ -108,6 +110,7 @@ static int http_curl_exchange(void *user, const pgqrs_http_request *request, pgq
     curl->reply = reply;
     curl->connections = 0;
     curl->status = 0;
+    curl->head_ended = false;
     curl_easy_setopt(curl->handle, CURLOPT_HTTPGET, 1L); /* forgets the method of the exchange before */
     if (head)
         curl_easy_setopt(curl->handle, CURLOPT_NOBODY, 1L);
@@ -123,7 +126,7 @@ static int http_curl_exchange(void *user, const pgqrs_http_request *request, pgq
         code = curl_easy_setopt(curl->handle, CURLOPT_URL, request->url);
     if (code == CURLE_OK)
         code = curl_easy_perform(curl->handle);
-    if (code == CURLE_OK)
+    if (code == CURLE_OK && curl->head_ended)
         curl_easy_getinfo(curl->handle, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_setopt(curl->handle, CURLOPT_HTTPHEADER, NULL);
     curl_slist_free_all(fields);
