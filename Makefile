@@ -122,13 +122,13 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos)
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos s3_server)
 
 build-fuzz: $(call fuzz_binaries,$(FUZZ))
 
-build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
+build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE)) build/test/s3_server
 
-build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
+build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) build/test/s3_server
 
 build-bench: $(BENCHMARKS)
 

@@ -18,6 +18,7 @@
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
+#   PGQRS_TEST_S3_SERVER the program of the S3 server with faults (build/test/s3_server)
 #   PGQRS_TEST_TALLY     a file to append "passed failed skipped" to
 #   CI=true              a skipped test counts as a failure
 set -euo pipefail
@@ -48,6 +49,7 @@ done
 jobs_at_once=${PGQRS_TEST_JOBS:-2}
 timeout_s=${PGQRS_TEST_TIMEOUT:-900}
 logs=$root/build/logs
+export PGQRS_TEST_S3_SERVER=${PGQRS_TEST_S3_SERVER:-$root/build/test/s3_server}
 mkdir -p "$logs"
 
 programs="$*"
@@ -158,6 +160,7 @@ fi
 needs_servers=
 uses_postgres() {
     case ${run_targets[$1]}:${run_programs[$1]} in
+    :*/test_s3_*) return 1 ;;
     postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh) return 0 ;;
     esac
     return 1
