@@ -1888,7 +1888,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
 }
 
 /* Looks what the store has. *again: exactly the version we built on, so the same bytes may be sent again. */
-static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience, bool *again)
+static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, int status,
+                                           pgqrsi_s3_patience *patience, bool *again)
 {
     bool moved;
     pgqrs_result result = pgqrsi_s3_look(self, patience, &moved);
@@ -1898,12 +1899,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         *again = true;
         return PGQRSI_S3_LOST;
     }
-    /* Only a look that went well says that nothing happened. */
-    if (commit->uncertain && result != PGQRS_ERR_OBJECT_GONE)
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
+    if (result != PGQRS_ERR_OBJECT_GONE &&
+        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+        commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: the store was lost during a commit and could not be asked what became of it within "
-                                    "deadline_ms",
-                                    self->name);
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s", self->name,
+                                    status, pgqrs_result_name(result));
+    }
     commit->result = result;
     return PGQRSI_S3_FAILED;
 }
@@ -1987,7 +1990,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
     if (pgqrsi_s3_needs_look(reply)) {
         pgqrsi_s3_outcome outcome;
         if (status < 300 || pgqrsi_s3_is_passing(status)) commit->uncertain = true;
-        outcome = pgqrsi_s3_resolve(self, commit, patience, again);
+        outcome = pgqrsi_s3_resolve(self, commit, status, patience, again);
         if (!*again) return outcome;
         if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
         return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
