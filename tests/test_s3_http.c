@@ -258,11 +258,11 @@ static void test_no_server(void **state)
     s3_client other = client;
     (void)state;
     snprintf(other.endpoint, sizeof(other.endpoint), "http://127.0.0.1:1");
-    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), 0);
+    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), -1);
     snprintf(other.endpoint, sizeof(other.endpoint), "http://host.invalid");
-    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), 0);
+    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), -1);
     snprintf(other.endpoint, sizeof(other.endpoint), "gopher://127.0.0.1");
-    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), 0);
+    assert_int_equal(s3_request(&other, "GET", "/b/k", NULL, NULL, NULL, &reply), -1);
     assert_int_equal(get("/b/k"), 404);
 }
 
