@@ -2079,6 +2079,7 @@ typedef struct pgqrs_backend_open {
     struct pg_conn *connection;
     struct sqlite3 *database;
     const pgqrs_store_desc *settings; /* resolved; lives as long as the store */
+    const char *name; /* for messages about `database`, lives as long as the store; NULL: it has none */
 } pgqrs_backend_open;
 
 typedef struct pgqrs_backend_message {

@@ -1417,12 +1417,39 @@ static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
     pgqrsi_s3_close_file(&descriptor);
 }
 
-/* Makes db what base is; an empty database when there is no object. */
+static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
+{
+    if (self->inner) pgqrs_sqlite_backend()->close(self->inner);
+    if (self->db) sqlite3_close_v2(self->db); /* also when the program left a statement of its own open */
+    self->inner = NULL;
+    self->db = NULL;
+    self->loaded = false;
+}
+
+static pgqrs_result pgqrsi_s3_open_database(pgqrsi_s3 *self)
+{
+    pgqrs_backend_open request;
+    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
+        SQLITE_OK)
+        return pgqrsi_s3_no_memory(self);
+    memset(&request, 0, sizeof(request));
+    request.database = self->db;
+    request.name = self->name;
+    request.settings = pgqrs_store_settings(self->store);
+    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
+}
+
+/* Makes db what base is; an empty database when there is no object. On a new connection each time: statements that were prepared
+ * before sqlite3_deserialize may be run on the schema that it has freed, when the new one looks like it. */
 static pgqrs_result pgqrsi_s3_load(pgqrsi_s3 *self)
 {
     size_t size = self->presence == PGQRSI_S3_PRESENT ? self->trailer.image_size : 0;
     unsigned char *copy;
+    pgqrs_result result;
     if (self->loaded) return PGQRS_OK;
+    pgqrsi_s3_close_database(self);
+    result = pgqrsi_s3_open_database(self);
+    if (result != PGQRS_OK) return result;
     copy = (unsigned char *)sqlite3_malloc64(size ? size : 1);
     if (!copy) return pgqrsi_s3_no_memory(self);
     if (size > 0) {
@@ -2127,7 +2154,7 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
         result = pgqrsi_s3_op_look(op, &moved);
     if (result == PGQRS_OK) result = pgqrsi_s3_load(self);
     if (result == PGQRS_OK && op->kind != PGQRSI_S3_READ) result = pgqrsi_s3_exec(self, "BEGIN IMMEDIATE");
-    op->changes_before = sqlite3_total_changes(self->db);
+    if (result == PGQRS_OK) op->changes_before = sqlite3_total_changes(self->db);
     op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(self);
     return result;
 }
@@ -2244,8 +2271,12 @@ static pgqrs_result pgqrsi_s3_span(pgqrsi_s3 *self)
 static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    pgqrs_result result = pgqrs_sqlite_backend()->transaction(self->inner, verb);
-    if (!self->spanning) return result;
+    pgqrs_result result;
+    if (!self->spanning && verb == PGQRS_BACKEND_ROLLBACK) return PGQRS_OK;
+    if (!self->spanning)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL, "%s: there is no transaction to commit",
+                                  self->name);
+    result = pgqrs_sqlite_backend()->transaction(self->inner, verb);
     self->spanning = false;
     if (verb == PGQRS_BACKEND_COMMIT && result == PGQRS_OK && pgqrsi_s3_changed(self) &&
         pgqrsi_s3_push(self, &patience, &result) == PGQRSI_S3_LOST)
@@ -2283,8 +2314,7 @@ static void pgqrsi_s3_close(void *context)
     if (!self) return;
     store = self->store;
     if (self->spanning) pgqrsi_s3_end_span(self, PGQRS_BACKEND_ROLLBACK);
-    if (self->inner) pgqrs_sqlite_backend()->close(self->inner);
-    if (self->db) sqlite3_close(self->db);
+    pgqrsi_s3_close_database(self);
     pgqrsi_s3_unlock(self);
     pgqrsi_s3_close_file(&self->lock_fd);
     pgqrsi_s3_close_file(&self->line_fd);
@@ -2320,18 +2350,6 @@ static pgqrs_result pgqrsi_s3_read_settings(pgqrsi_s3 *self, const char *dsn, co
     return result;
 }
 
-static pgqrs_result pgqrsi_s3_open_inner(pgqrsi_s3 *self, const pgqrs_store_desc *settings)
-{
-    pgqrs_backend_open request;
-    int rc = sqlite3_open_v2(":memory:", &self->db,
-                             SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
-    if (rc != SQLITE_OK) return pgqrsi_s3_no_memory(self);
-    memset(&request, 0, sizeof(request));
-    request.database = self->db;
-    request.settings = settings;
-    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
-}
-
 /* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. */
 static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
 {
@@ -2360,7 +2378,6 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
     self->writer = pgqrsi_s3_unique();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
-    if (result == PGQRS_OK) result = pgqrsi_s3_open_inner(self, request->settings);
     if (result == PGQRS_OK) result = pgqrsi_s3_first_look(self);
     if (result != PGQRS_OK) {
         pgqrsi_s3_close(self);
@@ -2378,7 +2395,9 @@ static uint32_t pgqrsi_s3_capabilities(void *context)
 
 static pgqrs_result pgqrsi_s3_now(void *context, int64_t *now_us)
 {
-    *now_us = pgqrsi_s3_clock((pgqrsi_s3 *)context);
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    bool hooked = pgqrs_store_settings(self->store)->clock.now_us != NULL;
+    *now_us = hooked ? pgqrs_backend_clock(self->store) : pgqrsi_s3_clock(self);
     return PGQRS_OK;
 }
 

@@ -13,7 +13,7 @@
 # everything else once; fault_*.c only once per target when its sanitized build is given, too. Whatever uses Postgres gets a database of
 # its own.
 #
-#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer"
+#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3"
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
@@ -37,7 +37,7 @@ fi
     exit 2
 }
 
-all_targets="sqlite-file sqlite-memory postgres pgbouncer"
+all_targets="sqlite-file sqlite-memory postgres pgbouncer s3"
 wanted_targets=${PGQRS_TEST_TARGETS:-$all_targets}
 for target in $wanted_targets; do
     case " $all_targets " in
@@ -77,7 +77,7 @@ targets_of() {
     case $1 in
     # Behind the pooler there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
     # without, not both.
-    */sanitize/conformance | */sanitize/fault_*) echo "${all_targets% pgbouncer}" ;;
+    */sanitize/conformance | */sanitize/fault_*) echo "${all_targets/ pgbouncer/}" ;;
     */fault_*) case " $programs " in
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
         *) echo "$all_targets" ;;
