@@ -10,8 +10,8 @@
  * every other one just includes the header. Link with -lsqlite3 (3.37 or newer); pgqrs_sqlite.h stands beside it and comes
  * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one:
  *
- *     struct http_curl *curl = http_curl_new();
- *     pgqrs_s3_desc s3 = {.http = {http_curl_exchange, curl}};
+ *     http_curl *curl = http_curl_create();
+ *     pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
  *     pgqrs_store_desc desc = {.s3 = &s3};
  *     pgqrs_store *store = pgqrs_open("s3://bucket/jobs.sqlite", &desc, &err);
  *
@@ -691,7 +691,8 @@ typedef enum pgqrsi_s3_shape {
     PGQRSI_S3_NO_SQLITE = 1,
     PGQRSI_S3_FOREIGN = 2, /* something follows the SQLite file that is not ours */
     PGQRSI_S3_NEWER = 3,
-    PGQRSI_S3_DAMAGED = 4
+    PGQRSI_S3_DAMAGED = 4,
+    PGQRSI_S3_OLDER = 5 /* fine, but we know a newer version */
 } pgqrsi_s3_shape;
 
 static uint64_t pgqrsi_s3_get(const unsigned char *bytes, int size)
@@ -1696,6 +1697,7 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
     if (shape == PGQRSI_S3_FOREIGN)
         what = "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
                "upload what VACUUM INTO makes of it";
+    if (shape == PGQRSI_S3_OLDER) what = "was answered with an older version than before";
     if (shape == PGQRSI_S3_NEWER)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
                                   "%s was written by a newer version of this library; update the program", self->name);
@@ -1706,11 +1708,15 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
  * >>look: is the version that we know still the newest?
  * --------------------------------------------------------------------------------------------------------------- */
 
-/* Takes over the body of a reply. */
-static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, pgqrsi_s3_shape *shape)
+/* Takes over the body of a reply. An older version than we know comes from a replica that lags behind, or, when it keeps coming,
+ * from somebody who restored it. */
+static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older, pgqrsi_s3_shape *shape)
 {
     pgqrsi_s3_trailer trailer;
     *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &trailer);
+    if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
+        trailer.birth == self->trailer.birth && trailer.seq < self->trailer.seq)
+        *shape = PGQRSI_S3_OLDER;
     if (*shape != PGQRSI_S3_FINE) return pgqrsi_s3_fail_shape(self, *shape);
     if (!reply->etag[0])
         return pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
@@ -1754,6 +1760,8 @@ static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
     return PGQRS_OK;
 }
 
+#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
+
 /* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
 static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, bool *moved)
 {
@@ -1784,7 +1792,7 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             self->verified_at_us = begin_us; /* a store that knows no conditions on GET */
             result = PGQRS_OK;
         } else if (status == 200) {
-            result = pgqrsi_s3_take_body(self, &reply, &shape);
+            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, &shape);
             *moved = result == PGQRS_OK;
         } else if (status == 404 && strcmp(reply.code, "NoSuchBucket") != 0) {
             result = pgqrsi_s3_absent(self);
@@ -1793,7 +1801,7 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             result = pgqrsi_s3_fail_status(self, &reply);
         }
         /* A body may be damaged on its way; the clock has just been set by the refusal's own Date. */
-        again = (shape != PGQRSI_S3_FINE && odd++ < 2) || (pgqrsi_s3_is_passing(status) && !reply.too_large && !reply.no_memory) ||
+        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) || (pgqrsi_s3_is_passing(status) && !reply.too_large && !reply.no_memory) ||
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
@@ -1916,12 +1924,58 @@ static void pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
     self->put_at_us = pgqrs_backend_monotonic();
 }
 
+/* Nothing can be tried any more. */
+static pgqrsi_s3_outcome pgqrsi_s3_give_up(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+{
+    if (commit->uncertain)
+        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                                            "%s: the store took longer than deadline_ms for a commit; it may still be "
+                                            "carried out",
+                                            self->name);
+    else
+        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                                            "%s: the store did not take a commit within deadline_ms", self->name);
+    return PGQRSI_S3_FAILED;
+}
+
+static pgqrsi_s3_outcome pgqrsi_s3_put_later(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, int64_t least_ms,
+                                             pgqrsi_s3_patience *patience, bool *again)
+{
+    *again = pgqrsi_s3_back_off(self, patience, least_ms);
+    return *again ? PGQRSI_S3_LOST : pgqrsi_s3_give_up(self, commit);
+}
+
+/* 412 although the condition holds: this store compares ETags without their quotes, or compares something else at times. */
+static pgqrsi_s3_outcome pgqrsi_s3_put_refused(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience,
+                                               bool *again)
+{
+    if (!self->bare_etag && self->etag[0] == '"' && !commit->create) {
+        self->bare_etag = true;
+        return PGQRSI_S3_LOST;
+    }
+    if (++commit->refusals < 5) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
+    *again = false;
+    commit->result = pgqrs_backend_fail(self->store,
+                                        commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
+                                        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)",
+                                        self->name);
+    return PGQRSI_S3_FAILED;
+}
+
+/* May a PUT with this status have been carried out, or refused because an earlier try of it was? Only a look can tell. */
+static bool pgqrsi_s3_needs_look(const pgqrs_http_reply *reply)
+{
+    int status = reply->status;
+    if (status < 0 || status == 429) return false;
+    if (status == 404) return strcmp(reply->code, "NoSuchBucket") != 0;
+    return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(status);
+}
+
 /* What a PUT's status means. *again: send the same bytes once more. */
 static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrs_http_reply *reply,
                                             pgqrsi_s3_patience *patience, bool *again)
 {
     int status = reply->status;
-    pgqrsi_s3_outcome outcome;
     *again = false;
     if (status >= 200 && status < 300 && reply->etag[0]) {
         pgqrsi_s3_adopt(self, &commit->body, &commit->trailer, reply->etag);
@@ -1930,30 +1984,18 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         return PGQRSI_S3_LANDED;
     }
     if (status == 429 || status == 503) pgqrsi_s3_slow_down(self, reply);
-    if (status < 0 || status == 429) { /* not carried out */
-        *again = pgqrsi_s3_back_off(self, patience, reply->retry_after_ms);
-        if (*again) return PGQRSI_S3_LOST;
-    } else if (status < 300 || status == 409 || status == 412 || (status == 404 && strcmp(reply->code, "NoSuchBucket") != 0) ||
-               pgqrsi_s3_is_passing(status)) {
-        bool refused = status == 412;
+    if (pgqrsi_s3_needs_look(reply)) {
+        pgqrsi_s3_outcome outcome;
         if (status < 300 || pgqrsi_s3_is_passing(status)) commit->uncertain = true;
-        if (!refused && status != 404) (void)pgqrsi_s3_back_off(self, patience, reply->retry_after_ms);
         outcome = pgqrsi_s3_resolve(self, commit, patience, again);
         if (!*again) return outcome;
-        if (!refused) return outcome;
-        /* The condition was true all the time: this store compares ETags without their quotes, or does not compare well. */
-        if (!self->bare_etag && self->etag[0] == '"' && !commit->create) {
-            self->bare_etag = true;
-            return outcome;
-        }
-        if (++commit->refusals < 5 && pgqrsi_s3_back_off(self, patience, 0)) return outcome;
-        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
-                                            "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)",
-                                            self->name);
-        *again = false;
-        return PGQRSI_S3_FAILED;
-    } else if (status == 403 && strcmp(reply->code, "RequestTimeTooSkewed") == 0 && commit->skewed++ == 0) {
-        *again = true;
+        if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
+        return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    }
+    if (status < 0 || status == 429)
+        return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    if (status == 403 && strcmp(reply->code, "RequestTimeTooSkewed") == 0 && commit->skewed++ == 0) {
+        *again = true; /* our clock has just been set by the Date of the refusal */
         return PGQRSI_S3_LOST;
     }
     commit->result = pgqrsi_s3_fail_status(self, reply);
@@ -1983,16 +2025,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_put_body(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         outcome = pgqrsi_s3_read_put(self, commit, &reply, patience, &again);
         pgqrsi_s3_reply_end(self, &reply);
         if (!again) return outcome;
-        if (pgqrsi_s3_left_us(patience) <= 0) {
-            commit->result = commit->uncertain
-                                 ? pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                                      "%s: the store took longer than deadline_ms for a commit; it may still "
-                                                      "be carried out",
-                                                      self->name)
-                                 : pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
-                                                      "%s: the store did not take a commit within deadline_ms", self->name);
-            return PGQRSI_S3_FAILED;
-        }
+        if (pgqrsi_s3_left_us(patience) <= 0) return pgqrsi_s3_give_up(self, commit);
     }
 }
 

@@ -1,582 +1,359 @@
-/* Proof for the S3 backend: processes of two hosts, one of which has a wrong clock, work on one object while every eighth PUT and
- * every thirtieth GET goes wrong and processes are killed at any moment. Each keeps a journal. Afterwards, against the object and all
- * of its versions:
+/* Processes on two machines (two cache directories) share a queue in a bucket, while 12 % of all requests go wrong in some way and
+ * the processes are killed at random. Each writes down what it was told, before and after every call. Then a checker reads it all:
  *
- *   - an enqueue that was acknowledged is there once, under the id that was returned; one that failed is not there
- *   - nothing is there that nobody enqueued, and nothing twice
- *   - nobody got a message while another one's lease for it ran
- *   - an archive that was acknowledged is done, and was acknowledged to one alone; nothing else is archived
- *   - each version is the successor of the one before, and a sound SQLite file
- *   - nobody ever saw a conflict, or any error but that the store was away (which it is, now and then, for longer than a call waits)
+ *   - every acknowledged enqueue is there once, under the id that was returned, with its own payload;
+ *   - an enqueue of unknown outcome is there once or not at all, and a kill counts as one;
+ *   - every acknowledged archive is there, by the delivery that it was acknowledged to, and no message has two;
+ *   - every version of the object that ever was is a whole SQLite file, and its messages are those of the one before or more.
  *
- *   proof_s3 [SECONDS [SETTING...]]   15; settings of tests/s3_server.c that hold beside or instead of the faults
- *
- * PGQRS_PROOF_SEED=N repeats a run as far as processes repeat themselves. */
-#ifndef _GNU_SOURCE
-#define _GNU_SOURCE
-#endif
-#include <time.h>
-#include <stdint.h>
-
-/* The clock of a host that is wrong: the library asks for the time through this. */
-static int64_t wrong_by_s;
-static int proof_clock_gettime(clockid_t clock, struct timespec *now)
-{
-    int result = clock_gettime(clock, now);
-    if (clock == CLOCK_REALTIME)
-        now->tv_sec += (time_t)wrong_by_s;
-    return result;
-}
-#define clock_gettime proof_clock_gettime
-#define PGQRS_IMPLEMENTATION
-#include "../pgqrs_s3.h"
-#undef clock_gettime
-#include "../examples/http_socket.h"
+ *   proof_s3 [SECONDS]   (15, or PGQRS_PROOF_S3_SECONDS)
+ * test targets: s3
+ */
+#define PGQRS_THREADS
+#include "support.h"
 
 #include <dirent.h>
-#include <inttypes.h>
 #include <sys/mman.h>
 
-#include "s3_process.h"
+enum { ACTORS = 6, NOTES = 200000 };
 
-enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, DEADLINE_MS = 1200,
-       SKEW_MS = 1100 /* a Date has no fractions: so far may the clocks of two hosts be apart, and a lease end early */ };
+typedef enum note_kind {
+    NOTE_ENQUEUE_BEGINS = 1,
+    NOTE_ENQUEUED = 2, /* id */
+    NOTE_ENQUEUE_UNKNOWN = 3,
+    NOTE_ENQUEUE_FAILED = 4, /* certainly not stored */
+    NOTE_CLAIMED = 5, /* id */
+    NOTE_ARCHIVE_BEGINS = 6,
+    NOTE_ARCHIVED = 7,
+    NOTE_ARCHIVE_LOST = 8,
+    NOTE_ARCHIVE_UNKNOWN = 9
+} note_kind;
 
-static const char secret[] = "swordfish-7731";
+typedef struct note {
+    int32_t kind;
+    int32_t actor;
+    int64_t number; /* of the enqueue: it is the payload; or the id of the message */
+    int64_t id;
+    int64_t payload;
+} note;
 
-typedef struct shared_page {
-    volatile int stop;
-} shared_page;
-
+/* Shared by all processes, so that a kill loses nothing of it. */
 static struct {
-    char dir[200], endpoint[64];
-    uint64_t random;
-    shared_page *page;
-    s3_process server;
-    int64_t kills, failures, versions;
-    uint64_t last_seq;
-} P;
-
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-static int below(uint64_t *state, int limit)
-{
-    return (int)(next_random(state) % (uint64_t)limit);
-}
-
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-static void nap_ms(int64_t ms)
-{
-    struct timespec pause = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-    nanosleep(&pause, NULL);
-}
-
-static void complain(const char *format, ...)
-{
-    va_list arguments;
-    if (++P.failures > 20)
-        return;
-    printf("# ");
-    va_start(arguments, format);
-    vprintf(format, arguments);
-    va_end(arguments);
-    printf("\n");
-}
-
-/* ---- one process ---- */
-
-typedef struct actor {
-    int number, life, journal;
     int64_t count;
-    uint64_t random;
-    pgqrs_store *store;
-} actor;
+    int64_t numbers; /* of enqueues begun */
+    int64_t unexpected;
+    int64_t calls;
+    int stop;
+    note notes[NOTES];
+} *page;
 
-/* A line is there as a whole or not at all, also when the process is killed. */
-static void note(const actor *self, const char *format, ...)
+static int actor_number;
+static char proof_cache[2][700];
+static pgqrs_s3_desc proof_s3;
+
+static void write_down(note_kind kind, int64_t number, int64_t id, int64_t payload)
 {
-    char line[200];
-    va_list arguments;
-    int size;
-    va_start(arguments, format);
-    size = vsnprintf(line, sizeof(line) - 1, format, arguments);
-    va_end(arguments);
-    line[size++] = '\n';
-    if (write(self->journal, line, (size_t)size) != size)
-        _exit(9);
+    int64_t at = __atomic_fetch_add(&page->count, 1, __ATOMIC_SEQ_CST);
+    if (at >= NOTES) {
+        page->stop = 1;
+        return;
+    }
+    page->notes[at].actor = actor_number;
+    page->notes[at].number = number;
+    page->notes[at].id = id;
+    page->notes[at].payload = payload;
+    __atomic_store_n(&page->notes[at].kind, (int32_t)kind, __ATOMIC_SEQ_CST);
 }
 
-static pgqrs_store *open_store(int host, http_socket *http, pgqrs_error *err)
+static void unexpected(const char *what, pgqrs_store *store)
 {
-    char cache[300];
-    pgqrs_s3_desc s3;
+    __atomic_fetch_add(&page->unexpected, 1, __ATOMIC_SEQ_CST);
+    fprintf(stderr, "# UNEXPECTED: actor %d, %s: %s\n", actor_number, what, last_message(store));
+}
+
+static pgqrs_store *proof_store(int machine)
+{
     pgqrs_store_desc desc;
-    memset(&s3, 0, sizeof(s3));
+    pgqrs_error err;
+    pgqrs_store *store;
     memset(&desc, 0, sizeof(desc));
-    snprintf(cache, sizeof(cache), "%s/host%d", P.dir, host);
-    s3.http = http_socket_callback(http);
-    s3.endpoint = P.endpoint;
-    s3.access_key = "proof";
-    s3.secret_key = secret;
-    s3.cache_dir = cache;
-    s3.request_timeout_ms = DEADLINE_MS / 2;
-    s3.deadline_ms = DEADLINE_MS;
-    desc.s3 = &s3;
-    return pgqrs_open("s3://proof/queue.sqlite", &desc, err);
+    proof_s3 = *test_s3_desc();
+    proof_s3.cache_dir = proof_cache[machine];
+    proof_s3.deadline_ms = 5000;
+    proof_s3.request_timeout_ms = 300;
+    desc.s3 = &proof_s3;
+    store = pgqrs_open(T.dsn, &desc, &err);
+    if (!store)
+        fprintf(stderr, "# actor %d cannot open: %s\n", actor_number, err.message);
+    return store;
 }
 
-/* What may happen while the store is bad. A conflict may not. */
-static bool is_excused(pgqrs_result result)
+static void act_enqueue(pgqrs_store *store)
 {
-    return result == PGQRS_ERR_OUTCOME_UNKNOWN || result == PGQRS_ERR_CONNECTION || result == PGQRS_ERR_BUSY;
-}
-
-static void judge(const actor *self, pgqrs_result result)
-{
-    const pgqrs_error *error = pgqrs_last_error(self->store);
-    if (result != PGQRS_OK && strstr(error->message, secret))
-        note(self, "X the secret is in an error");
-    if (result != PGQRS_OK && !is_excused(result))
-        note(self, "X %s: %.120s", pgqrs_result_name(result), error->message);
-}
-
-static void act_enqueue(actor *self)
-{
-    char tag[TAG];
+    int64_t number = __atomic_add_fetch(&page->numbers, 1, __ATOMIC_SEQ_CST);
     pgqrs_receipt receipt;
     pgqrs_result result;
-    memset(&receipt, 0, sizeof(receipt));
-    snprintf(tag, sizeof(tag), "\"p%d-%d-%" PRId64 "\"", self->number, self->life, ++self->count);
-    note(self, "E %s", tag);
-    result = pgqrs_enqueue(self->store, "q", tag, NULL, &receipt);
-    judge(self, result);
-    note(self, "e %s %" PRId64 " %s", tag, receipt.id, result == PGQRS_OK ? "ok" : result == PGQRS_ERR_OUTCOME_UNKNOWN ? "unknown" : "failed");
+    char payload[32];
+    snprintf(payload, sizeof(payload), "%" PRId64, number);
+    write_down(NOTE_ENQUEUE_BEGINS, number, 0, 0);
+    result = pgqrs_enqueue(store, "proof", payload, NULL, &receipt);
+    if (result == PGQRS_OK)
+        write_down(NOTE_ENQUEUED, number, receipt.id, 0);
+    else if (result == PGQRS_ERR_OUTCOME_UNKNOWN)
+        write_down(NOTE_ENQUEUE_UNKNOWN, number, 0, 0);
+    else if (pgqrs_result_kind(result) == PGQRS_KIND_RETRY)
+        write_down(NOTE_ENQUEUE_FAILED, number, 0, 0);
+    else
+        unexpected("enqueue", store);
 }
 
-static void act_archive(actor *self, const pgqrs_messages *batch)
+static void act_consume(pgqrs_store *store)
 {
-    pgqrs_result results[BATCH] = {PGQRS_OK}, result;
-    for (size_t i = 0; i < batch->count; i++)
-        note(self, "A %" PRId64 " %" PRId64, batch->items[i].id, batch->items[i].lease);
-    result = pgqrs_archive_many(self->store, batch->items, batch->count, results);
-    judge(self, result);
-    for (size_t i = 0; i < batch->count; i++)
-        note(self, "a %" PRId64 " %" PRId64 " %s", batch->items[i].id, batch->items[i].lease,
-             result == PGQRS_ERR_OUTCOME_UNKNOWN       ? "unknown"
-             : result != PGQRS_OK                      ? "failed"
-             : results[i] == PGQRS_OK                  ? "ok"
-             : results[i] == PGQRS_ERR_LEASE_LOST      ? "lost"
-                                                       : "odd");
-}
-
-static void act_dequeue(actor *self)
-{
-    pgqrs_messages *batch = NULL;
-    pgqrs_dequeue_desc desc;
-    pgqrs_result result;
-    memset(&desc, 0, sizeof(desc));
-    desc.limit = (size_t)(1 + below(&self->random, BATCH));
-    desc.lease_ms = LEASE_MS;
-    result = pgqrs_dequeue_many(self->store, "q", &desc, &batch);
-    judge(self, result);
-    for (size_t i = 0; result == PGQRS_OK && i < batch->count; i++)
-        note(self, "C %" PRId64 " %" PRId64 " %" PRId64 " %s", batch->items[i].id, batch->items[i].lease, batch->items[i].lease_until_us,
-             batch->items[i].payload);
-    if (result == PGQRS_OK && batch->count > 0 && below(&self->random, 10) > 0)
-        act_archive(self, batch); /* otherwise the leases run out */
-    pgqrs_free(batch);
-}
-
-static void run_actor(int number, int life)
-{
-    char path[300];
-    pgqrs_error err;
-    actor self;
-    http_socket *http = http_socket_create();
-    memset(&self, 0, sizeof(self));
-    self.number = number;
-    self.life = life;
-    self.random = P.random ^ (uint64_t)(number * 1000003 + life);
-    wrong_by_s = number % HOSTS ? 7200 : 0;
-    snprintf(path, sizeof(path), "%s/journal%d-%d", P.dir, number, life);
-    self.journal = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
-    if (!http || self.journal < 0)
-        _exit(8);
-    while (!P.page->stop && !self.store) {
-        self.store = open_store(number % HOSTS, http, &err);
-        if (!self.store && !is_excused(err.code))
-            note(&self, "X open: %.120s", err.message);
-    }
-    while (!P.page->stop)
-        if (below(&self.random, 5) < 2)
-            act_enqueue(&self);
-        else
-            act_dequeue(&self);
-    pgqrs_close(self.store);
-    http_socket_destroy(http);
-    _exit(0);
-}
-
-/* ---- versions ---- */
-
-static uint64_t little(const unsigned char *bytes)
-{
-    uint64_t value = 0;
-    for (int i = 7; i >= 0; i--)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
-static void check_sound(const char *path)
-{
-    sqlite3 *database = NULL;
-    sqlite3_stmt *statement = NULL;
-    const char *says = "it cannot be opened";
-    if (sqlite3_open_v2(path, &database, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK &&
-        sqlite3_prepare_v2(database, "PRAGMA integrity_check", -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW)
-        says = (const char *)sqlite3_column_text(statement, 0);
-    if (strcmp(says, "ok") != 0)
-        complain("a version of the object is not sound: %s: %s", path, says);
-    sqlite3_finalize(statement);
-    sqlite3_close(database);
-}
-
-/* The trailer is read here on its own, from what the format says. */
-static void check_version(const char *path)
-{
-    static unsigned char data[16 << 20];
-    FILE *file = fopen(path, "rb");
-    size_t size = file ? fread(data, 1, sizeof(data), file) : 0, page, image;
-    if (file)
-        fclose(file);
-    page = size > 100 ? (size_t)data[16] << 8 | data[17] : 0;
-    image = size > 100 ? page * ((size_t)data[28] << 24 | (size_t)data[29] << 16 | (size_t)data[30] << 8 | data[31]) : 0;
-    P.versions++;
-    if (image == 0 || image + 60 > size || memcmp(data + image, "pgqrs-s3", 8) != 0) {
-        complain("%s has no trailer", path);
+    pgqrs_message *message = NULL;
+    pgqrs_dequeue_desc desc = {.lease_ms = 1500};
+    pgqrs_result result = pgqrs_dequeue(store, "proof", &desc, &message);
+    if (result != PGQRS_OK && result != PGQRS_ERR_OUTCOME_UNKNOWN && pgqrs_result_kind(result) != PGQRS_KIND_RETRY)
+        unexpected("dequeue", store);
+    if (!message)
         return;
+    write_down(NOTE_CLAIMED, message->id, message->lease, strtoll(message->payload, NULL, 10));
+    write_down(NOTE_ARCHIVE_BEGINS, message->id, message->lease, 0);
+    result = pgqrs_archive(store, message);
+    if (result == PGQRS_OK)
+        write_down(NOTE_ARCHIVED, message->id, message->lease, 0);
+    else if (result == PGQRS_ERR_LEASE_LOST)
+        write_down(NOTE_ARCHIVE_LOST, message->id, message->lease, 0);
+    else if (result == PGQRS_ERR_OUTCOME_UNKNOWN || pgqrs_result_kind(result) == PGQRS_KIND_RETRY)
+        write_down(NOTE_ARCHIVE_UNKNOWN, message->id, message->lease, 0);
+    else
+        unexpected("archive", store);
+    pgqrs_free(message);
+}
+
+static int act(void *user)
+{
+    pgqrs_store *store = NULL;
+    unsigned seed = (unsigned)getpid();
+    actor_number = *(int *)user;
+    alarm(0);
+    signal(SIGALRM, SIG_DFL);
+    while (!page->stop) {
+        if (!store)
+            store = proof_store(actor_number % 2);
+        if (!store)
+            continue;
+        if (rand_r(&seed) % 2)
+            act_enqueue(store);
+        else
+            act_consume(store);
+        __atomic_fetch_add(&page->calls, 1, __ATOMIC_SEQ_CST);
     }
-    if (little(data + image + 32) != P.last_seq + 1)
-        complain("%s: commit %" PRIu64 " follows %" PRIu64, path, little(data + image + 32), P.last_seq);
-    P.last_seq = little(data + image + 32);
-    check_sound(path);
+    pgqrs_close(store);
+    return 0;
 }
 
-static int compare_names(const void *a, const void *b)
+static pid_t start_actor(int number)
 {
-    return strcmp((const char *)a, (const char *)b);
+    static int numbers[ACTORS];
+    pid_t pid;
+    numbers[number] = number;
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0)
+        _exit(act(&numbers[number]));
+    return pid;
 }
 
-/* Those that are written, and removes them; the newest may not be complete yet. */
-static void check_versions(bool all)
+static void faults_of_proof(double each)
 {
-    static char names[20000][64];
-    char path[400];
-    size_t count = 0;
-    struct dirent *entry;
-    DIR *listing;
-    snprintf(path, sizeof(path), "%s/versions", P.dir);
-    listing = opendir(path);
-    while (listing && count < 20000 && (entry = readdir(listing)) != NULL)
-        if (entry->d_name[0] != '.' && strlen(entry->d_name) < sizeof(names[0]))
-            strcpy(names[count++], entry->d_name);
-    if (listing)
-        closedir(listing);
-    qsort(names, count, sizeof(names[0]), compare_names);
-    for (size_t i = 0; i + (all ? 0 : 1) < count; i++) {
-        snprintf(path, sizeof(path), "%s/versions/%.63s", P.dir, names[i]);
-        check_version(path);
-        unlink(path);
+    static const char *const kinds[] = {"reset", "late", "slow", "error_before", "busy", "slow_down", "conflict", "false_412",
+                                        "lost_reply", "slow_reply", "error_after", "own_412", "cut_head", "garbage",
+                                        "truncated", "shortened", "corrupted"};
+    char line[64];
+    size_t i;
+    for (i = 0; i < COUNT_OF(kinds); i++) {
+        snprintf(line, sizeof(line), "%s=%.4f", kinds[i], each);
+        YES(s3_control(run.s3_server.port, line));
     }
 }
 
-/* ---- journals ---- */
+/* --- the checker */
 
-static sqlite3 *book;
-
-static void book_run(const char *sql)
+static int64_t one_number(sqlite3 *db, const char *sql, int64_t a, int64_t b)
 {
-    char *problem = NULL;
-    if (sqlite3_exec(book, sql, NULL, NULL, &problem) != SQLITE_OK) {
-        complain("the checker itself: %s: %s", problem ? problem : "", sql);
-        sqlite3_free(problem);
-    }
-}
-
-/* Each row the query gives is a failure. */
-static void book_none(const char *claim, const char *sql)
-{
-    sqlite3_stmt *statement = NULL;
-    if (sqlite3_prepare_v2(book, sql, -1, &statement, NULL) != SQLITE_OK)
-        complain("the checker itself: %s", sqlite3_errmsg(book));
-    while (statement && sqlite3_step(statement) == SQLITE_ROW)
-        complain("%s: %s", claim, (const char *)sqlite3_column_text(statement, 0));
-    sqlite3_finalize(statement);
-}
-
-static int64_t book_count(const char *sql)
-{
-    sqlite3_stmt *statement = NULL;
+    sqlite3_stmt *statement;
     int64_t value = -1;
-    if (sqlite3_prepare_v2(book, sql, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW)
+    assert_int_equal(sqlite3_prepare_v2(db, sql, -1, &statement, NULL), SQLITE_OK);
+    if (sqlite3_bind_parameter_count(statement) > 0)
+        sqlite3_bind_int64(statement, 1, a);
+    if (sqlite3_bind_parameter_count(statement) > 1)
+        sqlite3_bind_int64(statement, 2, b);
+    if (sqlite3_step(statement) == SQLITE_ROW)
         value = sqlite3_column_int64(statement, 0);
     sqlite3_finalize(statement);
     return value;
 }
 
-static void read_line(const char *line, int process, int life)
+static int violations;
+static void violated(const char *what, int64_t number, int64_t id)
 {
-    char tag[100] = "", outcome[16] = "", sql[600];
-    int64_t id = 0, lease = 0, until = 0;
-    sql[0] = '\0';
-    if (sscanf(line, "E %99s", tag) == 1)
-        snprintf(sql, sizeof(sql), "INSERT INTO enqueues(tag) VALUES ('%s')", tag);
-    else if (sscanf(line, "e %99s %" SCNd64 " %15s", tag, &id, outcome) == 3)
-        snprintf(sql, sizeof(sql), "UPDATE enqueues SET id = %" PRId64 ", outcome = '%s' WHERE tag = '%s'", id, outcome, tag);
-    else if (sscanf(line, "C %" SCNd64 " %" SCNd64 " %" SCNd64 " %99s", &id, &lease, &until, tag) == 4)
-        snprintf(sql, sizeof(sql), "INSERT INTO claims(id, lease, until, tag, process) VALUES (%" PRId64 ", %" PRId64 ", %" PRId64 ", '%s', '%d-%d')",
-                 id, lease, until, tag, process, life);
-    else if (sscanf(line, "A %" SCNd64 " %" SCNd64, &id, &lease) == 2)
-        snprintf(sql, sizeof(sql), "INSERT INTO archives(id, lease, process) VALUES (%" PRId64 ", %" PRId64 ", '%d-%d')", id, lease, process, life);
-    else if (sscanf(line, "a %" SCNd64 " %" SCNd64 " %15s", &id, &lease, outcome) == 3)
-        snprintf(sql, sizeof(sql),
-                 "UPDATE archives SET outcome = '%s' WHERE id = %" PRId64 " AND lease = %" PRId64 " AND process = '%d-%d'", outcome, id, lease,
-                 process, life);
-    else
-        complain("process %d-%d: %s", process, life, line);
-    if (sql[0])
-        book_run(sql);
+    if (violations++ < 20)
+        fprintf(stderr, "# VIOLATION: %s: %" PRId64 ", %" PRId64 "\n", what, number, id);
 }
 
-static void read_journal(int process, int life)
+/* What may be said of a message: of its enqueues by number, of its archives by id. */
+static void check_notes(sqlite3 *db)
 {
-    char path[300], line[300];
-    FILE *file;
-    snprintf(path, sizeof(path), "%s/journal%d-%d", P.dir, process, life);
-    file = fopen(path, "r");
-    while (file && fgets(line, sizeof(line), file)) {
-        line[strcspn(line, "\n")] = '\0';
-        read_line(line, process, life);
-    }
-    if (file)
-        fclose(file);
-    unlink(path);
-}
-
-static void open_book(void)
-{
-    char sql[400];
-    s3_text object = {NULL, 0, 0, false};
-    FILE *file;
-    if (sqlite3_open(":memory:", &book) != SQLITE_OK)
-        complain("the checker itself: no memory");
-    book_run("CREATE TABLE enqueues(tag TEXT PRIMARY KEY, id INTEGER, outcome TEXT);"
-             "CREATE TABLE claims(id INTEGER, lease INTEGER, until INTEGER, tag TEXT, process TEXT);"
-             "CREATE TABLE archives(id INTEGER, lease INTEGER, process TEXT, outcome TEXT);"
-             "CREATE INDEX archives_id ON archives(id, lease); CREATE INDEX claims_id ON claims(id, until)");
-    snprintf(sql, sizeof(sql), "%s/object", P.dir);
-    file = fopen(sql, "wb");
-    if (s3_raw(P.server.port, "GET", "/_raw/proof/queue.sqlite", NULL, 0, &object) != 200 || !file ||
-        fwrite(object.data, 1, object.size, file) != object.size)
-        complain("the object cannot be read");
-    if (file)
-        fclose(file);
-    s3_free(&object);
-    snprintf(sql, sizeof(sql), "ATTACH '%s/object' AS final", P.dir);
-    book_run(sql);
-}
-
-static void check_journals(void)
-{
-    char sql[600];
-    book_none("an acknowledged enqueue is not there, or not under its id",
-              "SELECT e.tag || ' ' || e.id FROM enqueues e LEFT JOIN final.pgqrs_messages m ON m.id = e.id AND m.payload = e.tag "
-              "WHERE e.outcome = 'ok' AND m.id IS NULL");
-    book_none("an enqueue that failed is there", "SELECT e.tag FROM enqueues e JOIN final.pgqrs_messages m ON m.payload = e.tag WHERE e.outcome = 'failed'");
-    book_none("a message is there twice", "SELECT payload FROM final.pgqrs_messages GROUP BY payload HAVING count(*) > 1");
-    book_none("a message is there that nobody enqueued",
-              "SELECT payload FROM final.pgqrs_messages WHERE payload NOT IN (SELECT tag FROM enqueues)");
-    book_none("a message is dead", "SELECT payload FROM final.pgqrs_messages WHERE state = 5");
-    book_none("a message came with another one's payload",
-              "SELECT c.tag || ' ' || c.id FROM claims c JOIN final.pgqrs_messages m ON m.id = c.id WHERE m.payload <> c.tag");
-    book_none("a message that was claimed is gone", "SELECT c.tag FROM claims c LEFT JOIN final.pgqrs_messages m ON m.id = c.id WHERE m.id IS NULL");
-    snprintf(sql, sizeof(sql),
-             "SELECT id || ' by ' || process || ' at ' || (until - %d) || ', while another lease ran until ' || before FROM "
-             "(SELECT *, lag(until) OVER (PARTITION BY id ORDER BY until) AS before FROM claims) WHERE before > until - %d",
-             LEASE_MS * 1000, (LEASE_MS - SKEW_MS) * 1000);
-    book_none("a message was leased twice at once", sql);
-    book_none("a lease was given to two", "SELECT lease FROM claims GROUP BY lease HAVING count(DISTINCT process) > 1");
-    book_none("an acknowledged archive is not done",
-              "SELECT a.id FROM archives a LEFT JOIN final.pgqrs_messages m ON m.id = a.id AND m.state = 4 WHERE a.outcome = 'ok' AND m.id IS NULL");
-    book_none("an archive was acknowledged twice", "SELECT id FROM archives WHERE outcome = 'ok' GROUP BY id HAVING count(*) > 1");
-    book_none("a message is archived, and nobody can have done it",
-              "SELECT id FROM final.pgqrs_messages m WHERE state = 4 AND NOT EXISTS (SELECT 1 FROM archives a WHERE a.id = m.id AND "
-              "(a.outcome IS NULL OR a.outcome IN ('ok', 'unknown')))");
-    book_none("an odd verdict", "SELECT id FROM archives WHERE outcome = 'odd'");
-    printf("# %" PRId64 " enqueues: %" PRId64 " acknowledged, %" PRId64 " unknown, %" PRId64 " failed\n", book_count("SELECT count(*) FROM enqueues"),
-           book_count("SELECT count(*) FROM enqueues WHERE outcome = 'ok'"), book_count("SELECT count(*) FROM enqueues WHERE outcome = 'unknown'"),
-           book_count("SELECT count(*) FROM enqueues WHERE outcome = 'failed'"));
-    printf("# %" PRId64 " claims, %" PRId64 " archives: %" PRId64 " acknowledged, %" PRId64 " too late, %" PRId64 " unknown, %" PRId64 " failed\n",
-           book_count("SELECT count(*) FROM claims"), book_count("SELECT count(*) FROM archives"),
-           book_count("SELECT count(*) FROM archives WHERE outcome = 'ok'"), book_count("SELECT count(*) FROM archives WHERE outcome = 'lost'"),
-           book_count("SELECT count(*) FROM archives WHERE outcome = 'unknown'"), book_count("SELECT count(*) FROM archives WHERE outcome = 'failed'"));
-    if (book_count("SELECT count(*) FROM enqueues WHERE outcome = 'ok'") < 20 || book_count("SELECT count(*) FROM archives WHERE outcome = 'ok'") < 20)
-        complain("there was too little to look at");
-}
-
-/* ---- the world ---- */
-
-static const char faults[] = "reset=PUT:0.015\nlate=PUT:0.015\nerror_before=PUT:0.01\nbusy=PUT:0.01\nslow_down=PUT:0.005\nconflict=PUT:0.01\n"
-                             "false_412=PUT:0.01\nlost_reply=PUT:0.02\nerror_after=PUT:0.01\nown_412=PUT:0.01\ncut_head=PUT:0.005\n"
-                             "garbage=PUT:0.005\ntruncated=GET:0.01\nshortened=GET:0.01\ncorrupted=GET:0.01\n"
-                             "late_ms=30\nretry_after=0\ndelay_ms=4\njitter_ms=4";
-static const char no_faults[] = "reset=0\nlate=0\nerror_before=0\nbusy=0\nslow_down=0\nconflict=0\nfalse_412=0\nlost_reply=0\nerror_after=0\n"
-                                "own_412=0\ncut_head=0\ngarbage=0\ntruncated=0\nshortened=0\ncorrupted=0\ndelay_ms=0\njitter_ms=0";
-
-static bool start_world(char **more)
-{
-    char versions[300], seed[40];
-    const char *const settings[] = {"access_key=proof", "secret_key=swordfish-7731", "bucket=proof", versions, seed, NULL};
-    pgqrs_error err;
-    pgqrs_queue_desc queue;
-    http_socket *http = http_socket_create();
-    pgqrs_store *store;
-    bool good;
-    snprintf(P.dir, sizeof(P.dir), "%s/pgqrs-proof-s3.XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
-    P.page = (shared_page *)mmap(NULL, sizeof(*P.page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (!http || P.page == MAP_FAILED || !mkdtemp(P.dir))
-        return false;
-    snprintf(versions, sizeof(versions), "%s/versions", P.dir);
-    if (mkdir(versions, 0700) != 0)
-        return false;
-    snprintf(versions, sizeof(versions), "keep=%s/versions", P.dir);
-    snprintf(seed, sizeof(seed), "seed=%" PRId64, (int64_t)(P.random & INT64_MAX));
-    if (!s3_process_start(&P.server, settings))
-        return false;
-    snprintf(P.endpoint, sizeof(P.endpoint), "http://127.0.0.1:%d", P.server.port);
-    store = open_store(0, http, &err);
-    memset(&queue, 0, sizeof(queue));
-    queue.lease_ms = LEASE_MS;
-    queue.max_attempts = 1000;
-    good = store && pgqrs_install(store) == PGQRS_OK && pgqrs_queue_create(store, "q", &queue) == PGQRS_OK;
-    if (!good)
-        complain("%s", store ? pgqrs_last_error(store)->message : err.message);
-    pgqrs_close(store);
-    http_socket_destroy(http);
-    good = good && s3_control(P.server.port, faults);
-    for (; good && *more; more++)
-        good = s3_control(P.server.port, *more);
-    return good;
-}
-
-static pid_t start_actor(int number, int life)
-{
-    pid_t pid;
-    fflush(stdout);
-    pid = fork();
-    if (pid == 0)
-        run_actor(number, life);
-    return pid;
-}
-
-/* Long enough that calls give up: what they were about, nobody knows. */
-static void outage(bool begins)
-{
-    s3_control(P.server.port, begins ? "lost_reply=PUT:0.9\nreset=GET:1" : "lost_reply=PUT:0.02\nreset=PUT:0.015");
-}
-
-static void let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PROCESSES])
-{
-    int64_t next_ms = now_ms() + 2000;
-    bool out = false;
-    for (int i = 0; i < PROCESSES; i++)
-        pids[i] = start_actor(i, lives[i] = 1);
-    while (now_ms() < until_ms) {
-        int victim = below(&P.random, PROCESSES), status = 0;
-        nap_ms(40 + below(&P.random, 500));
-        check_versions(false);
-        if (now_ms() >= next_ms) {
-            outage(out = !out);
-            next_ms = now_ms() + (out ? 3 * DEADLINE_MS : 3000);
+    int64_t count = page->count < NOTES ? page->count : NOTES, i, enqueued = 0, archived = 0;
+    unsigned char *archives = (unsigned char *)calloc(NOTES, 1);
+    assert_non_null(archives);
+    for (i = 0; i < count; i++) {
+        const note *n = &page->notes[i];
+        if (n->kind == NOTE_ENQUEUED) {
+            enqueued++;
+            if (one_number(db, "SELECT count(*) FROM pgqrs_messages WHERE payload = ?1", n->number, 0) != 1)
+                violated("an acknowledged enqueue is not there once", n->number, n->id);
+            if (one_number(db, "SELECT id FROM pgqrs_messages WHERE payload = ?1", n->number, 0) != n->id)
+                violated("an acknowledged enqueue has another id", n->number, n->id);
         }
-        kill(pids[victim], SIGKILL);
-        waitpid(pids[victim], &status, 0);
-        if (!WIFSIGNALED(status))
-            complain("process %d-%d ended by itself", victim, lives[victim]);
-        P.kills++;
-        pids[victim] = start_actor(victim, ++lives[victim]);
+        if (n->kind == NOTE_ENQUEUE_FAILED &&
+            one_number(db, "SELECT count(*) FROM pgqrs_messages WHERE payload = ?1", n->number, 0) != 0)
+            violated("an enqueue that was said to have failed is there", n->number, 0);
+        if (n->kind == NOTE_ENQUEUE_BEGINS &&
+            one_number(db, "SELECT count(*) FROM pgqrs_messages WHERE payload = ?1", n->number, 0) > 1)
+            violated("one enqueue is there twice", n->number, 0);
+        if (n->kind == NOTE_CLAIMED &&
+            one_number(db, "SELECT payload FROM pgqrs_messages WHERE id = ?1", n->number, 0) != n->payload)
+            violated("a delivery had another payload", n->number, n->payload);
+        if (n->kind == NOTE_ARCHIVED) {
+            archived++;
+            if (one_number(db, "SELECT state FROM pgqrs_messages WHERE id = ?1", n->number, 0) != PGQRS_ARCHIVED)
+                violated("an acknowledged archive is not archived", n->number, n->id);
+            if (n->number < NOTES && archives[n->number]++)
+                violated("a message was archived twice", n->number, n->id);
+        }
     }
+    free(archives);
+    printf("# %" PRId64 " calls, %" PRId64 " enqueued, %" PRId64 " archived by acknowledgement\n", page->calls, enqueued, archived);
+    YES(enqueued > 20 && archived > 20);
 }
 
-static void end_actors(const pid_t pids[PROCESSES])
+static int by_name(const void *a, const void *b)
 {
-    P.page->stop = 1;
-    for (int i = 0; i < PROCESSES; i++) {
-        int status = 0;
-        waitpid(pids[i], &status, 0);
-        if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
-            complain("process %d ended with %#x", i, (unsigned)status);
-    }
+    return strcmp(*(char *const *)a, *(char *const *)b);
 }
+
+/* Every version that ever was the object. */
+static void check_versions(const char *directory)
+{
+    char *names[1 << 16];
+    size_t count = 0, i;
+    int64_t before = 0, archived_before = 0;
+    DIR *listing = opendir(directory);
+    struct dirent *entry;
+    assert_non_null(listing);
+    while ((entry = readdir(listing)) != NULL && count < COUNT_OF(names))
+        if (entry->d_name[0] != '.')
+            names[count++] = strdup(entry->d_name);
+    closedir(listing);
+    qsort(names, count, sizeof(names[0]), by_name);
+    for (i = 0; i < count; i++) {
+        sqlite3 *db;
+        sqlite3_stmt *statement;
+        char path[1500];
+        int64_t messages, archived;
+        snprintf(path, sizeof(path), "%s/%.600s", directory, names[i]);
+        assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+        if (sqlite3_prepare_v2(db, "PRAGMA integrity_check", -1, &statement, NULL) != SQLITE_OK ||
+            sqlite3_step(statement) != SQLITE_ROW || strcmp((const char *)sqlite3_column_text(statement, 0), "ok") != 0)
+            violated("a version is damaged", (int64_t)i, 0);
+        sqlite3_finalize(statement);
+        if (i > 2) {
+            messages = one_number(db, "SELECT count(*) FROM pgqrs_messages", 0, 0);
+            archived = one_number(db, "SELECT count(*) FROM pgqrs_messages WHERE state = 4", 0, 0);
+            if (messages < before || archived < archived_before)
+                violated("a version has lost something", (int64_t)i, messages);
+            before = messages;
+            archived_before = archived;
+        }
+        sqlite3_close(db);
+        free(names[i]);
+    }
+    printf("# %zu versions\n", count);
+    YES(count > 40);
+}
+
+static int proof_seconds = 15;
+
+static void nothing_acknowledged_is_lost(void)
+{
+    char versions[640], line[720];
+    pid_t pids[ACTORS];
+    unsigned seed = (unsigned)run.seed;
+    int64_t end_ms = monotonic_ms() + proof_seconds * 1000;
+    int i, kills = 0;
+    sqlite3 *db;
+    alarm(0);
+    snprintf(versions, sizeof(versions), "%s/versions", run.dir);
+    assert_int_equal(mkdir(versions, 0700), 0);
+    snprintf(line, sizeof(line), "keep=%s", versions);
+    YES(s3_control(run.s3_server.port, line));
+    for (i = 0; i < 2; i++)
+        snprintf(proof_cache[i], sizeof(proof_cache[i]), "%.600s/machine%d", S3.cache, i);
+    T.store = proof_store(0);
+    assert_non_null(T.store);
+    OK_ON(T.store, pgqrs_install(T.store));
+    OK_ON(T.store, pgqrs_queue_create(T.store, "proof", &(pgqrs_queue_desc){.max_attempts = 1000}));
+    pgqrs_close(T.store);
+    T.store = NULL;
+    YES(s3_control(run.s3_server.port, "late_ms=60\nslow_ms=40\nretry_after=0\ndelay_ms=2"));
+    faults_of_proof(0.12 / 17);
+    for (i = 0; i < ACTORS; i++)
+        pids[i] = start_actor(i);
+    while (monotonic_ms() < end_ms && !page->stop) {
+        sleep_ms(50 + rand_r(&seed) % 250);
+        i = rand_r(&seed) % ACTORS;
+        kill(pids[i], SIGKILL);
+        waitpid(pids[i], NULL, 0);
+        pids[i] = start_actor(i);
+        kills++;
+    }
+    page->stop = 1;
+    for (i = 0; i < ACTORS; i++)
+        waitpid(pids[i], NULL, 0);
+    faults_of_proof(0);
+    YES(s3_control(run.s3_server.port, "delay_ms=0\nkeep="));
+    sleep_ms(200); /* what is late comes now */
+    s3_fetch_object();
+    assert_int_equal(sqlite3_open(T.file, &db), SQLITE_OK);
+    check_notes(db);
+    sqlite3_close(db);
+    unlink(T.file);
+    check_versions(versions);
+    snprintf(line, sizeof(line), "rm -rf '%s'", versions);
+    EQ(0, system(line));
+    printf("# %d kills\n", kills);
+    EQ(0, violations);
+    EQ(0, page->unexpected);
+}
+
+static const test_case proof_cases[] = {
+    CASE(nothing_acknowledged_is_lost, NO_STORE | NO_BALANCE),
+};
 
 int main(int argc, char **argv)
 {
-    const char *seed = getenv("PGQRS_PROOF_SEED");
-    int seconds = argc > 1 ? atoi(argv[1]) : 15;
-    pid_t pids[PROCESSES];
-    int lives[PROCESSES];
-    char command[300];
-    int64_t happened = 0;
-    P.random = seed ? (uint64_t)strtoull(seed, NULL, 10) : (uint64_t)now_ms() * 2654435761u + (uint64_t)getpid();
-    printf("# seed %" PRIu64 " (PGQRS_PROOF_SEED), %d seconds\n", P.random, seconds);
-    if (start_world(argv + (argc > 1 ? 2 : argc))) {
-        static const char *const counted[] = {"reset", "late", "error_before", "busy", "slow_down", "conflict", "false_412", "lost_reply",
-                                              "error_after", "own_412", "cut_head", "garbage"};
-        let_them_work(now_ms() + (int64_t)seconds * 1000, pids, lives);
-        end_actors(pids);
-        s3_control(P.server.port, no_faults);
-        nap_ms(100); /* for the last late one */
-        check_versions(true);
-        open_book();
-        book_run("BEGIN");
-        for (int i = 0; i < PROCESSES; i++)
-            for (int life = 1; life <= lives[i]; life++)
-                read_journal(i, life);
-        book_run("COMMIT");
-        check_journals();
-        for (size_t i = 0; i < sizeof(counted) / sizeof(counted[0]); i++) {
-            char name[40];
-            int64_t count;
-            snprintf(name, sizeof(name), "fault.%s", counted[i]);
-            count = s3_counter(P.server.port, name);
-            happened += count;
-            if (count <= 0 && seconds >= 15 && argc <= 2)
-                complain("%s never happened", name);
-        }
-        printf("# %" PRId64 " PUTs, %" PRId64 " of them faulty, %" PRId64 " versions, %" PRId64 " kills\n", s3_counter(P.server.port, "requests.PUT"),
-               happened, P.versions, P.kills);
-        sqlite3_close(book);
-    } else {
-        complain("the world does not start");
-    }
-    s3_process_stop(&P.server);
-    if (P.failures == 0) {
-        snprintf(command, sizeof(command), "rm -rf '%s'", P.dir);
-        if (system(command) != 0)
-            complain("%s is left behind", P.dir);
-    }
-    printf("%s 1 - processes of two hosts on a store that fails\n1..1\n", P.failures ? "not ok" : "ok");
-    return P.failures ? 1 : 0;
+    static const test_list lists[] = {LIST(proof_cases)};
+    const char *seconds = argc > 1 ? argv[1] : getenv("PGQRS_PROOF_S3_SECONDS");
+    int stop = begin_run();
+    int failed;
+    if (stop)
+        return stop - 1;
+    if (seconds && atoi(seconds) > 0)
+        proof_seconds = atoi(seconds);
+    page = mmap(NULL, sizeof(*page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return 3;
+    failed = run_lists("proof_s3", lists, COUNT_OF(lists));
+    return end_run() || failed ? 1 : 0;
 }

@@ -1424,6 +1424,8 @@ static void s3_remove_case(void)
     char command[800];
     snprintf(command, sizeof(command), "/_raw/%.600s", T.dsn + 5);
     s3_raw(run.s3_server.port, "DELETE", command, NULL, 0, NULL);
+    s3_control(run.s3_server.port, "clock_s=0\nwrite_interval_ms=0\nread_only=0\nhonour=both\nmatch=any\netag=quoted\n"
+                                   "etag_from=content\nabsent_match=404\nretry_after=1");
     snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
     if (S3.cache[0] && system(command) != 0)
         fprintf(stderr, "# %s failed\n", command);
