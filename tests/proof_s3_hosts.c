@@ -454,7 +454,7 @@ static bool start_world(char **more)
     http_socket *http = http_socket_create();
     pgqrs_store *store;
     bool good;
-    snprintf(P.dir, sizeof(P.dir), "%s/pgqrs-proof-s3.XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
+    snprintf(P.dir, sizeof(P.dir), "%s/pgqrs-proof-hosts.XXXXXX", getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp");
     P.page = (shared_page *)mmap(NULL, sizeof(*P.page), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (!http || P.page == MAP_FAILED || !mkdtemp(P.dir))
         return false;
