@@ -15,7 +15,7 @@ UNIT := $(call name_of,$(wildcard tests/unit_*.c))
 CONFORMANCE := $(call name_of,$(wildcard tests/conformance.c tests/fault_*.c))
 PROGRAMS := $(call name_of,$(wildcard tests/test_*.c))
 # Started by tests/proof.sh, not by themselves.
-CHAOS := proof_chaos proof_fulldisk
+CHAOS := proof_chaos proof_fulldisk proof_s3_hosts
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
@@ -122,7 +122,7 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos s3_server)
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos proof_s3_hosts s3_server s3_request)
 
 build-fuzz: $(call fuzz_binaries,$(FUZZ))
 

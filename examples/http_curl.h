@@ -130,7 +130,7 @@ static int http_curl_exchange(void *user, const pgqrs_http_request *request, pgq
         curl_easy_getinfo(curl->handle, CURLINFO_RESPONSE_CODE, &status);
     curl_easy_setopt(curl->handle, CURLOPT_HTTPHEADER, NULL);
     curl_slist_free_all(fields);
-    return (int)status;
+    return curl->connections == 0 ? -1 : (int)status; /* -1: no connection, so nothing was sent */
 }
 
 static inline void http_curl_destroy(http_curl *curl)

@@ -291,7 +291,9 @@ static int http_socket_exchange(void *user, const pgqrs_http_request *request, p
     int status = 0;
     bool complete = false;
     http->deadline_ms = http_socket_now_ms() + request->timeout_ms;
-    if (http_socket_open(http, request->url, &path) && http_socket_send_request(http, request, path))
+    if (!http_socket_open(http, request->url, &path))
+        return -1; /* nothing was sent */
+    if (http_socket_send_request(http, request, path))
         status = http_socket_head(http, reply);
     if (status == 204 || status == 304 || strcmp(request->method, "HEAD") == 0)
         complete = status != 0;

@@ -23,13 +23,14 @@ brew install sqlite    (and: xcode-select --install)"
     ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \
-libcmocka-dev libyaml-dev libcjson-dev libjansson-dev pkg-config clang-tidy llvm valgrind"
-    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config"
-    headers="sqlite3.h libpq-fe.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
-    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel pkgconf
-apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev pkgconf bash
-pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson pkgconf
-brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson pkg-config"
+libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libcurl4-openssl-dev pkg-config clang-tidy llvm valgrind \
+ceph-mon ceph-osd radosgw"
+    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config ceph-mon ceph-osd radosgw"
+    headers="sqlite3.h libpq-fe.h cmocka.h yaml.h cjson/cJSON.h jansson.h curl/curl.h"
+    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel libcurl-devel pkgconf ceph-mon ceph-osd ceph-radosgw
+apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev curl-dev pkgconf bash    (and Ceph's radosgw, or PGQRS_TEST_S3_ENDPOINT names another S3 store)
+pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson curl pkgconf    (and Ceph's radosgw, or PGQRS_TEST_S3_ENDPOINT names another S3 store)
+brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson curl pkg-config    (radosgw is not in it: PGQRS_TEST_S3_ENDPOINT names another S3 store)"
     ;;
 bench)
     apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"

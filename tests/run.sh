@@ -18,6 +18,8 @@
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
+#   PGQRS_TEST_S3_ENDPOINT, PGQRS_TEST_S3_ACCESS_KEY, PGQRS_TEST_S3_SECRET_KEY, PGQRS_TEST_S3_BUCKET
+#                        likewise: an S3 store with a bucket
 #   PGQRS_TEST_S3_SERVER the program of the S3 server with faults (build/test/s3_server)
 #   PGQRS_TEST_TALLY     a file to append "passed failed skipped" to
 #   CI=true              a skipped test counts as a failure
@@ -159,7 +161,7 @@ if [ "${#run_names[@]}" = 0 ]; then
 fi
 
 # Programs without a target may use the servers as well, so they are there for everything but the plain scripts.
-needs_servers=
+needs_postgres='' needs_s3=''
 uses_postgres() {
     case ${run_targets[$1]}:${run_programs[$1]} in
     :*/test_s3_*) return 1 ;;
@@ -167,12 +169,20 @@ uses_postgres() {
     esac
     return 1
 }
+uses_s3() {
+    case ${run_targets[$1]}:${run_programs[$1]} in
+    s3*:* | :*/test_s3_http | :*/examples.sh) return 0 ;;
+    esac
+    return 1
+}
 for i in "${!run_programs[@]}"; do
-    if uses_postgres "$i"; then needs_servers=1; fi
+    if uses_postgres "$i" && { [ -z "${PGQRS_TEST_POSTGRES_DSN:-}" ] || [ -z "${PGQRS_TEST_PGBOUNCER_DSN:-}" ]; }; then needs_postgres=postgres; fi
+    if uses_s3 "$i" && [ -z "${PGQRS_TEST_S3_ENDPOINT:-}" ]; then needs_s3=s3; fi
 done
-if [ -n "$needs_servers" ] && { [ -z "${PGQRS_TEST_POSTGRES_DSN:-}" ] || [ -z "${PGQRS_TEST_PGBOUNCER_DSN:-}" ]; }; then
+if [ -n "$needs_postgres$needs_s3" ]; then
     started_servers=$(mktemp -d /tmp/pgqrs-servers.XXXXXX)
-    "$here/servers.sh" start "$started_servers" >"$scratch/env.sh"
+    # shellcheck disable=SC2086
+    "$here/servers.sh" start "$started_servers" $needs_postgres $needs_s3 >"$scratch/env.sh"
     # shellcheck disable=SC1091
     . "$scratch/env.sh"
 fi

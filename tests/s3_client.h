@@ -5,7 +5,7 @@
 
 #include <time.h>
 
-#include "s3_interface.h"
+#include "../pgqrs_s3.h"
 #include "s3_signature.h"
 
 struct pgqrs_http_reply {

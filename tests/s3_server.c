@@ -57,6 +57,7 @@ typedef enum s3_fault {
     FAULT_EXPIRED,
     FAULT_CONFLICT,
     FAULT_FALSE_412,
+    FAULT_FALSE_404,
     FAULT_STALE,
     FAULT_LOST_REPLY,
     FAULT_SLOW_REPLY,
@@ -89,6 +90,7 @@ static const struct {
     {"expired", ON_ALL},         /* 400 ExpiredToken, not applied */
     {"conflict", ON_WRITES},     /* 409 for a conditional request, not applied */
     {"false_412", ON_WRITES},    /* 412 for a conditional request whose condition may well hold, not applied */
+    {"false_404", ON_WRITES},    /* 404 for a conditional request, as if the object were not there, not applied */
     {"stale", ON_GET},           /* the version before the current one */
     {"lost_reply", ON_WRITES},   /* applied; the connection is closed without a reply */
     {"slow_reply", ON_ALL},      /* applied, and answered slow_ms later */
@@ -916,7 +918,7 @@ static bool happens(s3_fault fault, const s3_request *request)
     bool conditional = condition(request, "if-match") || condition(request, "if-none-match");
     if (!(chance->methods & 1u << request->method_at) || !strstr(request->key, server.keys))
         return false;
-    if ((fault == FAULT_CONFLICT || fault == FAULT_FALSE_412) && !conditional)
+    if ((fault == FAULT_CONFLICT || fault == FAULT_FALSE_412 || fault == FAULT_FALSE_404) && !conditional)
         return false;
     if (chance->countdown > 0)
         return --chance->countdown == 0;
@@ -954,6 +956,8 @@ static bool refused_by_fault(s3_fault fault, s3_reply *reply)
         refuse(reply, 409, "ConditionalRequestConflict", "A conflicting operation occurred during the processing of this request.");
     else if (fault == FAULT_FALSE_412)
         refuse(reply, 412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold");
+    else if (fault == FAULT_FALSE_404)
+        refuse(reply, 404, "NoSuchKey", "The specified key does not exist.");
     else
         return false;
     if (fault == FAULT_BUSY || fault == FAULT_SLOW_DOWN)

@@ -436,7 +436,7 @@ static void test_faults_before(void **state)
         int status;
     } cases[] = {{"error_before=x1", "InternalError", 500}, {"busy=x1", "TooManyRequests", 429}, {"slow_down=x1", "SlowDown", 503},
                  {"expired=x1", "ExpiredToken", 400}, {"conflict=x1", "ConditionalRequestConflict", 409},
-                 {"false_412=x1", "PreconditionFailed", 412}};
+                 {"false_412=x1", "PreconditionFailed", 412}, {"false_404=x1", "NoSuchKey", 404}};
     (void)state;
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         assert_int_equal(put("/b/f", NULL, NULL, "before"), 200);
