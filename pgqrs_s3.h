@@ -46,7 +46,8 @@
  *     The cache directory (default: pgqrs in the user's cache directory) holds one directory per object, with its last known
  *     version. It is only a copy: it may be removed while no program runs, and what a crash leaves of it is checked before it is
  *     used. It must be on a local file system.
- *     The clock of all of them is the store's, read off the Date of its replies; a machine whose clock is wrong does no harm.
+ *     The clock of all of them is the store's, read off the Date of its replies; a machine whose clock is wrong does no harm. A Date
+ *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
  *
  * Transactional steps (pgqrs_step_desc.transaction)
  *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
@@ -654,10 +655,11 @@ static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
  * >>trailer: what follows the SQLite file in the object
  *
  *     0 magic   8 version   12 flags   16 bytes of the SQLite file   24 birth: random, of this object's history
- *    32 seq: the commit this is   40 horizon   48 number of writers   52 zero   56 writers   CRC-32 of all before
+ *    32 seq: the commit this is   40 horizon   48 number of writers   52 place   56 writers   CRC-32 of all before
  *
  * A writer is a store that committed: its random id, the number of its last commit as it counts them, that commit's seq and
- * time. Commits above the horizon are those whose writers are all still listed. All numbers are little-endian.
+ * time. Commits above the horizon are those whose writers are all still listed. The place is a CRC-32 of endpoint and bucket,
+ * where the flags hold. All numbers are little-endian.
  * --------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_S3_TRAILER_VERSION 1
@@ -683,6 +685,7 @@ typedef struct pgqrsi_s3_trailer {
     uint64_t seq;
     uint64_t horizon;
     uint32_t writer_count;
+    uint32_t place;
     const unsigned char *writers; /* inside the bytes decoded */
 } pgqrsi_s3_trailer;
 
@@ -741,6 +744,7 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     out->seq = pgqrsi_s3_get(bytes + 32, 8);
     out->horizon = pgqrsi_s3_get(bytes + 40, 8);
     out->writer_count = (uint32_t)pgqrsi_s3_get(bytes + 48, 4);
+    out->place = (uint32_t)pgqrsi_s3_get(bytes + 52, 4);
     out->writers = bytes + PGQRSI_S3_TRAILER_HEAD;
     if (pgqrsi_s3_get(bytes + 16, 8) != out->image_size ||
         out->writer_count != (rest - PGQRSI_S3_TRAILER_LEAST) / PGQRSI_S3_TRAILER_WRITER ||
@@ -789,7 +793,7 @@ static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
 /* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
  * left out; of too many, those that committed first. */
 static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth, uint32_t flags,
-                                     const pgqrsi_s3_writer *me)
+                                     uint32_t place, const pgqrsi_s3_writer *me)
 {
     unsigned char *head = body->data + body->size;
     unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
@@ -819,6 +823,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
     pgqrsi_s3_put(head + 32, 8, me->seq);
     pgqrsi_s3_put(head + 40, 8, horizon);
     pgqrsi_s3_put(head + 48, 4, count);
+    pgqrsi_s3_put(head + 52, 4, place);
     body->size = (size_t)(next - body->data);
     pgqrsi_s3_put(next, 4, pgqrsi_s3_crc(0, body->data, body->size));
     body->size += 4;
@@ -845,6 +850,7 @@ typedef struct pgqrsi_s3 {
     const char *name; /* the DSN, for messages */
     const char *bucket;
     const char *url;
+    uint32_t place;   /* a CRC-32 of the url up to the key */
     const char *path; /* of the url, encoded */
     const char *host;
     const char *region;
@@ -891,6 +897,8 @@ typedef struct pgqrsi_s3 {
     int64_t quiet_us; /* a waiting consumer asks the store no sooner than this after the last time */
     int64_t pace_us;  /* between commits, when the store says that we are too fast */
     int64_t put_at_us;
+    int64_t contended_until_us; /* monotonic: other machines commit too */
+    int64_t yield_until_us;     /* and it is their turn */
 
     /* the last heartbeat stored */
     pgqrs_worker_ref beat_worker;
@@ -1059,6 +1067,7 @@ static pgqrs_result pgqrsi_s3_make_url(pgqrsi_s3 *self, const char *endpoint, co
     while (size > 0 && endpoint[size - 1] == '/')
         size--;
     snprintf(url, room, "%.*s/%s/", (int)size, endpoint, self->bucket);
+    self->place = pgqrsi_s3_crc(0, (const unsigned char *)url, strlen(url));
     pgqrsi_s3_encode(key, url + strlen(url));
     path = strchr(strstr(url, "://") + 3, '/');
     host_size = (size_t)(path - (strstr(url, "://") + 3));
@@ -1278,28 +1287,39 @@ static void pgqrsi_s3_real_pause(int64_t us)
     nanosleep(&time, NULL);
 }
 
-/* Waits for our turn among the stores of this machine. The line is in the kernel, so it is fair; only the first of it has a time
- * limit to look at, so that a program that stopped with the lock in its hands is an error and no hang. */
+static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
+{
+    if (errno != EWOULDBLOCK) return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, errno, NULL,
+                              "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
+                              "raise connect_timeout_ms",
+                              self->name, self->directory);
+}
+
+#define PGQRSI_S3_LINE_US INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
+
+/* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
+ * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
 static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
 {
-    int64_t end_us = pgqrs_backend_monotonic() + self->patience_us, pause_us = 50;
+    int64_t begin_us = pgqrs_backend_monotonic(), pause_us = 50;
+    bool head = false, done = false;
     if (self->locked) return PGQRS_OK;
-    if (pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-        if (pgqrsi_s3_flock(self->line_fd, LOCK_EX) != 0)
-            return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
-        while (pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) {
-            if (errno != EWOULDBLOCK || pgqrs_backend_monotonic() >= end_us) {
-                pgqrsi_s3_flock(self->line_fd, LOCK_UN);
-                return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, errno, NULL,
-                                          "%s: another store of this machine kept the lock in %s for too long; end its "
-                                          "transaction or raise connect_timeout_ms",
-                                          self->name, self->directory);
-            }
-            pgqrsi_s3_real_pause(pause_us);
-            if (pause_us < 1000) pause_us *= 2;
-        }
-        pgqrsi_s3_flock(self->line_fd, LOCK_UN);
+    for (;;) {
+        int64_t waited_us;
+        if (!head) head = pgqrsi_s3_flock(self->line_fd, LOCK_EX | LOCK_NB) == 0;
+        waited_us = pgqrs_backend_monotonic() - begin_us;
+        if (head || waited_us > PGQRSI_S3_LINE_US) done = pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) == 0;
+        if (done || errno != EWOULDBLOCK || waited_us >= self->patience_us) break;
+        pgqrsi_s3_real_pause(pause_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)pause_us));
+        if (pause_us < 1000) pause_us *= 2;
     }
+    if (!done) {
+        pgqrs_result result = pgqrsi_s3_fail_lock(self);
+        if (head) pgqrsi_s3_flock(self->line_fd, LOCK_UN);
+        return result;
+    }
+    if (head) pgqrsi_s3_flock(self->line_fd, LOCK_UN);
     self->locked = true;
     return PGQRS_OK;
 }
@@ -1388,7 +1408,7 @@ static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi
     self->trailer = *trailer;
     self->presence = PGQRSI_S3_PRESENT;
     self->loaded = false;
-    if (trailer->flags & PGQRSI_S3_PROVEN) self->proven = true;
+    if ((trailer->flags & PGQRSI_S3_PROVEN) && trailer->place == self->place) self->proven = true;
     if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
 }
 
@@ -1406,10 +1426,11 @@ static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
         pgqrsi_s3_reserve(self->store, &body, cached.size) &&
         pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
         body.size = cached.size;
-        if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE &&
-            (first || trailer.birth == self->trailer.birth)) {
+        /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
+        if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
+            trailer.seq == cached.seq && (first || trailer.birth == self->trailer.birth)) {
             pgqrsi_s3_adopt(self, &body, &trailer, cached.etag);
-            if (cached.flags & PGQRSI_S3_TAIL_BARE) self->bare_etag = true;
+            self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
             if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
             self->quiet_us = 0;
         }
@@ -1644,8 +1665,10 @@ static int64_t pgqrsi_s3_timeout_ms(const pgqrsi_s3 *self, const pgqrsi_s3_patie
 }
 
 /* Worth another try: nothing came, or the store says that it is its own fault, or that we are too fast. */
-static bool pgqrsi_s3_is_passing(int status)
+static bool pgqrsi_s3_is_passing(const pgqrs_http_reply *reply)
 {
+    int status = reply->status;
+    if (status == 400) return strcmp(reply->code, "RequestTimeout") == 0;
     return status <= 0 || status == 408 || status == 429 || (status >= 500 && status != 501 && status != 505);
 }
 
@@ -1653,6 +1676,7 @@ static pgqrs_result pgqrsi_s3_fail_access(pgqrsi_s3 *self, const pgqrs_http_repl
 {
     const char *cure = "check the access key, the secret key and what they may do with this object";
     if (strcmp(reply->code, "RequestTimeTooSkewed") == 0) cure = "the clocks of this machine and of the store differ";
+    if (strcmp(reply->code, "ExpiredToken") == 0) cure = "the session token has expired; open the store with a new one";
     if (strcmp(reply->code, "SignatureDoesNotMatch") == 0) cure = "check the secret key and the region";
     if (strcmp(reply->code, "AccessDenied") == 0)
         cure = "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
@@ -1670,7 +1694,8 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
                                   "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
                                   self->name);
-    if (status == 401 || status == 403) return pgqrsi_s3_fail_access(self, reply);
+    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 || strcmp(reply->code, "InvalidToken") == 0)
+        return pgqrsi_s3_fail_access(self, reply);
     if (status == 404 && strcmp(reply->code, "NoSuchBucket") == 0)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, status, NULL,
                                   "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name, self->bucket);
@@ -1682,7 +1707,7 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
-    if (pgqrsi_s3_is_passing(status))
+    if (pgqrsi_s3_is_passing(reply))
         return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
                                   "%s: no answer from the store at %s (%s%d %s); check endpoint and network", self->name,
                                   self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
@@ -1801,7 +1826,7 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             result = pgqrsi_s3_fail_status(self, &reply);
         }
         /* A body may be damaged on its way; the clock has just been set by the refusal's own Date. */
-        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) || (pgqrsi_s3_is_passing(status) && !reply.too_large && !reply.no_memory) ||
+        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) || (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
@@ -1860,7 +1885,8 @@ static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
     me.counter = ++self->counter;
     me.seq = self->trailer.seq + 1;
     me.at_us = pgqrsi_s3_clock(self);
-    pgqrsi_s3_append_trailer(&commit->body, &self->trailer, birth, self->proven ? PGQRSI_S3_PROVEN : 0, &me);
+    pgqrsi_s3_append_trailer(&commit->body, &self->trailer, birth, self->proven ? PGQRSI_S3_PROVEN : 0, self->place,
+                             &me);
     if (pgqrsi_s3_decode(commit->body.data, commit->body.size, &commit->trailer) != PGQRSI_S3_FINE)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
                                   self->name);
@@ -1880,7 +1906,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
                        : now->birth == commit->trailer.birth && now->seq >= commit->trailer.seq &&
                              now->horizon < commit->trailer.seq)
         return PGQRSI_S3_LOST;
-    if (!commit->uncertain && now->birth != commit->trailer.birth) return PGQRSI_S3_LOST; /* replaced as a whole */
+    /* Replaced as a whole, or an earlier version restored, and no try of ours left open. */
+    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq)) return PGQRSI_S3_LOST;
     commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
                                         "%s was replaced by a version that does not tell whether the change was in it",
                                         self->name);
@@ -1888,7 +1915,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
 }
 
 /* Looks what the store has. *again: exactly the version we built on, so the same bytes may be sent again. */
-static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience, bool *again)
+static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, int status,
+                                           pgqrsi_s3_patience *patience, bool *again)
 {
     bool moved;
     pgqrs_result result = pgqrsi_s3_look(self, patience, &moved);
@@ -1898,12 +1926,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         *again = true;
         return PGQRSI_S3_LOST;
     }
-    /* Only a look that went well says that nothing happened. */
-    if (commit->uncertain && result != PGQRS_ERR_OBJECT_GONE)
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
+    if (result != PGQRS_ERR_OBJECT_GONE &&
+        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+        commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: the store was lost during a commit and could not be asked what became of it within "
-                                    "deadline_ms",
-                                    self->name);
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s", self->name,
+                                    status, pgqrs_result_name(result));
+    }
     commit->result = result;
     return PGQRSI_S3_FAILED;
 }
@@ -1914,14 +1944,6 @@ static void pgqrsi_s3_slow_down(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
     self->pace_us = self->pace_us < 50000 ? 100000 : self->pace_us * 2;
     if (self->pace_us > 2000000) self->pace_us = 2000000;
     if (self->pace_us < wish_us) self->pace_us = wish_us < 5000000 ? wish_us : 5000000;
-}
-
-static void pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
-{
-    int64_t wait_us = self->put_at_us + self->pace_us - pgqrs_backend_monotonic();
-    if (self->pace_us > 0 && wait_us > 0 && wait_us < pgqrsi_s3_left_us(patience))
-        pgqrsi_s3_sleep(self, patience, wait_us);
-    self->put_at_us = pgqrs_backend_monotonic();
 }
 
 /* Nothing can be tried any more. */
@@ -1945,15 +1967,13 @@ static pgqrsi_s3_outcome pgqrsi_s3_put_later(pgqrsi_s3 *self, pgqrsi_s3_commit *
     return *again ? PGQRSI_S3_LOST : pgqrsi_s3_give_up(self, commit);
 }
 
-/* 412 although the condition holds: this store compares ETags without their quotes, or compares something else at times. */
+/* 412 although the condition holds: this store compares ETags without their quotes, or with them, or it was a whim. */
 static pgqrsi_s3_outcome pgqrsi_s3_put_refused(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience,
                                                bool *again)
 {
-    if (!self->bare_etag && self->etag[0] == '"' && !commit->create) {
-        self->bare_etag = true;
-        return PGQRSI_S3_LOST;
-    }
-    if (++commit->refusals < 5) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
+    if (self->etag[0] == '"' && !commit->create) self->bare_etag = !self->bare_etag;
+    if (++commit->refusals == 1) return PGQRSI_S3_LOST;
+    if (commit->refusals < 8) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
     *again = false;
     commit->result = pgqrs_backend_fail(self->store,
                                         commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
@@ -1968,7 +1988,7 @@ static bool pgqrsi_s3_needs_look(const pgqrs_http_reply *reply)
     int status = reply->status;
     if (status < 0 || status == 429) return false;
     if (status == 404) return strcmp(reply->code, "NoSuchBucket") != 0;
-    return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(status);
+    return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(reply);
 }
 
 /* What a PUT's status means. *again: send the same bytes once more. */
@@ -1983,11 +2003,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
         return PGQRSI_S3_LANDED;
     }
-    if (status == 429 || status == 503) pgqrsi_s3_slow_down(self, reply);
+    if (status == 429 || status == 503)
+        pgqrsi_s3_slow_down(self, reply);
+    else if (status == 412)
+        self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
     if (pgqrsi_s3_needs_look(reply)) {
         pgqrsi_s3_outcome outcome;
-        if (status < 300 || pgqrsi_s3_is_passing(status)) commit->uncertain = true;
-        outcome = pgqrsi_s3_resolve(self, commit, patience, again);
+        if (status < 300 || pgqrsi_s3_is_passing(reply)) commit->uncertain = true;
+        outcome = pgqrsi_s3_resolve(self, commit, status, patience, again);
         if (!*again) return outcome;
         if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
         return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
@@ -2019,8 +2042,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_put_body(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         request.etag = commit->create ? "*" : self->etag;
         request.body = commit->body.data;
         request.body_size = commit->body.size;
-        pgqrsi_s3_keep_pace(self, patience);
         request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        self->put_at_us = pgqrs_backend_monotonic();
         pgqrsi_s3_send(self, &request, &reply);
         outcome = pgqrsi_s3_read_put(self, commit, &reply, patience, &again);
         pgqrsi_s3_reply_end(self, &reply);
@@ -2048,11 +2071,11 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
         request.body_size = self->base.size;
         request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
         status = pgqrsi_s3_send(self, &request, &reply);
-        again = pgqrsi_s3_is_passing(status) ||
+        again = pgqrsi_s3_is_passing(&reply) ||
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         if (status == 412 || status == 409)
             i++;
-        else if ((status >= 200 && status < 300) || status == 501 || status == 400)
+        else if ((status >= 200 && status < 300) || status == 501)
             result = pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
                                         "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
                                         "overwrite each other; use one that does",
@@ -2173,17 +2196,50 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     return PGQRS_OK;
 }
 
+/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. With
+ * other machines about, each commit is followed by a pause in which they get theirs. True: what we know is certainly old now. */
+static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    int64_t now_us = pgqrs_backend_monotonic();
+    int64_t pace_us = self->put_at_us + self->pace_us - now_us, yield_us = self->yield_until_us - now_us;
+    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
+    bool yielded = now_us < self->contended_until_us && yield_us > 0;
+    if (paced) pgqrsi_s3_sleep(self, patience, pace_us);
+    if (yielded && !paced) pgqrsi_s3_real_pause(yield_us < 1000000 ? yield_us : 1000000);
+    return paced && now_us < self->contended_until_us;
+}
+
+/* How many stores committed within the last seconds, this one included; at most 8. */
+static int pgqrsi_s3_active_writers(const pgqrsi_s3 *self)
+{
+    int64_t since_us = pgqrsi_s3_clock(self) - 3000000;
+    uint32_t i;
+    int count = 0;
+    for (i = 0; i < self->trailer.writer_count && count < 8; i++)
+        count += pgqrsi_s3_writer_at(&self->trailer, self->trailer.writer_count - 1 - i).at_us >= since_us;
+    return count > 1 ? count : 1;
+}
+
 /* Before the operation is carried out: in turn, on the newest version known, inside a transaction. */
 static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
 {
     pgqrsi_s3 *self = op->self;
     bool moved;
-    pgqrs_result result = lock ? pgqrsi_s3_lock(self) : PGQRS_OK;
+    pgqrs_result result = PGQRS_OK;
+    if (lock && !self->locked) {
+        result = pgqrsi_s3_lock(self);
+        op->patience = pgqrsi_s3_begin_patience(self->deadline_us); /* it is for the store, not for our neighbours */
+    }
     if (result != PGQRS_OK) return result;
+    if (lock && pgqrsi_s3_keep_pace(self, &op->patience)) {
+        op->fresh = false;
+        self->verified_at_us = 0;
+    }
     if (!self->unsure) pgqrsi_s3_catch_up(self);
     if (!op->fresh && (self->unsure || self->presence == PGQRSI_S3_UNKNOWN ||
                        (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(self)) ||
-                       (lock && pgqrs_backend_monotonic() - self->verified_at_us > PGQRSI_S3_VERIFY_US)))
+                       (lock && (self->verified_at_us == 0 ||
+                                 pgqrs_backend_monotonic() - self->verified_at_us > PGQRSI_S3_VERIFY_US))))
         result = pgqrsi_s3_op_look(op, &moved);
     if (result == PGQRS_OK) result = pgqrsi_s3_load(self);
     if (result == PGQRS_OK && op->kind != PGQRSI_S3_READ) result = pgqrsi_s3_exec(self, "BEGIN IMMEDIATE");
@@ -2255,11 +2311,15 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
+        self->yield_until_us = pgqrs_backend_monotonic() +
+                               (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 * (pgqrsi_s3_active_writers(self) - 1);
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
+        self->yield_until_us = 0; /* it is our turn */
+        self->contended_until_us = pgqrs_backend_monotonic() + 2000000;
         if (pgqrsi_s3_left_us(&op->patience) > 0) return pgqrsi_s3_run(op, true);
-        return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_CONFLICT, 0, NULL,
+        return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
                                                     "%s: other machines committed first each time within deadline_ms",
                                                     self->name));
     default:

@@ -821,6 +821,117 @@ static void object_may_not_become_too_large(void)
     free(payload);
 }
 
+/* ------------------------------------------------------------------------------------------------------------------
+ * Memory
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_store *starved_other;
+
+static pgqrs_result starved_enqueue(void)
+{
+    return pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_conflict(void)
+{
+    test_memory kept = T.memory;
+    pgqrs_result result;
+    T.memory.fail_at = -1;
+    result = pgqrs_enqueue(starved_other, T.queue, SECRET_PAYLOAD, NULL, NULL);
+    T.memory.fail_at = kept.fail_at;
+    return result ? result : pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_lost_reply(void)
+{
+    s3_control(run.s3_server.port, "lost_reply=PUT:x1");
+    return pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_claim(void)
+{
+    pgqrs_message *message = NULL;
+    pgqrs_result result = pgqrs_dequeue(T.store, T.queue, NULL, &message);
+    if (!result && message)
+        result = pgqrs_delete(T.store, message);
+    pgqrs_free(message);
+    return result;
+}
+
+static pgqrs_result starved_reading(void)
+{
+    pgqrs_messages *messages = NULL;
+    pgqrs_message_filter filter;
+    pgqrs_result result;
+    memset(&filter, 0, sizeof(filter));
+    result = pgqrs_message_list(T.store, &filter, &messages);
+    pgqrs_free(messages);
+    return result;
+}
+
+static pgqrs_result starved_open(void)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_store *store = pgqrs_open(T.dsn, &desc, &err);
+    pgqrs_close(store);
+    return store ? PGQRS_OK : err.code;
+}
+
+static int64_t messages_there(void)
+{
+    pgqrs_message_filter filter;
+    int64_t count = -1;
+    memset(&filter, 0, sizeof(filter));
+    OK_ON(starved_other, pgqrs_message_count(starved_other, &filter, &count));
+    return count;
+}
+
+/* Each allocation of each of these fails once, or all from there on: an error that tells the truth, and nothing leaks. */
+static void no_memory_is_an_error_that_tells_the_truth(void)
+{
+    static const struct {
+        pgqrs_result (*call)(void);
+        int change;         /* to the number of messages, when it works */
+        int change_anyway;  /* by the other store */
+    } calls[] = {{starved_enqueue, 1, 0}, {starved_conflict, 1, 1}, {starved_lost_reply, 1, 0},
+                 {starved_claim, -1, 0},  {starved_reading, 0, 0},  {starved_open, 0, 0}};
+    size_t i;
+    int64_t nth, failed = 0;
+    int for_good;
+    starved_other = store_elsewhere();
+    for (i = 0; i < COUNT_OF(calls); i++)
+        for (for_good = 0; for_good < 2; for_good++)
+            for (nth = 0;; nth++) {
+                int64_t before, after, balance;
+                pgqrs_result result;
+                put();
+                before = messages_there();
+                balance = T.memory.blocks;
+                T.memory.failed = 0;
+                T.memory.fail_all_after = for_good != 0;
+                T.memory.fail_at = nth;
+                result = calls[i].call();
+                T.memory.fail_at = -1;
+                failed += T.memory.failed > 0;
+                if (result != PGQRS_OK && result != PGQRS_ERR_NO_MEMORY && result != PGQRS_ERR_OUTCOME_UNKNOWN)
+                    fail_at(__FILE__, __LINE__, "call %d, allocation %d: %s", (int)i, (int)nth, pgqrs_result_name(result));
+                s3_control(run.s3_server.port, "lost_reply=0");
+                after = messages_there() - before - calls[i].change_anyway;
+                if (result == PGQRS_OK)
+                    EQ(calls[i].change, after);
+                if (result == PGQRS_ERR_NO_MEMORY && calls[i].call != starved_claim)
+                    EQ(0, after);
+                if (calls[i].call == starved_open)
+                    EQ(balance, T.memory.blocks);
+                if (T.memory.failed == 0)
+                    break;
+                YES(nth < 300);
+            }
+    YES(failed > 20);
+    OK(pgqrs_verify(T.store));
+}
+
 static const test_case s3_cases[] = {
     CASE(bad_dsn_is_refused, NO_STORE),
     CASE(settings_are_checked, NO_STORE),
@@ -852,6 +963,7 @@ static const test_case s3_cases[] = {
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_may_not_become_too_large, PLAIN),
+    CASE(no_memory_is_an_error_that_tells_the_truth, PLAIN),
 };
 
 int main(void)

@@ -355,7 +355,7 @@ static pgqrsi_s3_trailer commit_on(pgqrsi_s3_bytes *body, pgqrsi_s3_writer me)
     assert_true(old.image_size + pgqrsi_s3_trailer_room(&old) <= body->room);
     body->size = old.image_size;
     me.seq = old.seq + 1;
-    pgqrsi_s3_append_trailer(body, &old, 77, PGQRSI_S3_PROVEN, &me);
+    pgqrsi_s3_append_trailer(body, &old, 77, PGQRSI_S3_PROVEN, 4711, &me);
     assert_int_equal(pgqrsi_s3_decode(body->data, body->size, &now), PGQRSI_S3_FINE);
     return now;
 }
@@ -369,7 +369,7 @@ static void test_trailer(void **state)
     assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &trailer), PGQRSI_S3_FINE);
     assert_true(trailer.seq == 0 && trailer.writer_count == 0 && trailer.birth == 0);
     trailer = commit_on(&body, writer_of(1, 5, 0, 1000));
-    assert_true(trailer.seq == 1 && trailer.birth == 77 && trailer.flags == PGQRSI_S3_PROVEN && trailer.horizon == 0);
+    assert_true(trailer.seq == 1 && trailer.birth == 77 && trailer.flags == PGQRSI_S3_PROVEN && trailer.horizon == 0 && trailer.place == 4711);
     assert_true(pgqrsi_s3_last_commit(&trailer, 1) == 5);
     assert_true(pgqrsi_s3_last_commit(&trailer, 2) == 0);
     commit_on(&body, writer_of(2, UINT64_MAX, 0, 1001));
