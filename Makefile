@@ -15,7 +15,7 @@ UNIT := $(call name_of,$(wildcard tests/unit_*.c))
 CONFORMANCE := $(call name_of,$(wildcard tests/conformance.c tests/fault_*.c))
 PROGRAMS := $(call name_of,$(wildcard tests/test_*.c))
 # Started by tests/proof.sh, not by themselves.
-CHAOS := proof_chaos proof_fulldisk proof_s3_hosts
+CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
@@ -79,10 +79,12 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power
+	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
+	  build/test/proof_s3_hosts build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
@@ -122,7 +124,7 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos proof_s3_hosts s3_server s3_request)
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos s3_server s3_request)
 
 build-fuzz: $(call fuzz_binaries,$(FUZZ))
 
