@@ -48,7 +48,7 @@ test: ## run every test; installs what is missing, starts private servers (a few
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -62,7 +62,7 @@ test-conformance: ## run the conformance suite and the fault tests on every back
 
 test-matrix: ## compile with gcc and clang in every C and C++ version, every include order
 	@tests/install-deps.sh test
-	@tests/run.sh -v tests/matrix.sh
+	@tests/run.sh -v tests/matrix.sh tests/adapters.sh
 
 test-examples: ## compile and run every program in examples/
 	@tests/install-deps.sh test
