@@ -66,6 +66,7 @@ test-matrix: ## compile with gcc and clang in every C and C++ version, every inc
 
 test-examples: ## compile and run every program in examples/
 	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory build/test/s3_server
 	@tests/run.sh -v tests/examples.sh
 
 test-manual: ## compile and run every example in the manual and the README
