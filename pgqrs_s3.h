@@ -82,8 +82,9 @@ typedef struct pgqrs_http_field {
 } pgqrs_http_field;
 
 typedef struct pgqrs_http_request {
-    const char *method, *url;       /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
-    const pgqrs_http_field *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
+    const char *method, *url; /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
+    const pgqrs_http_field
+        *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
     size_t field_count;
     const void *body;
     size_t body_size;   /* PUT: to be sent as Content-Length */
@@ -112,13 +113,13 @@ typedef struct pgqrs_http {
 
 /* pgqrs_store_desc.s3. Zero means the default in brackets. Strings are copied; http.user must outlive the store. */
 typedef struct pgqrs_s3_desc {
-    pgqrs_http http;           /* required */
-    const char *endpoint;      /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
-    const char *region;        /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
-    const char *access_key;    /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
-    const char *secret_key;    /* [AWS_SECRET_ACCESS_KEY] */
-    const char *session_token; /* [AWS_SESSION_TOKEN, if any] */
-    const char *cache_dir;     /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
+    pgqrs_http http;            /* required */
+    const char *endpoint;       /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
+    const char *region;         /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
+    const char *access_key;     /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
+    const char *secret_key;     /* [AWS_SECRET_ACCESS_KEY] */
+    const char *session_token;  /* [AWS_SESSION_TOKEN, if any] */
+    const char *cache_dir;      /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
     int64_t request_timeout_ms; /* [10000] of one HTTP exchange */
     int64_t deadline_ms;        /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN */
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
@@ -197,7 +198,7 @@ static uint32_t pgqrsi_s3_big32(const unsigned char *bytes)
 static void pgqrsi_s3_sha_block(pgqrsi_s3_sha *sha, const unsigned char *block)
 {
     uint32_t w[64], s[8];
-    int i;
+    size_t i;
     for (i = 0; i < 16; i++)
         w[i] = pgqrsi_s3_big32(block + 4 * i);
     for (; i < 64; i++) {
@@ -305,7 +306,7 @@ static void pgqrsi_s3_hmac(const void *key, size_t key_size, const char *text, u
 static void pgqrsi_s3_hex(const unsigned char digest[32], char out[65])
 {
     static const char digits[] = "0123456789abcdef";
-    int i;
+    size_t i;
     for (i = 0; i < 32; i++) {
         out[2 * i] = digits[digest[i] >> 4];
         out[2 * i + 1] = digits[digest[i] & 15];
@@ -408,7 +409,8 @@ static int pgqrsi_s3_digits(const char *text, int count)
 static int64_t pgqrsi_s3_http_date(const char *text, size_t size)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    int day, month, year, hour, minute, second;
+    int day, year, hour, minute, second;
+    size_t month;
     if (size != 29 || text[3] != ',' || text[16] != ' ' || text[19] != ':' || text[22] != ':' ||
         memcmp(text + 25, " GMT", 4) != 0)
         return 0;
@@ -422,7 +424,8 @@ static int64_t pgqrsi_s3_http_date(const char *text, size_t size)
     if (month == 12 || day < 1 || day > 31 || year < 1970 || hour < 0 || hour > 23 || minute < 0 || minute > 59 ||
         second < 0 || second > 60)
         return 0;
-    return (pgqrsi_s3_days(year, month + 1, day) * 86400 + hour * 3600 + minute * 60 + second) * INT64_C(1000000);
+    return (pgqrsi_s3_days(year, (int)month + 1, day) * 86400 + (int64_t)hour * 3600 + (int64_t)minute * 60 + second) *
+           INT64_C(1000000);
 }
 
 static bool pgqrsi_s3_same_word(const char *text, size_t size, const char *word)
@@ -792,8 +795,8 @@ static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
 
 /* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
  * left out; of too many, those that committed first. */
-static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth, uint32_t flags,
-                                     uint32_t place, const pgqrsi_s3_writer *me)
+static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
+                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
 {
     unsigned char *head = body->data + body->size;
     unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
@@ -1022,18 +1025,20 @@ static pgqrs_result pgqrsi_s3_read_credentials(pgqrsi_s3 *self, const pgqrs_s3_d
     const char *token = given ? desc->session_token : pgqrsi_s3_environment("AWS_SESSION_TOKEN");
     const char *region = pgqrsi_s3_first(desc->region, "AWS_REGION", "AWS_DEFAULT_REGION");
     if (!key || !secret || !*secret)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
-                                  "secret_key of pgqrs_s3_desc",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
+            "secret_key of pgqrs_s3_desc",
+            self->name);
     if (!region) region = "us-east-1";
     if (!pgqrsi_s3_printable(key) || !pgqrsi_s3_printable(secret) || !pgqrsi_s3_printable(region) ||
         (token && !pgqrsi_s3_printable(token)) || strlen(key) >= PGQRSI_S3_NAME_MAX || strlen(secret) > 250 ||
         strlen(region) >= PGQRSI_S3_NAME_MAX)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: the access key, the secret key, the session token or the region is too long, or has "
-                                  "white space or a line break in it",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the access key, the secret key, the session token or the region is too long, or has "
+            "white space or a line break in it",
+            self->name);
     self->access_key = pgqrsi_s3_own(self, key);
     self->secret_key = pgqrsi_s3_own(self, secret);
     self->session_token = token && *token ? pgqrsi_s3_own(self, token) : NULL;
@@ -1086,10 +1091,11 @@ static pgqrs_result pgqrsi_s3_read_endpoint(pgqrsi_s3 *self, const pgqrs_s3_desc
     snprintf(standard, sizeof(standard), "https://s3.%s.amazonaws.com", self->region);
     if (!endpoint) endpoint = standard;
     if (!pgqrsi_s3_endpoint_fine(endpoint))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: the endpoint is not of the form https://host, http://host:port (pgqrs_s3_desc.endpoint, "
-                                  "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL); it takes no user, password or options",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the endpoint is not of the form https://host, http://host:port (pgqrs_s3_desc.endpoint, "
+            "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL); it takes no user, password or options",
+            self->name);
     return pgqrsi_s3_make_url(self, endpoint, key);
 }
 
@@ -1104,10 +1110,11 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
     if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
         desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
         desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
-                                  "between 0 and 1 GiB",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
+            "between 0 and 1 GiB",
+            self->name);
     self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
     self->deadline_us = pgqrsi_s3_default(desc->deadline_ms, 30000) * 1000;
     self->heartbeat_us = desc->heartbeat_ms < 0 ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
@@ -1181,8 +1188,8 @@ static bool pgqrsi_s3_is_network(uint64_t type)
 static pgqrs_result pgqrsi_s3_bad_cache(pgqrsi_s3 *self, const char *path, const char *why)
 {
     return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, errno, NULL,
-                              "the cache directory %s cannot be used: %s; name another one in pgqrs_s3_desc.cache_dir", path,
-                              why);
+                              "the cache directory %s cannot be used: %s; name another one in pgqrs_s3_desc.cache_dir",
+                              path, why);
 }
 
 static bool pgqrsi_s3_make_directories(char *path)
@@ -1290,13 +1297,15 @@ static void pgqrsi_s3_real_pause(int64_t us)
 static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
 {
     if (errno != EWOULDBLOCK) return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, errno, NULL,
-                              "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
-                              "raise connect_timeout_ms",
-                              self->name, self->directory);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_BUSY, errno, NULL,
+        "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
+        "raise connect_timeout_ms",
+        self->name, self->directory);
 }
 
-#define PGQRSI_S3_LINE_US INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
+#define PGQRSI_S3_LINE_US                                                                                              \
+    INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
 
 /* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
  * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
@@ -1380,8 +1389,8 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
-    if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size || url_size > sizeof(url) ||
-        etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
+    if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size ||
+        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
         out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
         return false;
     at = (off_t)out->size;
@@ -1451,8 +1460,8 @@ static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
 static pgqrs_result pgqrsi_s3_open_database(pgqrsi_s3 *self)
 {
     pgqrs_backend_open request;
-    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
         return pgqrsi_s3_no_memory(self);
     memset(&request, 0, sizeof(request));
     request.database = self->db;
@@ -1511,7 +1520,8 @@ static pgqrs_result pgqrsi_s3_exec(pgqrsi_s3 *self, const char *sql)
     int rc = sqlite3_exec(self->db, sql, NULL, NULL, NULL);
     if (rc == SQLITE_OK) return PGQRS_OK;
     if (rc == SQLITE_NOMEM) return pgqrsi_s3_no_memory(self);
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->name, sqlite3_errmsg(self->db));
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->name,
+                              sqlite3_errmsg(self->db));
 }
 
 static void pgqrsi_s3_rollback(pgqrsi_s3 *self)
@@ -1679,10 +1689,11 @@ static pgqrs_result pgqrsi_s3_fail_access(pgqrsi_s3 *self, const pgqrs_http_repl
     if (strcmp(reply->code, "ExpiredToken") == 0) cure = "the session token has expired; open the store with a new one";
     if (strcmp(reply->code, "SignatureDoesNotMatch") == 0) cure = "check the secret key and the region";
     if (strcmp(reply->code, "AccessDenied") == 0)
-        cure = "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
-               "denied too";
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, reply->status, NULL, "%s: the store refuses (HTTP %d %s): %s",
-                              self->name, reply->status, reply->code, cure);
+        cure =
+            "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
+            "denied too";
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, reply->status, NULL,
+                              "%s: the store refuses (HTTP %d %s): %s", self->name, reply->status, reply->code, cure);
 }
 
 /* What a status says to whoever called; the outcome of a change is known to be: nothing. */
@@ -1694,25 +1705,27 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
                                   "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
                                   self->name);
-    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 || strcmp(reply->code, "InvalidToken") == 0)
+    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 ||
+        strcmp(reply->code, "InvalidToken") == 0)
         return pgqrsi_s3_fail_access(self, reply);
     if (status == 404 && strcmp(reply->code, "NoSuchBucket") == 0)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, status, NULL,
-                                  "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name, self->bucket);
+                                  "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name,
+                                  self->bucket);
     if (status == 301 || status == 307 || status == 308 || reply->region[0])
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, status, NULL,
-                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name, status,
-                                  reply->region[0] ? ", in the region " : "", reply->region);
+                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name,
+                                  status, reply->region[0] ? ", in the region " : "", reply->region);
     if (status == 429 || status == 503)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
     if (pgqrsi_s3_is_passing(reply))
         return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
-                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network", self->name,
-                                  self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s", self->name,
-                              status, reply->code);
+                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network",
+                                  self->name, self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s",
+                              self->name, status, reply->code);
 }
 
 static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
@@ -1720,8 +1733,9 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
     const char *what = "is damaged: its checksum is wrong; restore an earlier version";
     if (shape == PGQRSI_S3_NO_SQLITE) what = "is not a SQLite file; another key is meant, or it was overwritten";
     if (shape == PGQRSI_S3_FOREIGN)
-        what = "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
-               "upload what VACUUM INTO makes of it";
+        what =
+            "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
+            "upload what VACUUM INTO makes of it";
     if (shape == PGQRSI_S3_OLDER) what = "was answered with an older version than before";
     if (shape == PGQRSI_S3_NEWER)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
@@ -1754,10 +1768,11 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
 
 static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
 {
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL,
-                              "%s was there and is gone: somebody deleted it; restore it, or call pgqrs_s3_bootstrap to begin "
-                              "again with nothing",
-                              self->name);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL,
+        "%s was there and is gone: somebody deleted it; restore it, or call pgqrs_s3_bootstrap to begin "
+        "again with nothing",
+        self->name);
 }
 
 /* Other stores of this machine may have it from here, unless they have something newer, or are about to. */
@@ -1826,7 +1841,8 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             result = pgqrsi_s3_fail_status(self, &reply);
         }
         /* A body may be damaged on its way; the clock has just been set by the refusal's own Date. */
-        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) || (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
+        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) ||
+                (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
@@ -1874,9 +1890,9 @@ static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
     const unsigned char *image = pgqrsi_s3_image(self, &size);
     if (!image) return pgqrsi_s3_no_memory(self);
     if (size > self->most)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
-                                  "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_FULL, 0, NULL,
+            "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
     if (!pgqrsi_s3_reserve(self->store, &commit->body, size + pgqrsi_s3_trailer_room(&self->trailer)))
         return pgqrsi_s3_no_memory(self);
     memcpy(commit->body.data, image, size);
@@ -1907,10 +1923,11 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
                              now->horizon < commit->trailer.seq)
         return PGQRSI_S3_LOST;
     /* Replaced as a whole, or an earlier version restored, and no try of ours left open. */
-    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq)) return PGQRSI_S3_LOST;
-    commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                        "%s was replaced by a version that does not tell whether the change was in it",
-                                        self->name);
+    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq))
+        return PGQRSI_S3_LOST;
+    commit->result =
+        pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                           "%s was replaced by a version that does not tell whether the change was in it", self->name);
     return PGQRSI_S3_FAILED;
 }
 
@@ -1931,8 +1948,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
         commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s", self->name,
-                                    status, pgqrs_result_name(result));
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
+                                    self->name, status, pgqrs_result_name(result));
     }
     commit->result = result;
     return PGQRSI_S3_FAILED;
@@ -1975,10 +1992,9 @@ static pgqrsi_s3_outcome pgqrsi_s3_put_refused(pgqrsi_s3 *self, pgqrsi_s3_commit
     if (++commit->refusals == 1) return PGQRSI_S3_LOST;
     if (commit->refusals < 8) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
     *again = false;
-    commit->result = pgqrs_backend_fail(self->store,
-                                        commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
-                                        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)",
-                                        self->name);
+    commit->result = pgqrs_backend_fail(
+        self->store, commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
+        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)", self->name);
     return PGQRSI_S3_FAILED;
 }
 
@@ -2015,8 +2031,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
         return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
     }
-    if (status < 0 || status == 429)
-        return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    if (status < 0 || status == 429) return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
     if (status == 403 && strcmp(reply->code, "RequestTimeTooSkewed") == 0 && commit->skewed++ == 0) {
         *again = true; /* our clock has just been set by the Date of the refusal */
         return PGQRSI_S3_LOST;
@@ -2076,10 +2091,11 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
         if (status == 412 || status == 409)
             i++;
         else if ((status >= 200 && status < 300) || status == 501)
-            result = pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
-                                        "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
-                                        "overwrite each other; use one that does",
-                                        self->name, conditions[i][0], status);
+            result =
+                pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
+                                   "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
+                                   "overwrite each other; use one that does",
+                                   self->name, conditions[i][0], status);
         else
             result = pgqrsi_s3_fail_status(self, &reply);
         again = again && result != PGQRS_OK && pgqrsi_s3_back_off(self, patience, reply.retry_after_ms);
@@ -2311,8 +2327,8 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
-        self->yield_until_us = pgqrs_backend_monotonic() +
-                               (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 * (pgqrsi_s3_active_writers(self) - 1);
+        self->yield_until_us = pgqrs_backend_monotonic() + (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 *
+                                                               (pgqrsi_s3_active_writers(self) - 1);
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
@@ -2373,9 +2389,9 @@ static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
     self->spanning = false;
     if (verb == PGQRS_BACKEND_COMMIT && result == PGQRS_OK && pgqrsi_s3_changed(self) &&
         pgqrsi_s3_push(self, &patience, &result) == PGQRSI_S3_LOST)
-        result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONFLICT, 0, NULL,
-                                    "%s: another machine committed during the transaction, which was undone; do it again",
-                                    self->name);
+        result = pgqrs_backend_fail(
+            self->store, PGQRS_ERR_CONFLICT, 0, NULL,
+            "%s: another machine committed during the transaction, which was undone; do it again", self->name);
     /* What the program's statements may have done outside of the transaction is not part of the object. */
     if (result != PGQRS_OK || verb == PGQRS_BACKEND_ROLLBACK) {
         pgqrsi_s3_rollback(self);
@@ -2563,8 +2579,8 @@ static pgqrs_result pgqrsi_s3_queue_delete(void *context, int64_t now_us, const 
                         queue_delete(self->inner, op.now_us, queue, force));
 }
 
-static pgqrs_result pgqrsi_s3_queue_purge(void *context, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc,
-                                          int64_t *removed)
+static pgqrs_result pgqrsi_s3_queue_purge(void *context, int64_t now_us, const char *queue,
+                                          const pgqrs_purge_desc *desc, int64_t *removed)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *removed = 0,
                         queue_purge(self->inner, op.now_us, queue, desc, removed));
@@ -2625,8 +2641,8 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
         first = false;
         exchange->now_us = op.now_us;
         if (beat)
-            claim->heartbeat = self->locked || exchange->verdict_count > 0 ||
-                               pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
+            claim->heartbeat =
+                self->locked || exchange->verdict_count > 0 || pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
         op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
     }
     if (op.result != PGQRS_OK)
@@ -2697,8 +2713,8 @@ static pgqrs_result pgqrsi_s3_message_count(void *context, int64_t now_us, const
                         message_count(self->inner, op.now_us, filter, count));
 }
 
-static pgqrs_result pgqrsi_s3_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count, bool force,
-                                             pgqrs_result *results)
+static pgqrs_result pgqrsi_s3_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count,
+                                             bool force, pgqrs_result *results)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
                         message_delete(self->inner, op.now_us, ids, count, force, results));
@@ -2720,8 +2736,9 @@ static pgqrs_result pgqrsi_s3_message_replay(void *context, int64_t now_us, cons
 
 /* --- workers */
 
-static pgqrs_result pgqrsi_s3_worker_register(void *context, int64_t now_us, const char *name, const char *queue_or_null,
-                                              int64_t stale_us, int64_t epoch, pgqrs_worker_ref *out)
+static pgqrs_result pgqrsi_s3_worker_register(void *context, int64_t now_us, const char *name,
+                                              const char *queue_or_null, int64_t stale_us, int64_t epoch,
+                                              pgqrs_worker_ref *out)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
                         worker_register(self->inner, op.now_us, name, queue_or_null, stale_us, epoch, out));
