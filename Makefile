@@ -50,7 +50,7 @@ test: ## run every test; installs what is missing, starts private servers (a few
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -64,10 +64,11 @@ test-conformance: ## run the conformance suite and the fault tests on every back
 
 test-matrix: ## compile with gcc and clang in every C and C++ version, every include order
 	@tests/install-deps.sh test
-	@tests/run.sh -v tests/matrix.sh
+	@tests/run.sh -v tests/matrix.sh tests/adapters.sh
 
 test-examples: ## compile and run every program in examples/
 	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory build/test/s3_server
 	@tests/run.sh -v tests/examples.sh
 
 test-manual: ## compile and run every example in the manual and the README
@@ -81,10 +82,12 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power
+	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
+	  build/test/proof_s3_hosts build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
@@ -141,13 +144,13 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos)
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos s3_server s3_request)
 
 build-fuzz: $(call fuzz_binaries,$(FUZZ))
 
-build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
+build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE)) build/test/s3_server
 
-build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
+build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) build/test/s3_server
 
 build-bench: $(BENCHMARKS)
 

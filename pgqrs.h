@@ -667,6 +667,7 @@
 
 /* Foreign types, never opened here: libpq calls this one PGconn. */
 struct pg_conn;
+struct pgqrs_s3_desc;
 struct sqlite3;
 
 #ifdef __cplusplus
@@ -707,6 +708,9 @@ extern "C" {
     X(ERR_SCHEMA_OLDER, -50, MISUSE, "the tables need a migration: call pgqrs_install")                                \
     X(ERR_SCHEMA_DAMAGED, -51, FATAL, "a table, column or index is missing, or rows contradict each other")            \
     X(ERR_TRANSACTION, -52, MISUSE, "the caller's transaction has failed or does not allow this call")                 \
+    X(ERR_OBJECT_EXISTS, -53, CONFLICT, "the object is in the bucket already")                                         \
+    X(ERR_OBJECT_GONE, -54, FATAL, "the object was in the bucket and is there no more")                                \
+    X(ERR_OBJECT_CHANGED, -55, CONFLICT, "the object and the local copy were both changed since the last sync")        \
     /* objects */                                                                                                      \
     X(ERR_QUEUE_NOT_FOUND, -60, MISUSE, "no queue of this name")                                                       \
     X(ERR_QUEUE_EXISTS, -61, CONFLICT, "a queue of this name is there already")                                        \
@@ -926,18 +930,19 @@ typedef struct pgqrs_store_desc {
     pgqrs_json json;
     pgqrs_observer observer;
     pgqrs_validation validation;
-    int64_t connect_timeout_ms;   /* [30000] for connecting, and for waiting on a locked SQLite file */
-    int32_t retry_limit;          /* [5] how often a safe call is tried again after a passing error; -1: never */
-    int64_t default_lease_ms;     /* [30000] lease of queues created through this store */
-    int32_t default_max_attempts; /* [5] the same for max_attempts */
-    int32_t default_batch;        /* [16] messages a worker takes at once */
-    int64_t heartbeat_ms;         /* [5000] between the heartbeats of a worker */
-    int64_t poll_ms;              /* [250] a waiting consumer looks this often even when nobody wakes it */
-    pgqrs_switch pooler;          /* [auto] Postgres: is there a transaction pooler between? on: no session state */
-    pgqrs_switch sqlite_wal;      /* [on] SQLite: write-ahead log; off: rollback journal */
+    int64_t connect_timeout_ms;     /* [30000] for connecting, and for waiting on a locked SQLite file */
+    int32_t retry_limit;            /* [5] how often a safe call is tried again after a passing error; -1: never */
+    int64_t default_lease_ms;       /* [30000] lease of queues created through this store */
+    int32_t default_max_attempts;   /* [5] the same for max_attempts */
+    int32_t default_batch;          /* [16] messages a worker takes at once */
+    int64_t heartbeat_ms;           /* [5000] between the heartbeats of a worker */
+    int64_t poll_ms;                /* [250] a waiting consumer looks this often even when nobody wakes it */
+    pgqrs_switch pooler;            /* [auto] Postgres: is there a transaction pooler between? on: no session state */
+    pgqrs_switch sqlite_wal;        /* [on] SQLite: write-ahead log; off: rollback journal */
+    const struct pgqrs_s3_desc *s3; /* S3: required, see pgqrs_s3.h; read by pgqrs_open only */
 } pgqrs_store_desc;
 
-/* Opens the store a DSN names: sqlite://FILE, sqlite::memory:, turso://FILE, postgresql://…, postgres://… .
+/* Opens the store a DSN names: sqlite://FILE, sqlite::memory:, turso://FILE, postgresql://…, postgres://…, s3://BUCKET/KEY.
  * The scheme picks the backend among those whose header the program includes. Nothing is created in the database
  * (SQLite makes the file); call pgqrs_install for that. desc may be NULL, err may be NULL. NULL back: see *err.
  * Close with pgqrs_close. A store belongs to one thread at a time; open as many as you like. It must not be used on the other
@@ -962,7 +967,7 @@ PGQRS_API const pgqrs_error *pgqrs_last_error(const pgqrs_store *store);
 /* The settings in force, every default filled in; valid as long as the store. */
 PGQRS_API const pgqrs_store_desc *pgqrs_store_settings(const pgqrs_store *store);
 
-/* "sqlite", "turso", "postgres". Valid as long as the program. */
+/* "sqlite", "turso", "postgres", "s3". Valid as long as the program. */
 PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store);
 
 /* The store's time, microseconds since 1970 UTC: the clock hook's, the server's, or this machine's. */
@@ -2075,6 +2080,7 @@ typedef struct pgqrs_backend_open {
     struct pg_conn *connection;
     struct sqlite3 *database;
     const pgqrs_store_desc *settings; /* resolved; lives as long as the store */
+    const char *name;                 /* for messages about `database`, lives as long as the store; NULL: it has none */
 } pgqrs_backend_open;
 
 typedef struct pgqrs_backend_message {
@@ -2416,6 +2422,11 @@ PGQRS_API void pgqrs_backend_observe(pgqrs_store *store, const pgqrs_event *even
 PGQRS_API void *pgqrs_backend_result_new(pgqrs_store *store, size_t size, size_t reserve);
 PGQRS_API void *pgqrs_backend_result_alloc(void *result, size_t size);
 PGQRS_API char *pgqrs_backend_result_text(void *result, const char *text, int64_t size);
+/* For functions of its own that a backend offers to programs: what they do stands between enter and leave, which returns
+ * `result`, like every call on a store. *self: what open gave. A store of another backend: PGQRS_ERR_UNSUPPORTED, and after
+ * any failure of enter there is no leave. */
+PGQRS_API pgqrs_result pgqrs_backend_enter(pgqrs_store *store, const pgqrs_backend *backend, void **self);
+PGQRS_API pgqrs_result pgqrs_backend_leave(pgqrs_store *store, pgqrs_result result);
 
 #ifdef __cplusplus
 }
@@ -17534,8 +17545,11 @@ static const pgqrs_backend *pgqrsi_backend_for(const char *scheme, size_t length
 static const struct {
     const char *scheme;
     const char *header;
-} pgqrsi_known_schemes[] = {
-    {"sqlite", "pgqrs_sqlite.h"}, {"turso", "pgqrs_sqlite.h"}, {"postgresql", "pgqrs.h"}, {"postgres", "pgqrs.h"}};
+} pgqrsi_known_schemes[] = {{"sqlite", "pgqrs_sqlite.h"},
+                            {"turso", "pgqrs_sqlite.h"},
+                            {"postgresql", "pgqrs.h"},
+                            {"postgres", "pgqrs.h"},
+                            {"s3", "pgqrs_s3.h"}};
 
 static pgqrs_result pgqrsi_backend_missing(const char *scheme, size_t length, pgqrs_error *err)
 {
@@ -17548,7 +17562,7 @@ static pgqrs_result pgqrsi_backend_missing(const char *scheme, size_t length, pg
                 (int)length, scheme, pgqrsi_known_schemes[i].header);
     return pgqrsi_error_set(
         err, PGQRS_ERR_BAD_DSN,
-        "no backend serves the scheme \"%.*s\"; known are sqlite://, turso://, postgresql://, postgres://",
+        "no backend serves the scheme \"%.*s\"; known are sqlite://, turso://, postgresql://, postgres://, s3://",
         (int)(length < 40 ? length : 40), scheme);
 }
 
@@ -17629,6 +17643,25 @@ PGQRS_API void *pgqrs_backend_result_alloc(void *result, size_t size)
 PGQRS_API char *pgqrs_backend_result_text(void *result, const char *text, int64_t size)
 {
     return pgqrsi_result_text(result, text, size);
+}
+
+PGQRS_API pgqrs_result pgqrs_backend_enter(pgqrs_store *store, const pgqrs_backend *backend, void **self)
+{
+    pgqrs_result result = pgqrsi_begin(store);
+    *self = NULL;
+    if (result) return result;
+    if (store->backend != backend) {
+        pgqrsi_end(store, pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED, "this is not for a store on %s, only on %s",
+                                      store->scheme, backend->name));
+        return PGQRS_ERR_UNSUPPORTED;
+    }
+    *self = store->self;
+    return PGQRS_OK;
+}
+
+PGQRS_API pgqrs_result pgqrs_backend_leave(pgqrs_store *store, pgqrs_result result)
+{
+    return pgqrsi_end(store, result);
 }
 
 /* --- store */
@@ -17735,6 +17768,7 @@ static pgqrs_store *pgqrsi_store_open(const pgqrs_backend *backend, pgqrs_backen
         return NULL;
     }
     store->capabilities = backend->capabilities(store->self);
+    store->settings.s3 = NULL; /* the program's own, and maybe gone by the next call */
     return store;
 }
 

@@ -659,7 +659,8 @@ typedef struct pgqrsi_sqlite {
     /* files: the paths share one allocation */
     char *paths;
     size_t paths_size;
-    const char *path; /* NULL: in memory */
+    const char *called; /* what messages call it; NULL: by its path */
+    const char *path;   /* NULL: in memory */
     const char *lock_path;
     const char *log_path;
     int lock_fd;
@@ -702,6 +703,7 @@ static bool pgqrsi_sqlite_contains(const char *text, const char *part)
 
 static const char *pgqrsi_sqlite_name(const pgqrsi_sqlite *self)
 {
+    if (self->called) return self->called;
     return self->path ? self->path : self->borrowed ? "your database" : "the database in memory";
 }
 
@@ -1756,6 +1758,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_open(pgqrs_store *store, const pgq
     self = (pgqrsi_sqlite *)pgqrs_backend_alloc(store, sizeof(*self));
     if (!self) return pgqrs_backend_fail(store, PGQRS_ERR_NO_MEMORY, 0, NULL, "no memory for a store");
     self->store = store;
+    self->called = request->name;
     self->lock_fd = self->log_fd = self->wake_fd = -1;
     self->patience_us = request->settings->connect_timeout_ms * 1000;
     result = request->database ? pgqrsi_sqlite_open_borrowed(self, request->database)

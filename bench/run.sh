@@ -28,7 +28,7 @@ trap 'exit 130' INT TERM HUP
 if [ -z "${PGQRS_TEST_POSTGRES_DSN:-}" ]; then
     started=$scratch/servers
     mkdir "$started"
-    PGQRS_SERVERS_FSYNC=on "$root/tests/servers.sh" start "$started" >"$scratch/env.sh"
+    PGQRS_SERVERS_FSYNC=on "$root/tests/servers.sh" start "$started" postgres >"$scratch/env.sh"
     # shellcheck disable=SC1091
     . "$scratch/env.sh"
 fi

@@ -2267,7 +2267,7 @@ static const test_case run_cases[] = {
     CASE(cancel_words_are_bounded, PLAIN),
     CASE(cancel_of_a_run_whose_worker_died_is_at_once, PLAIN),
     CASE(cancel_that_was_asked_for_survives_the_workers_death, PLAIN),
-    CASE(control_in_the_users_transaction_rolls_back_with_it, TWO | FRESH),
+    CASE_ON(control_in_the_users_transaction_rolls_back_with_it, TWO | FRESH, ON_LENT),
     CASE(runs_are_found_by_state, FRESH),
     CASE(running_run_tells_who_has_it, PLAIN),
     CASE(unknown_run_is_nothing, PLAIN),

@@ -1961,8 +1961,8 @@ static void transaction_that_the_body_ended_fails_the_run(void)
     serve(book);
     RUN_ERROR("MISUSE", NULL, id);
     EQ(2, W.bodies); /* with the step before */
-    EQ(1, ledger());
-    if (on(ON_SQLITE))
+    EQ(on(ON_S3) ? 0 : 1, ledger()); /* on S3 it was a commit on the copy, which is thrown away */
+    if (on(ON_SQLITE) || on(ON_S3))
         return; /* there a statement that failed takes back itself and nothing else */
     W.body = ignore_a_failure;
     id = trigger();
@@ -2549,8 +2549,8 @@ static const test_case step_cases[] = {
     CASE(transaction_of_a_step_ends_when_the_run_has_to_stop, TWO | FRESH),
     CASE(values_set_in_a_transactional_step_are_part_of_it, TWO | FRESH),
     CASE(what_the_store_does_in_a_transactional_step_is_part_of_it, TWO | FRESH),
-    CASE(transactional_step_inside_the_users_transaction_is_refused, TWO | FRESH),
-    CASE(transactional_step_on_a_borrowed_connection_commits, TWO | FRESH),
+    CASE_ON(transactional_step_inside_the_users_transaction_is_refused, TWO | FRESH, ON_LENT),
+    CASE_ON(transactional_step_on_a_borrowed_connection_commits, TWO | FRESH, ON_LENT),
     CASE_ON(transactional_step_of_a_zombie_writes_nothing, TWO | FRESH, ON_SERVER),
     CASE_ON(transactional_step_that_is_cancelled_meanwhile_is_kept, TWO | FRESH, ON_SERVER),
     CASE(stop_gives_the_run_back_at_the_next_step, PLAIN),
@@ -2563,7 +2563,7 @@ static const test_case step_cases[] = {
     CASE(run_of_another_workflow_is_given_back, PLAIN),
     CASE(run_of_another_workflow_does_not_count, PLAIN),
     CASE(texts_are_quoted_and_unquoted, PLAIN),
-    CASE(transaction_ended_on_a_borrowed_connection_fails_the_run, TWO | FRESH),
+    CASE_ON(transaction_ended_on_a_borrowed_connection_fails_the_run, TWO | FRESH, ON_LENT),
     CASE(failure_may_quote_the_database, TWO | FRESH),
     CASE(transaction_that_the_body_ended_fails_the_run, TWO | FRESH),
     CASE(null_runs_are_refused, NO_STORE),

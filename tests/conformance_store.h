@@ -308,7 +308,7 @@ static void default_settings_work(void)
 
 static void backend_has_a_name(void)
 {
-    SAME(on(ON_SERVER) ? "postgres" : "sqlite", pgqrs_store_backend(T.store));
+    SAME(on(ON_SERVER) ? "postgres" : on(ON_S3) ? "s3" : "sqlite", pgqrs_store_backend(T.store));
 }
 
 static void turso_dsn_is_served_too(void)
@@ -1258,6 +1258,8 @@ static void config_takes_the_dsn_from_code_first(void)
     keep(config);
     SAME(T.dsn, config->dsn);
     EQ(16, config->max_connections);
+    if (on(ON_S3))
+        config->store.s3 = test_s3_desc();
     store = remember_store(pgqrs_open(config->dsn, &config->store, &err));
     assert_non_null(store);
 }
@@ -1324,7 +1326,7 @@ static const test_case store_cases[] = {
     CASE(open_refuses_settings_out_of_range, NO_STORE),
     CASE(settings_are_read_back_resolved, PLAIN),
     CASE(settings_are_copied, NO_STORE),
-    CASE(default_settings_work, NO_STORE),
+    CASE_ON(default_settings_work, NO_STORE, ON_LENT),
     CASE(backend_has_a_name, PLAIN),
     CASE_ON(turso_dsn_is_served_too, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(rollback_journal_works_too, NO_STORE, ON_SQLITE_FILE),
@@ -1352,14 +1354,14 @@ static const test_case store_cases[] = {
     CASE(verify_notices_rows_that_contradict, FRESH | TWO),
     CASE(view_shows_a_row_per_message, FRESH | TWO),
     CASE_ON(install_by_four_processes_at_once, NO_STORE | FRESH, ON_SHARED),
-    CASE(borrowed_connection_does_everything, TWO),
-    CASE(borrowed_connection_stays_open, TWO),
-    CASE(transactional_enqueue_commits_with_the_caller, TWO | FRESH),
-    CASE(transactional_enqueue_rolls_back_with_the_caller, TWO),
-    CASE(transactional_settle_follows_the_caller, TWO),
-    CASE(transactional_claim_rolls_back, TWO),
-    CASE(failed_call_inside_a_transaction_leaves_it_usable, TWO | FRESH),
-    CASE(queues_made_in_a_transaction_that_rolls_back_are_forgotten, TWO | FRESH),
+    CASE_ON(borrowed_connection_does_everything, TWO, ON_LENT),
+    CASE_ON(borrowed_connection_stays_open, TWO, ON_LENT),
+    CASE_ON(transactional_enqueue_commits_with_the_caller, TWO | FRESH, ON_LENT),
+    CASE_ON(transactional_enqueue_rolls_back_with_the_caller, TWO, ON_LENT),
+    CASE_ON(transactional_settle_follows_the_caller, TWO, ON_LENT),
+    CASE_ON(transactional_claim_rolls_back, TWO, ON_LENT),
+    CASE_ON(failed_call_inside_a_transaction_leaves_it_usable, TWO | FRESH, ON_LENT),
+    CASE_ON(queues_made_in_a_transaction_that_rolls_back_are_forgotten, TWO | FRESH, ON_LENT),
     CASE_ON(failed_transaction_of_the_caller_is_refused, TWO, ON_SERVER),
     CASE(borrowed_install_rolls_back_too, TWO | UNINSTALLED),
     CASE(open_on_nothing_is_refused, NO_STORE),

@@ -33,13 +33,14 @@ brew install sqlite libpq libyaml ncurses pkg-config"
     ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \
-libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libncurses-dev pkg-config clang-tidy llvm valgrind jq tmux zsh groff-base"
-    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config jq tmux zsh groff"
-    headers="sqlite3.h libpq-fe.h curses.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
-    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel ncurses-devel pkgconf jq tmux zsh groff
-apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev ncurses-dev pkgconf bash jq tmux zsh groff
-pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkgconf jq tmux zsh groff
-brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkg-config jq tmux groff"
+libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libcurl4-openssl-dev libncurses-dev pkg-config clang-tidy llvm valgrind \
+ceph-mon ceph-osd radosgw jq tmux zsh groff-base"
+    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config ceph-mon ceph-osd radosgw jq tmux zsh groff"
+    headers="sqlite3.h libpq-fe.h curses.h cmocka.h yaml.h cjson/cJSON.h jansson.h curl/curl.h"
+    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel libcurl-devel ncurses-devel pkgconf ceph-mon ceph-osd ceph-radosgw jq tmux zsh groff
+apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev curl-dev ncurses-dev pkgconf bash jq tmux zsh groff    (and Ceph's radosgw, or PGQRS_TEST_S3_ENDPOINT names another S3 store)
+pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson curl ncurses pkgconf jq tmux zsh groff    (and Ceph's radosgw, or PGQRS_TEST_S3_ENDPOINT names another S3 store)
+brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson curl ncurses pkg-config jq tmux groff    (radosgw is not in it: PGQRS_TEST_S3_ENDPOINT names another S3 store)"
     ;;
 bench)
     apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"

@@ -87,7 +87,7 @@ trap 'exit 143' TERM HUP
 # Real syncs, because the server is killed; and a disk that can be filled, where the loader lets us.
 start_servers() {
     servers=$(mktemp -d /tmp/pgqrs-proof.XXXXXX)
-    PGQRS_SERVERS_FSYNC=on "$here/servers.sh" start "$servers" >"$dir/env.sh"
+    PGQRS_SERVERS_FSYNC=on "$here/servers.sh" start "$servers" postgres >"$dir/env.sh"
     # shellcheck disable=SC1091
     . "$dir/env.sh"
     rm -f "$dir/env.sh"

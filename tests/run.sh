@@ -13,11 +13,15 @@
 # everything else once; fault_*.c only once per target when its sanitized build is given, too. Whatever uses Postgres gets a database of
 # its own.
 #
-#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer"
+#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3
+#                        s3-radosgw"; s3 is the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
+#   PGQRS_TEST_S3_ENDPOINT, PGQRS_TEST_S3_ACCESS_KEY, PGQRS_TEST_S3_SECRET_KEY, PGQRS_TEST_S3_BUCKET
+#                        likewise: an S3 store with a bucket
+#   PGQRS_TEST_S3_SERVER the program of the S3 server with faults (build/test/s3_server)
 #   PGQRS_TEST_TALLY     a file to append "passed failed skipped" to
 #   CI=true              a skipped test counts as a failure
 set -euo pipefail
@@ -34,7 +38,7 @@ fi
     exit 2
 }
 
-all_targets="sqlite-file sqlite-memory postgres pgbouncer"
+all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-radosgw"
 wanted_targets=${PGQRS_TEST_TARGETS:-$all_targets}
 for target in $wanted_targets; do
     case " $all_targets " in
@@ -48,6 +52,7 @@ done
 jobs_at_once=${PGQRS_TEST_JOBS:-2}
 timeout_s=${PGQRS_TEST_TIMEOUT:-900}
 logs=$root/build/logs
+export PGQRS_TEST_S3_SERVER=${PGQRS_TEST_S3_SERVER:-$root/build/test/s3_server}
 mkdir -p "$logs"
 
 programs="$*"
@@ -65,18 +70,20 @@ targets_of() {
     *.c) ;;
     *) return ;;
     esac
-    declared=$(sed -n 's/^[^A-Za-z]*test targets: *\([a-z -]*[a-z]\).*/\1/p' "$source" | head -n 1)
+    declared=$(sed -n 's/^[^A-Za-z]*test targets: *\([a-z0-9 -]*[a-z0-9]\).*/\1/p' "$source" | head -n 1)
     if [ -n "$declared" ]; then
         echo "$declared"
         return
     fi
     case $1 in
-    # Behind the pooler there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
+    # Behind the pooler and on another S3 server there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
     # without, not both.
-    */sanitize/conformance | */sanitize/fault_*) echo "${all_targets% pgbouncer}" ;;
+    */sanitize/conformance) echo "sqlite-file sqlite-memory postgres s3" ;;
+    # What fails inside of SQLite is the same below S3, which has faults of its own in test_s3_store.c.
+    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres" ;;
     */fault_*) case " $programs " in
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
-        *) echo "$all_targets" ;;
+        *) echo "sqlite-file sqlite-memory postgres pgbouncer" ;;
         esac ;;
     */conformance) echo "$all_targets" ;;
     esac
@@ -155,19 +162,28 @@ if [ "${#run_names[@]}" = 0 ]; then
 fi
 
 # Programs without a target may use the servers as well, so they are there for everything but the plain scripts.
-needs_servers=
+needs_postgres='' needs_s3=''
 uses_postgres() {
     case ${run_targets[$1]}:${run_programs[$1]} in
+    :*/test_s3_*) return 1 ;;
     postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh | :*/cli_*.sh) return 0 ;;
     esac
     return 1
 }
+uses_s3() {
+    case ${run_targets[$1]}:${run_programs[$1]} in
+    s3-radosgw:* | :*/test_s3_http) return 0 ;;
+    esac
+    return 1
+}
 for i in "${!run_programs[@]}"; do
-    if uses_postgres "$i"; then needs_servers=1; fi
+    if uses_postgres "$i" && { [ -z "${PGQRS_TEST_POSTGRES_DSN:-}" ] || [ -z "${PGQRS_TEST_PGBOUNCER_DSN:-}" ]; }; then needs_postgres=postgres; fi
+    if uses_s3 "$i" && [ -z "${PGQRS_TEST_S3_ENDPOINT:-}" ]; then needs_s3=s3; fi
 done
-if [ -n "$needs_servers" ] && { [ -z "${PGQRS_TEST_POSTGRES_DSN:-}" ] || [ -z "${PGQRS_TEST_PGBOUNCER_DSN:-}" ]; }; then
+if [ -n "$needs_postgres$needs_s3" ]; then
     started_servers=$(mktemp -d /tmp/pgqrs-servers.XXXXXX)
-    "$here/servers.sh" start "$started_servers" >"$scratch/env.sh"
+    # shellcheck disable=SC2086
+    "$here/servers.sh" start "$started_servers" $needs_postgres $needs_s3 >"$scratch/env.sh"
     # shellcheck disable=SC1091
     . "$scratch/env.sh"
 fi

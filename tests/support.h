@@ -32,7 +32,10 @@
 
 #define PGQRS_IMPLEMENTATION
 #include "../pgqrs_sqlite.h"
+#include "../pgqrs_s3.h"
 #include "../pgqrs.h"
+#include "../examples/http_socket.h"
+#include "s3_process.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define TEST_SANITIZED 1
@@ -69,10 +72,12 @@ typedef enum test_target {
     ON_SQLITE_MEMORY = 2,
     ON_POSTGRES = 4,
     ON_PGBOUNCER = 8,
+    ON_S3 = 16,
     ON_SQLITE = ON_SQLITE_FILE | ON_SQLITE_MEMORY,
     ON_SERVER = ON_POSTGRES | ON_PGBOUNCER,
-    ON_SHARED = ON_SQLITE_FILE | ON_SERVER, /* several processes, reopening */
-    ON_ALL = ON_SQLITE | ON_SERVER
+    ON_SHARED = ON_SQLITE_FILE | ON_SERVER | ON_S3, /* several processes, reopening */
+    ON_LENT = ON_SQLITE | ON_SERVER, /* stores on a connection of the program's, and without settings */
+    ON_ALL = ON_SQLITE | ON_SERVER | ON_S3
 } test_target;
 
 enum {
@@ -107,6 +112,10 @@ static struct {
     int case_number;
     bool loud;
     pid_t pid;
+    s3_process s3_server; /* not running: the server is another one, without control and counters */
+    s3_account s3_account;
+    const char *s3_bucket;
+    char s3_endpoint[64];
 } run;
 
 /* The counting allocator: sizes are checked, memory is never zero by luck, and the Nth allocation can fail. */
@@ -160,6 +169,7 @@ static struct {
     uint64_t random_state;
     int64_t random_calls;
     test_memory memory;
+    uint32_t object_counter; /* S3: of the object that was fetched last */
     const char *leak; /* a log line that has what it must not have */
     int64_t log_lines;
     test_event events[512];
@@ -480,11 +490,73 @@ static bool on(unsigned targets)
     return ((unsigned)run.target & targets) != 0;
 }
 
+/* HTTP for any number of stores and threads: connections are lent. A fork leaves those of its parent alone. */
+static struct {
+    pthread_mutex_t lock;
+    http_socket *idle[64];
+    size_t count;
+    pid_t pid;
+    char cache[640];
+    pgqrs_s3_desc desc;
+} S3 = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static http_socket *s3_take_connection(void)
+{
+    http_socket *http = NULL;
+    pthread_mutex_lock(&S3.lock);
+    if (S3.pid != getpid())
+        S3.count = 0;
+    S3.pid = getpid();
+    if (S3.count > 0)
+        http = S3.idle[--S3.count];
+    pthread_mutex_unlock(&S3.lock);
+    return http ? http : http_socket_create();
+}
+
+static void s3_give_connection(http_socket *http)
+{
+    pthread_mutex_lock(&S3.lock);
+    if (S3.count < COUNT_OF(S3.idle)) {
+        S3.idle[S3.count++] = http;
+        http = NULL;
+    }
+    pthread_mutex_unlock(&S3.lock);
+    if (http)
+        http_socket_destroy(http);
+}
+
+static int s3_exchange(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    http_socket *http = s3_take_connection();
+    int status;
+    (void)user;
+    if (!http)
+        return -1;
+    status = http_socket_callback(http).exchange(http, request, reply);
+    s3_give_connection(http);
+    return status;
+}
+
+static const pgqrs_s3_desc *test_s3_desc(void)
+{
+    memset(&S3.desc, 0, sizeof(S3.desc));
+    S3.desc.http.exchange = s3_exchange;
+    S3.desc.endpoint = run.s3_endpoint;
+    S3.desc.access_key = run.s3_account.access_key;
+    S3.desc.secret_key = run.s3_account.secret_key;
+    S3.desc.region = "us-east-1";
+    S3.desc.cache_dir = S3.cache;
+    S3.desc.heartbeat_ms = -1; /* the cases want to see each one; what is saved has cases of its own */
+    return &S3.desc;
+}
+
 /* Every hook is ours, time is moved by hand. */
 static pgqrs_store_desc test_desc(void)
 {
     pgqrs_store_desc desc;
     memset(&desc, 0, sizeof(desc));
+    if (on(ON_S3))
+        desc.s3 = test_s3_desc();
     if (on(ON_SERVER))
         desc.schema = T.schema;
     desc.allocator.resize = test_resize;
@@ -630,6 +702,43 @@ static void qualify(char *out, size_t room, const char *sql)
     out[used] = '\0';
 }
 
+/* The case's object, past the library and, where that can be, past faults and counters. */
+static int s3_object(const char *method, const void *data, size_t size, s3_text *body)
+{
+    char path[700];
+    snprintf(path, sizeof(path), "%s/%.600s", run.s3_server.pid ? "/_raw" : "", T.dsn + 5);
+    return run.s3_server.pid ? s3_raw(run.s3_server.port, method, path, data, size, body)
+                             : s3_signed(&run.s3_account, method, path, data, size, body);
+}
+
+/* The object as a file, for sqlite3; and back, when that has changed it. */
+static void s3_fetch_object(void)
+{
+    s3_text body = {NULL, 0, 0, false};
+    FILE *file = fopen(T.file, "wb");
+    if (!file || s3_object("GET", NULL, 0, &body) != 200)
+        fail_at(__FILE__, __LINE__, "%s cannot be fetched", T.dsn);
+    fwrite(body.data, 1, body.size, file);
+    fclose(file);
+    T.object_counter = pgqrsi_s3_big32((const unsigned char *)body.data + 24);
+    s3_free(&body);
+}
+
+static void s3_store_object(void)
+{
+    static unsigned char data[4 << 20];
+    FILE *file = fopen(T.file, "rb");
+    size_t size = file ? fread(data, 1, sizeof(data), file) : 0;
+    if (file)
+        fclose(file);
+    unlink(T.file);
+    size = pgqrsi_s3_image_size(data, size);
+    if (size == 0)
+        fail_at(__FILE__, __LINE__, "what was %s is no SQLite file any more", T.dsn);
+    if (pgqrsi_s3_big32(data + 24) != T.object_counter && s3_object("PUT", data, size, NULL) != 200)
+        fail_at(__FILE__, __LINE__, "%s cannot be stored", T.dsn);
+}
+
 /* Runs SQL; the first column of the first row as text (empty when there is none) goes to `out`. */
 static void raw_query(const char *sql, char *out, size_t room)
 {
@@ -650,7 +759,10 @@ static void raw_query(const char *sql, char *out, size_t room)
         if (status != PGRES_TUPLES_OK && status != PGRES_COMMAND_OK)
             fail_at(__FILE__, __LINE__, "%s: %s", text, problem);
     } else {
-        sqlite3 *database = T.database_count > 0 && on(ON_SQLITE_MEMORY) ? T.databases[0] : open_database(T.file);
+        sqlite3 *database;
+        if (on(ON_S3))
+            s3_fetch_object();
+        database = T.database_count > 0 && on(ON_SQLITE_MEMORY) ? T.databases[0] : open_database(T.file);
         sqlite3_stmt *statement = NULL;
         const char *rest = text;
         while (rest && *rest) {
@@ -673,6 +785,8 @@ static void raw_query(const char *sql, char *out, size_t room)
             sqlite3_close(database);
             T.database_count--;
         }
+        if (on(ON_S3))
+            s3_store_object();
     }
 }
 
@@ -1280,6 +1394,11 @@ static void place_for_case(const test_case *test)
         snprintf(T.file, sizeof(T.file), "%s/case%d.db", run.dir, run.case_number);
         snprintf(T.dsn, sizeof(T.dsn), "sqlite://%s", T.file);
         break;
+    case ON_S3:
+        snprintf(T.file, sizeof(T.file), "%s/case%d.db", run.dir, run.case_number);
+        snprintf(T.dsn, sizeof(T.dsn), "s3://%s/run%d/case%d.sqlite", run.s3_bucket, (int)run.pid, run.case_number);
+        snprintf(S3.cache, sizeof(S3.cache), "%s/cache%d", run.dir, run.case_number);
+        break;
     case ON_SQLITE_MEMORY:
         snprintf(T.dsn, sizeof(T.dsn), "sqlite::memory:");
         if (test->flags & TWO)
@@ -1306,6 +1425,18 @@ static void remove_file(const char *file)
     }
 }
 
+static void s3_remove_case(void)
+{
+    char command[800];
+    s3_object("DELETE", NULL, 0, NULL);
+    if (run.s3_server.pid)
+        s3_control(run.s3_server.port, "clock_s=0\nwrite_interval_ms=0\nread_only=0\nhonour=both\nmatch=any\netag=quoted\n"
+                                       "etag_from=content\nabsent_match=404\nretry_after=1");
+    snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
+    if (S3.cache[0] && system(command) != 0)
+        fprintf(stderr, "# %s failed\n", command);
+}
+
 static void tidy_up_case(void)
 {
     int64_t took_ms = monotonic_ms() - T.began_ms;
@@ -1315,8 +1446,10 @@ static void tidy_up_case(void)
     close_all_stores();
     free_results();
     close_connections();
-    if (on(ON_SQLITE_FILE) && T.file[0])
+    if ((on(ON_SQLITE_FILE) || on(ON_S3)) && T.file[0])
         remove_file(T.file);
+    if (on(ON_S3))
+        s3_remove_case();
     if (on(ON_SERVER) && strcmp(T.schema, run.schema) != 0 && T.schema[0])
         server_exec("SET client_min_messages TO warning; DROP SCHEMA IF EXISTS \"%s\" CASCADE", T.schema);
 }
@@ -1403,6 +1536,30 @@ static bool ci(void)
 }
 
 /* Reads target and DSN. Not 0: the program ends with that status minus one, having said why. */
+/* A server of our own, or the one that was started for us. */
+static bool start_s3(bool other)
+{
+    static const char *const settings[] = {"access_key=test", "secret_key=secret-of-the-tests", "bucket=pgqrs-test", NULL};
+    const char *endpoint = getenv("PGQRS_TEST_S3_ENDPOINT");
+    run.s3_account.access_key = other ? getenv("PGQRS_TEST_S3_ACCESS_KEY") : "test";
+    run.s3_account.secret_key = other ? getenv("PGQRS_TEST_S3_SECRET_KEY") : "secret-of-the-tests";
+    run.s3_bucket = other ? getenv("PGQRS_TEST_S3_BUCKET") : "pgqrs-test";
+    if (other && (!endpoint || !run.s3_account.access_key || !run.s3_account.secret_key || !run.s3_bucket)) {
+        fprintf(stderr, "PGQRS_TEST_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY or _BUCKET is not set (tests/servers.sh start DIR s3)\n");
+        return false;
+    }
+    if (!other && !s3_process_start(&run.s3_server, settings)) {
+        fprintf(stderr, "the S3 server of the tests does not start; make build/test/s3_server\n");
+        return false;
+    }
+    snprintf(run.s3_endpoint, sizeof(run.s3_endpoint), "http://127.0.0.1:%d", run.s3_server.port);
+    if (other)
+        snprintf(run.s3_endpoint, sizeof(run.s3_endpoint), "%s", endpoint);
+    run.s3_account.endpoint = run.s3_endpoint;
+    snprintf(run.password, sizeof(run.password), "%s", run.s3_account.secret_key);
+    return true;
+}
+
 static int begin_run(void)
 {
     static const struct {
@@ -1411,7 +1568,9 @@ static int begin_run(void)
     } targets[] = {{"sqlite-file", ON_SQLITE_FILE},
                    {"sqlite-memory", ON_SQLITE_MEMORY},
                    {"postgres", ON_POSTGRES},
-                   {"pgbouncer", ON_PGBOUNCER}};
+                   {"pgbouncer", ON_PGBOUNCER},
+                   {"s3", ON_S3},
+                   {"s3-radosgw", ON_S3}};
     const char *name = getenv("PGQRS_TEST_TARGET");
     const char *dsn = getenv("PGQRS_TEST_DSN");
     size_t i;
@@ -1427,7 +1586,7 @@ static int begin_run(void)
         if (strcmp(name, targets[i].name) == 0)
             run.target = targets[i].target;
     if (!run.target) {
-        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer\n", name);
+        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-radosgw\n", name);
         return 3;
     }
     printf("# target %s, seed %" PRIu64 " (PGQRS_TEST_SEED repeats it)\n", name, run.seed);
@@ -1443,7 +1602,9 @@ static int begin_run(void)
         snprintf(run.schema, sizeof(run.schema), "t%08x%04x", (unsigned)(run.seed * UINT64_C(0x9E3779B97F4A7C15) >> 32),
                  (unsigned)getpid() & 0xffffu);
     }
-    if (run.target == ON_SQLITE_FILE) {
+    if (run.target == ON_S3 && !start_s3(strcmp(name, "s3") != 0))
+        return 3;
+    if (run.target == ON_SQLITE_FILE || run.target == ON_S3) {
         if (dsn && strncmp(dsn, "sqlite://", 9) == 0 && strrchr(dsn + 9, '/')) {
             snprintf(run.dir, sizeof(run.dir), "%.*s", (int)(strrchr(dsn + 9, '/') - (dsn + 9)), dsn + 9);
         } else {
@@ -1479,6 +1640,11 @@ static int end_run(void)
         }
         PQclear(result);
         PQfinish(connection);
+    }
+    if (run.target == ON_S3) {
+        while (S3.count > 0)
+            http_socket_destroy(S3.idle[--S3.count]);
+        s3_process_stop(&run.s3_server);
     }
     if (run.own_dir && rmdir(run.dir) != 0) {
         fprintf(stderr, "files are left behind in %s\n", run.dir);

@@ -1,0 +1,3453 @@
+/* pgqrs_s3.h - the S3 backend of pgqrs.h: a durable job queue in a bucket, without a database server.
+ *
+ * >>manual
+ *
+ * One source file of the program says
+ *
+ *     #define PGQRS_IMPLEMENTATION
+ *     #include "pgqrs_s3.h"
+ *
+ * every other one just includes the header. Link with -lsqlite3 (3.37 or newer); pgqrs_sqlite.h stands beside it and comes
+ * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one:
+ *
+ *     http_curl *curl = http_curl_create();
+ *     pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
+ *     pgqrs_store_desc desc = {.s3 = &s3};
+ *     pgqrs_store *store = pgqrs_open("s3://bucket/jobs.sqlite", &desc, &err);
+ *
+ * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
+ * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
+ * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the one object
+ * (s3:GetObject, s3:PutObject), and to list the bucket (s3:ListBucket), without which S3 says "denied" where it means "not there".
+ *
+ * What is in the bucket
+ *     One object: a SQLite file, which sqlite3 opens as it is, followed by some bytes that SQLite ignores (who committed last). It
+ *     is the whole queue. Any number of processes on any number of machines may use it. The first pgqrs_install makes it.
+ *     A SQLite file made by pgqrs_sqlite.h may be uploaded as it is; one that another program has written to goes through
+ *     VACUUM INTO first, which removes those bytes.
+ *
+ * Durability
+ *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
+ *     somebody else was faster, the call is carried out again on the new version; the program does not see that. When no reply came,
+ *     a GET shows whether the change is there; if that cannot be found out within deadline_ms, the call is
+ *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: AWS S3, MinIO, Cloudflare R2 and Ceph do. A store that
+ *     accepts a condition and ignores it is found out before the first commit, and refused (PGQRS_ERR_UNSUPPORTED).
+ *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
+ *
+ * What it costs
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention, and keep large
+ *     payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
+ *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
+ *
+ * Several processes, several threads, several machines
+ *     Stores on one machine take turns through a lock in the cache directory, and see each other's commits there without a GET;
+ *     waiting consumers are woken by them (Linux). Stores on different machines compete; whoever loses goes again.
+ *     The cache directory (default: pgqrs in the user's cache directory) holds one directory per object, with its last known
+ *     version. It is only a copy: it may be removed while no program runs, and what a crash leaves of it is checked before it is
+ *     used. It must be on a local file system.
+ *     The clock of all of them is the store's, read off the Date of its replies; a machine whose clock is wrong does no harm. A Date
+ *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
+ *
+ * Transactional steps (pgqrs_step_desc.transaction)
+ *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
+ *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
+ *
+ * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
+ *     The store is a SQLite file in the cache directory, for any number of processes of one machine, and no call waits for the
+ *     network. pgqrs_s3_sync uploads what was changed since the last time, pgqrs_s3_snapshot fetches what others have uploaded, and
+ *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
+ *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
+ *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     A crash between upload and return leaves the object as the local file is, which the next sync finds out, unless the file was
+ *     written to in between: then it is PGQRS_ERR_OBJECT_CHANGED. Durable and local stores of one object have separate caches.
+ *
+ * What it does not do
+ *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
+ *     multipart, versions, encryption settings of the bucket: not touched.
+ *
+ * The licence is that of pgqrs.h: MIT or Apache 2.0, as you like.
+ */
+
+#ifndef PGQRS_S3_H
+#define PGQRS_S3_H
+
+#ifndef PGQRS_H
+#define PGQRSI_CORE_ONLY
+#include "pgqrs.h"
+#undef PGQRSI_CORE_ONLY
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>http: what the program lends to the library
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrs_http_field {
+    const char *name, *value;
+} pgqrs_http_field;
+
+typedef struct pgqrs_http_request {
+    const char *method, *url; /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
+    const pgqrs_http_field
+        *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
+    size_t field_count;
+    const void *body;
+    size_t body_size;   /* PUT: to be sent as Content-Length */
+    int64_t timeout_ms; /* for the whole exchange */
+} pgqrs_http_request;
+
+/* The reply under way. The function below fills it: every field of the final reply (not of a 100), then the body, piece by
+ * piece. False: stop, there is no room for it. */
+typedef struct pgqrs_http_reply pgqrs_http_reply;
+PGQRS_API bool pgqrs_http_reply_field(pgqrs_http_reply *reply, const char *name, size_t name_size, const char *value,
+                                      size_t value_size);
+PGQRS_API bool pgqrs_http_reply_body(pgqrs_http_reply *reply, const void *data, size_t size);
+
+/* exchange: sends the request once and reads the reply. Back: the HTTP status of a complete reply; 0 when none came (timeout, reset,
+ * cut off), so that nobody knows what happened; negative when certainly nothing was sent (no such host, connection refused). It never
+ * repeats a request, follows no redirects, and keeps connections open if it can. It is called on the thread that called the store,
+ * one call at a time per store; several stores on several threads want one each, or a function that is safe for that. */
+typedef struct pgqrs_http {
+    int (*exchange)(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply);
+    void *user;
+} pgqrs_http;
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>settings
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrs_s3_mode {
+    PGQRS_S3_DURABLE = 0, /* what a call has changed is in the bucket when it returns */
+    PGQRS_S3_LOCAL = 1    /* it is in a file of this machine until pgqrs_s3_sync */
+} pgqrs_s3_mode;
+
+/* pgqrs_store_desc.s3. Zero means the default in brackets. Strings are copied; http.user must outlive the store. */
+typedef struct pgqrs_s3_desc {
+    pgqrs_http http;            /* required */
+    pgqrs_s3_mode mode;         /* [PGQRS_S3_DURABLE] */
+    const char *endpoint;       /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
+    const char *region;         /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
+    const char *access_key;     /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
+    const char *secret_key;     /* [AWS_SECRET_ACCESS_KEY] */
+    const char *session_token;  /* [AWS_SESSION_TOKEN, if any] */
+    const char *cache_dir;      /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
+    int64_t request_timeout_ms; /* [10000] of one HTTP exchange */
+    int64_t deadline_ms;        /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN */
+    int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
+    int64_t idle_ms;      /* [2000] a waiting consumer asks the store at least this often */
+    int64_t max_object_bytes; /* [268435456] larger objects are refused */
+} pgqrs_s3_desc;
+
+/* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
+ * pgqrs_install is the everyday way: it makes the object or brings it up to date, and refuses only what was deleted. */
+PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store);
+
+typedef enum pgqrs_s3_state {
+    PGQRS_S3_LOCAL_MISSING = 1,        /* the local file was removed */
+    PGQRS_S3_REMOTE_MISSING_CLEAN = 2, /* there is no object, and nothing to sync */
+    PGQRS_S3_REMOTE_MISSING_DIRTY = 3, /* there is no object; sync would make it */
+    PGQRS_S3_IN_SYNC = 4,
+    PGQRS_S3_LOCAL_CHANGES = 5,     /* sync would upload them */
+    PGQRS_S3_REMOTE_CHANGES = 6,    /* snapshot would fetch them */
+    PGQRS_S3_CONCURRENT_CHANGES = 7 /* both: sync would be PGQRS_ERR_OBJECT_CHANGED */
+} pgqrs_s3_state;
+
+/* Compares the local file, what it was at the last sync or snapshot, and the object. Changes nothing. A durable store is in sync, or
+ * has no object. */
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state);
+
+/* Uploads the local file, as one consistent version, if it was changed; also where the object was deleted. Others may write to the
+ * file meanwhile; what they write is for the next sync. Nothing changed: nothing is sent. PGQRS_ERR_OBJECT_CHANGED: the object was
+ * changed by others since the last sync or snapshot; both are as they were. A durable store: nothing to do. */
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
+
+/* Makes the local file what the object is. With changes that were not synced it is PGQRS_ERR_OBJECT_CHANGED, unless `discard` is set: then
+ * they are lost. PGQRS_ERR_OBJECT_GONE: there is no object. A durable store looks for a newer version, no more. */
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard);
+
+/* The backend's table, for pgqrs_backend_register. */
+PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PGQRS_S3_H */
+
+#if defined(PGQRS_IMPLEMENTATION) && !defined(PGQRSI_S3_DONE)
+#define PGQRSI_S3_DONE
+
+#include "pgqrs_sqlite.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+#if defined(__linux__)
+#include <sys/inotify.h>
+#include <sys/statfs.h>
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>digests: SHA-256, HMAC, CRC-32
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrsi_s3_sha {
+    uint32_t state[8];
+    uint64_t size;
+    unsigned char block[64];
+} pgqrsi_s3_sha;
+
+static const uint32_t pgqrsi_s3_sha_constants[64] = {
+    0x428a2f98u, 0x71374491u, 0xb5c0fbcfu, 0xe9b5dba5u, 0x3956c25bu, 0x59f111f1u, 0x923f82a4u, 0xab1c5ed5u,
+    0xd807aa98u, 0x12835b01u, 0x243185beu, 0x550c7dc3u, 0x72be5d74u, 0x80deb1feu, 0x9bdc06a7u, 0xc19bf174u,
+    0xe49b69c1u, 0xefbe4786u, 0x0fc19dc6u, 0x240ca1ccu, 0x2de92c6fu, 0x4a7484aau, 0x5cb0a9dcu, 0x76f988dau,
+    0x983e5152u, 0xa831c66du, 0xb00327c8u, 0xbf597fc7u, 0xc6e00bf3u, 0xd5a79147u, 0x06ca6351u, 0x14292967u,
+    0x27b70a85u, 0x2e1b2138u, 0x4d2c6dfcu, 0x53380d13u, 0x650a7354u, 0x766a0abbu, 0x81c2c92eu, 0x92722c85u,
+    0xa2bfe8a1u, 0xa81a664bu, 0xc24b8b70u, 0xc76c51a3u, 0xd192e819u, 0xd6990624u, 0xf40e3585u, 0x106aa070u,
+    0x19a4c116u, 0x1e376c08u, 0x2748774cu, 0x34b0bcb5u, 0x391c0cb3u, 0x4ed8aa4au, 0x5b9cca4fu, 0x682e6ff3u,
+    0x748f82eeu, 0x78a5636fu, 0x84c87814u, 0x8cc70208u, 0x90befffau, 0xa4506cebu, 0xbef9a3f7u, 0xc67178f2u};
+
+static uint32_t pgqrsi_s3_rotate(uint32_t value, int bits)
+{
+    return value >> bits | value << (32 - bits);
+}
+
+static uint32_t pgqrsi_s3_big32(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+static void pgqrsi_s3_sha_block(pgqrsi_s3_sha *sha, const unsigned char *block)
+{
+    uint32_t w[64], s[8];
+    size_t i;
+    for (i = 0; i < 16; i++)
+        w[i] = pgqrsi_s3_big32(block + 4 * i);
+    for (; i < 64; i++) {
+        uint32_t low = pgqrsi_s3_rotate(w[i - 15], 7) ^ pgqrsi_s3_rotate(w[i - 15], 18) ^ w[i - 15] >> 3;
+        uint32_t high = pgqrsi_s3_rotate(w[i - 2], 17) ^ pgqrsi_s3_rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
+        w[i] = w[i - 16] + low + w[i - 7] + high;
+    }
+    memcpy(s, sha->state, sizeof(s));
+    for (i = 0; i < 64; i++) {
+        uint32_t e = pgqrsi_s3_rotate(s[4], 6) ^ pgqrsi_s3_rotate(s[4], 11) ^ pgqrsi_s3_rotate(s[4], 25);
+        uint32_t a = pgqrsi_s3_rotate(s[0], 2) ^ pgqrsi_s3_rotate(s[0], 13) ^ pgqrsi_s3_rotate(s[0], 22);
+        uint32_t first = s[7] + e + ((s[4] & s[5]) ^ (~s[4] & s[6])) + pgqrsi_s3_sha_constants[i] + w[i];
+        uint32_t second = a + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
+        s[7] = s[6];
+        s[6] = s[5];
+        s[5] = s[4];
+        s[4] = s[3] + first;
+        s[3] = s[2];
+        s[2] = s[1];
+        s[1] = s[0];
+        s[0] = first + second;
+    }
+    for (i = 0; i < 8; i++)
+        sha->state[i] += s[i];
+}
+
+static void pgqrsi_s3_sha_start(pgqrsi_s3_sha *sha)
+{
+    static const uint32_t start[8] = {0x6a09e667u, 0xbb67ae85u, 0x3c6ef372u, 0xa54ff53au,
+                                      0x510e527fu, 0x9b05688cu, 0x1f83d9abu, 0x5be0cd19u};
+    memset(sha, 0, sizeof(*sha));
+    memcpy(sha->state, start, sizeof(start));
+}
+
+static void pgqrsi_s3_sha_add(pgqrsi_s3_sha *sha, const void *data, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)data;
+    size_t used = (size_t)(sha->size % 64);
+    sha->size += size;
+    if (used > 0) {
+        size_t room = 64 - used < size ? 64 - used : size;
+        memcpy(sha->block + used, bytes, room);
+        bytes += room;
+        size -= room;
+        if (used + room < 64) return;
+        pgqrsi_s3_sha_block(sha, sha->block);
+    }
+    for (; size >= 64; bytes += 64, size -= 64)
+        pgqrsi_s3_sha_block(sha, bytes);
+    if (size > 0) memcpy(sha->block, bytes, size);
+}
+
+static void pgqrsi_s3_sha_text(pgqrsi_s3_sha *sha, const char *text)
+{
+    pgqrsi_s3_sha_add(sha, text, strlen(text));
+}
+
+static void pgqrsi_s3_sha_end(pgqrsi_s3_sha *sha, unsigned char out[32])
+{
+    static const unsigned char padding[64] = {0x80};
+    unsigned char length[8];
+    uint64_t bits = sha->size * 8;
+    size_t used = (size_t)(sha->size % 64);
+    int i;
+    for (i = 0; i < 8; i++)
+        length[i] = (unsigned char)(bits >> (56 - 8 * i) & 0xff);
+    pgqrsi_s3_sha_add(sha, padding, used < 56 ? 56 - used : 120 - used);
+    pgqrsi_s3_sha_add(sha, length, 8);
+    for (i = 0; i < 32; i++)
+        out[i] = (unsigned char)(sha->state[i / 4] >> (24 - 8 * (i % 4)) & 0xff);
+}
+
+static void pgqrsi_s3_sha_of(const void *data, size_t size, unsigned char out[32])
+{
+    pgqrsi_s3_sha sha;
+    pgqrsi_s3_sha_start(&sha);
+    if (size > 0) pgqrsi_s3_sha_add(&sha, data, size);
+    pgqrsi_s3_sha_end(&sha, out);
+}
+
+static void pgqrsi_s3_hmac(const void *key, size_t key_size, const char *text, unsigned char out[32])
+{
+    unsigned char pad[64], inner[32];
+    pgqrsi_s3_sha sha;
+    int i;
+    memset(pad, 0, sizeof(pad));
+    if (key_size > sizeof(pad))
+        pgqrsi_s3_sha_of(key, key_size, pad);
+    else
+        memcpy(pad, key, key_size);
+    for (i = 0; i < 64; i++)
+        pad[i] ^= 0x36;
+    pgqrsi_s3_sha_start(&sha);
+    pgqrsi_s3_sha_add(&sha, pad, sizeof(pad));
+    pgqrsi_s3_sha_text(&sha, text);
+    pgqrsi_s3_sha_end(&sha, inner);
+    for (i = 0; i < 64; i++)
+        pad[i] ^= 0x36 ^ 0x5c;
+    pgqrsi_s3_sha_start(&sha);
+    pgqrsi_s3_sha_add(&sha, pad, sizeof(pad));
+    pgqrsi_s3_sha_add(&sha, inner, sizeof(inner));
+    pgqrsi_s3_sha_end(&sha, out);
+}
+
+static void pgqrsi_s3_hex(const unsigned char digest[32], char out[65])
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t i;
+    for (i = 0; i < 32; i++) {
+        out[2 * i] = digits[digest[i] >> 4];
+        out[2 * i + 1] = digits[digest[i] & 15];
+    }
+    out[64] = '\0';
+}
+
+/* The CRC-32 of zip and PNG, four bits at a time; `crc` is 0 or what the bytes before gave. */
+static uint32_t pgqrsi_s3_crc(uint32_t crc, const unsigned char *bytes, size_t size)
+{
+    static const uint32_t table[16] = {0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u,
+                                       0x4db26158u, 0x5005713cu, 0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu,
+                                       0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu};
+    crc = ~crc;
+    for (; size > 0; size--, bytes++) {
+        crc = crc >> 4 ^ table[(crc ^ *bytes) & 15];
+        crc = crc >> 4 ^ table[(crc ^ (uint32_t)*bytes >> 4) & 15];
+    }
+    return ~crc;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>text: what requests are made of
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static bool pgqrsi_s3_plain_char(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '.' ||
+           c == '_' || c == '~';
+}
+
+/* Percent-encodes all but letters, digits, - . _ ~ and the slash, as S3 wants a path both sent and signed. Room for three
+ * times the text and a NUL. */
+static void pgqrsi_s3_encode(const char *text, char *out)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    for (; *text; text++) {
+        unsigned char byte = (unsigned char)*text;
+        if (pgqrsi_s3_plain_char(*text) || byte == '/') {
+            *out++ = *text;
+        } else {
+            *out++ = '%';
+            *out++ = digits[byte >> 4];
+            *out++ = digits[byte & 15];
+        }
+    }
+    *out = '\0';
+}
+
+/* Days since 1970-01-01 of a date in the Gregorian calendar, counted in years that begin in March. */
+static int64_t pgqrsi_s3_days(int64_t year, int month, int day)
+{
+    int64_t y = month <= 2 ? year - 1 : year;
+    int64_t era = (y >= 0 ? y : y - 399) / 400;
+    int64_t of_era = y - era * 400;
+    int64_t of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
+    return era * 146097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719468;
+}
+
+static char *pgqrsi_s3_write_digits(char *out, int64_t value, int count)
+{
+    int i;
+    for (i = count - 1; i >= 0; i--, value /= 10)
+        out[i] = (char)('0' + value % 10);
+    return out + count;
+}
+
+/* "20130524T000000Z" */
+static void pgqrsi_s3_stamp(int64_t now_us, char out[17])
+{
+    int64_t seconds = now_us / 1000000, days = seconds / 86400;
+    int rest = (int)(seconds % 86400);
+    int year = 1970, month = 1;
+    while (pgqrsi_s3_days(year + 1, 1, 1) <= days && year < 9998)
+        year++;
+    while (month < 12 && pgqrsi_s3_days(year, month + 1, 1) <= days)
+        month++;
+    out = pgqrsi_s3_write_digits(out, year, 4);
+    out = pgqrsi_s3_write_digits(out, month, 2);
+    out = pgqrsi_s3_write_digits(out, days - pgqrsi_s3_days(year, month, 1) + 1, 2);
+    *out++ = 'T';
+    out = pgqrsi_s3_write_digits(out, rest / 3600, 2);
+    out = pgqrsi_s3_write_digits(out, rest / 60 % 60, 2);
+    out = pgqrsi_s3_write_digits(out, rest % 60, 2);
+    *out++ = 'Z';
+    *out = '\0';
+}
+
+static int pgqrsi_s3_digits(const char *text, int count)
+{
+    int value = 0;
+    for (; count > 0; count--, text++) {
+        if (*text < '0' || *text > '9') return -1;
+        value = value * 10 + (*text - '0');
+    }
+    return value;
+}
+
+/* "Sun, 06 Nov 1994 08:49:37 GMT" in microseconds since 1970; 0: not such a date. */
+static int64_t pgqrsi_s3_http_date(const char *text, size_t size)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    int day, year, hour, minute, second;
+    size_t month;
+    if (size != 29 || text[3] != ',' || text[16] != ' ' || text[19] != ':' || text[22] != ':' ||
+        memcmp(text + 25, " GMT", 4) != 0)
+        return 0;
+    for (month = 0; month < 12 && memcmp(months + 3 * month, text + 8, 3) != 0; month++) {
+    }
+    day = pgqrsi_s3_digits(text + 5, 2);
+    year = pgqrsi_s3_digits(text + 12, 4);
+    hour = pgqrsi_s3_digits(text + 17, 2);
+    minute = pgqrsi_s3_digits(text + 20, 2);
+    second = pgqrsi_s3_digits(text + 23, 2);
+    if (month == 12 || day < 1 || day > 31 || year < 1970 || hour < 0 || hour > 23 || minute < 0 || minute > 59 ||
+        second < 0 || second > 60)
+        return 0;
+    return (pgqrsi_s3_days(year, (int)month + 1, day) * 86400 + (int64_t)hour * 3600 + (int64_t)minute * 60 + second) *
+           INT64_C(1000000);
+}
+
+static bool pgqrsi_s3_same_word(const char *text, size_t size, const char *word)
+{
+    size_t i;
+    for (i = 0; i < size; i++) {
+        char c = text[i] >= 'A' && text[i] <= 'Z' ? (char)(text[i] - 'A' + 'a') : text[i];
+        if (word[i] == '\0' || c != word[i]) return false;
+    }
+    return word[size] == '\0';
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>signature: AWS Signature Version 4
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_NAME_MAX 128          /* of a key id and of a region */
+#define PGQRSI_S3_AUTHORIZATION_MAX 800 /* room for the field's value */
+
+typedef struct pgqrsi_s3_signing {
+    const char *method;
+    const char *path;               /* encoded */
+    const char *query;              /* encoded and sorted; "" */
+    const pgqrs_http_field *fields; /* to be signed: names in lower case, sorted */
+    size_t field_count;
+    const char *payload; /* hex digest of the body */
+    const char *stamp;
+    const char *region;
+    const char *access_key;
+    const char *secret_key;
+} pgqrsi_s3_signing;
+
+static void pgqrsi_s3_signed_names(const pgqrsi_s3_signing *signing, char *out, size_t room)
+{
+    size_t i, used = 0;
+    out[0] = '\0';
+    for (i = 0; i < signing->field_count; i++) {
+        int wrote = snprintf(out + used, room - used, "%s%s", i ? ";" : "", signing->fields[i].name);
+        if (wrote < 0 || (size_t)wrote >= room - used) return;
+        used += (size_t)wrote;
+    }
+}
+
+static void pgqrsi_s3_canonical(const pgqrsi_s3_signing *signing, const char *names, char hex[65])
+{
+    pgqrsi_s3_sha sha;
+    unsigned char digest[32];
+    size_t i;
+    pgqrsi_s3_sha_start(&sha);
+    pgqrsi_s3_sha_text(&sha, signing->method);
+    pgqrsi_s3_sha_text(&sha, "\n");
+    pgqrsi_s3_sha_text(&sha, signing->path);
+    pgqrsi_s3_sha_text(&sha, "\n");
+    pgqrsi_s3_sha_text(&sha, signing->query);
+    pgqrsi_s3_sha_text(&sha, "\n");
+    for (i = 0; i < signing->field_count; i++) {
+        pgqrsi_s3_sha_text(&sha, signing->fields[i].name);
+        pgqrsi_s3_sha_text(&sha, ":");
+        pgqrsi_s3_sha_text(&sha, signing->fields[i].value);
+        pgqrsi_s3_sha_text(&sha, "\n");
+    }
+    pgqrsi_s3_sha_text(&sha, "\n");
+    pgqrsi_s3_sha_text(&sha, names);
+    pgqrsi_s3_sha_text(&sha, "\n");
+    pgqrsi_s3_sha_text(&sha, signing->payload);
+    pgqrsi_s3_sha_end(&sha, digest);
+    pgqrsi_s3_hex(digest, hex);
+}
+
+/* The value of the field Authorization. */
+static void pgqrsi_s3_sign(const pgqrsi_s3_signing *signing, char out[PGQRSI_S3_AUTHORIZATION_MAX])
+{
+    char names[256], scope[PGQRSI_S3_NAME_MAX + 32], text[PGQRSI_S3_NAME_MAX + 192], hex[65], day[9], secret[260];
+    unsigned char key[32];
+    memcpy(day, signing->stamp, 8);
+    day[8] = '\0';
+    pgqrsi_s3_signed_names(signing, names, sizeof(names));
+    pgqrsi_s3_canonical(signing, names, hex);
+    snprintf(scope, sizeof(scope), "%s/%s/s3/aws4_request", day, signing->region);
+    snprintf(text, sizeof(text), "AWS4-HMAC-SHA256\n%s\n%s\n%s", signing->stamp, scope, hex);
+    snprintf(secret, sizeof(secret), "AWS4%s", signing->secret_key);
+    pgqrsi_s3_hmac(secret, strlen(secret), day, key);
+    pgqrsi_s3_hmac(key, sizeof(key), signing->region, key);
+    pgqrsi_s3_hmac(key, sizeof(key), "s3", key);
+    pgqrsi_s3_hmac(key, sizeof(key), "aws4_request", key);
+    pgqrsi_s3_hmac(key, sizeof(key), text, key);
+    pgqrsi_s3_hex(key, hex);
+    memset(secret, 0, sizeof(secret));
+    snprintf(out, PGQRSI_S3_AUTHORIZATION_MAX, "AWS4-HMAC-SHA256 Credential=%s/%s, SignedHeaders=%s, Signature=%s",
+             signing->access_key, scope, names, hex);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>reply: what came back
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_ETAG_MAX 256
+
+typedef struct pgqrsi_s3_bytes {
+    unsigned char *data;
+    size_t size;
+    size_t room;
+} pgqrsi_s3_bytes;
+
+struct pgqrs_http_reply {
+    pgqrs_store *store;
+    int status;
+    pgqrsi_s3_bytes body;
+    size_t most; /* a larger body is refused */
+    bool no_memory;
+    bool too_large;
+    bool length_known;
+    uint64_t length;
+    char etag[PGQRSI_S3_ETAG_MAX]; /* "": none, or none that we could send back */
+    char region[64];               /* where the bucket really is */
+    char code[64];                 /* of an error: "NoSuchKey" */
+    int64_t date_us;               /* 0: none */
+    int64_t retry_after_ms;        /* 0: none */
+};
+
+static bool pgqrsi_s3_reserve(pgqrs_store *store, pgqrsi_s3_bytes *bytes, size_t room)
+{
+    size_t grown = bytes->room ? bytes->room : 4096;
+    void *data;
+    if (room <= bytes->room) return true;
+    while (grown < room)
+        grown = grown > SIZE_MAX / 2 ? room : grown * 2;
+    data = pgqrs_backend_resize(store, bytes->data, bytes->room, grown);
+    if (!data) return false;
+    bytes->data = (unsigned char *)data;
+    bytes->room = grown;
+    return true;
+}
+
+static void pgqrsi_s3_release(pgqrs_store *store, pgqrsi_s3_bytes *bytes)
+{
+    if (bytes->data) pgqrs_backend_free(store, bytes->data, bytes->room);
+    memset(bytes, 0, sizeof(*bytes));
+}
+
+static uint64_t pgqrsi_s3_number(const char *text, size_t size, bool *fine)
+{
+    uint64_t value = 0;
+    *fine = size > 0 && size < 19;
+    for (; size > 0 && *fine; size--, text++) {
+        *fine = *text >= '0' && *text <= '9';
+        value = value * 10 + (uint64_t)(*text - '0');
+    }
+    return *fine ? value : 0;
+}
+
+/* Only what may stand in a field of a request, since it goes back in one. */
+static void pgqrsi_s3_keep_text(char *out, size_t room, const char *value, size_t size)
+{
+    size_t i;
+    out[0] = '\0';
+    if (size == 0 || size >= room) return;
+    for (i = 0; i < size; i++)
+        if ((unsigned char)value[i] < 0x20 || (unsigned char)value[i] > 0x7e) return;
+    memcpy(out, value, size);
+    out[size] = '\0';
+}
+
+PGQRS_API bool pgqrs_http_reply_field(pgqrs_http_reply *reply, const char *name, size_t name_size, const char *value,
+                                      size_t value_size)
+{
+    bool fine;
+    while (value_size > 0 && strchr(" \t\r\n", value[0]))
+        value++, value_size--;
+    while (value_size > 0 && strchr(" \t\r\n", value[value_size - 1]))
+        value_size--;
+    if (pgqrsi_s3_same_word(name, name_size, "etag")) {
+        pgqrsi_s3_keep_text(reply->etag, sizeof(reply->etag), value, value_size);
+    } else if (pgqrsi_s3_same_word(name, name_size, "x-amz-bucket-region")) {
+        pgqrsi_s3_keep_text(reply->region, sizeof(reply->region), value, value_size);
+    } else if (pgqrsi_s3_same_word(name, name_size, "date")) {
+        reply->date_us = pgqrsi_s3_http_date(value, value_size);
+    } else if (pgqrsi_s3_same_word(name, name_size, "retry-after")) {
+        uint64_t seconds = pgqrsi_s3_number(value, value_size, &fine);
+        reply->retry_after_ms = fine ? (int64_t)(seconds < 3600 ? seconds : 3600) * 1000 : 0;
+    } else if (pgqrsi_s3_same_word(name, name_size, "content-length")) {
+        reply->length = pgqrsi_s3_number(value, value_size, &reply->length_known);
+    }
+    return true;
+}
+
+PGQRS_API bool pgqrs_http_reply_body(pgqrs_http_reply *reply, const void *data, size_t size)
+{
+    if (size == 0) return true;
+    if (size > reply->most || reply->body.size > reply->most - size) {
+        reply->too_large = true;
+        return false;
+    }
+    if (!pgqrsi_s3_reserve(reply->store, &reply->body, reply->body.size + size)) {
+        reply->no_memory = true;
+        return false;
+    }
+    memcpy(reply->body.data + reply->body.size, data, size);
+    reply->body.size += size;
+    return true;
+}
+
+/* The name of the error in the XML of an error reply. The rest of it is not shown to anybody: it may quote the request. */
+static void pgqrsi_s3_find_code(pgqrs_http_reply *reply)
+{
+    static const char open[] = "<Code>";
+    const unsigned char *data = reply->body.data;
+    size_t at = 0, used = 0, size = reply->body.size < 4096 ? reply->body.size : 4096;
+    while (at + 6 <= size && memcmp(data + at, open, 6) != 0)
+        at++;
+    for (at += 6; at < size && used + 1 < sizeof(reply->code); at++) {
+        char c = (char)data[at];
+        if (!pgqrsi_s3_plain_char(c)) break;
+        reply->code[used++] = c;
+    }
+    reply->code[used] = '\0';
+}
+
+/* A body that is not as long as was announced is no reply. */
+static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
+{
+    if (status > 0 && (status < 100 || status > 599)) status = 0;
+    if (status > 0 && status != 304 && reply->length_known && reply->length != reply->body.size) status = 0;
+    if (status >= 300) pgqrsi_s3_find_code(reply);
+    reply->status = status;
+    return status;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>trailer: what follows the SQLite file in the object
+ *
+ *     0 magic   8 version   12 flags   16 bytes of the SQLite file   24 birth: random, of this object's history
+ *    32 seq: the commit this is   40 horizon   48 number of writers   52 place   56 writers   CRC-32 of all before
+ *
+ * A writer is a store that committed: its random id, the number of its last commit as it counts them, that commit's seq and
+ * time. Commits above the horizon are those whose writers are all still listed. The place is a CRC-32 of endpoint and bucket,
+ * where the flags hold. All numbers are little-endian.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_TRAILER_VERSION 1
+#define PGQRSI_S3_TRAILER_HEAD 56
+#define PGQRSI_S3_TRAILER_WRITER 32
+#define PGQRSI_S3_TRAILER_LEAST (PGQRSI_S3_TRAILER_HEAD + 4)
+#define PGQRSI_S3_WRITERS_MAX 1024
+#define PGQRSI_S3_WRITER_AGE_US INT64_C(120000000) /* longer than a call may take to find out what became of it */
+#define PGQRSI_S3_PROVEN 1u                        /* flag: the store was seen to honour conditions */
+static const unsigned char pgqrsi_s3_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 's', '3'};
+
+typedef struct pgqrsi_s3_writer {
+    uint64_t id;
+    uint64_t counter;
+    uint64_t seq;
+    int64_t at_us;
+} pgqrsi_s3_writer;
+
+typedef struct pgqrsi_s3_trailer {
+    size_t image_size;
+    uint32_t flags;
+    uint64_t birth;
+    uint64_t seq;
+    uint64_t horizon;
+    uint32_t writer_count;
+    uint32_t place;
+    const unsigned char *writers; /* inside the bytes decoded */
+} pgqrsi_s3_trailer;
+
+typedef enum pgqrsi_s3_shape {
+    PGQRSI_S3_FINE = 0,
+    PGQRSI_S3_NO_SQLITE = 1,
+    PGQRSI_S3_FOREIGN = 2, /* something follows the SQLite file that is not ours */
+    PGQRSI_S3_NEWER = 3,
+    PGQRSI_S3_DAMAGED = 4,
+    PGQRSI_S3_OLDER = 5 /* fine, but we know a newer version */
+} pgqrsi_s3_shape;
+
+static uint64_t pgqrsi_s3_get(const unsigned char *bytes, int size)
+{
+    uint64_t value = 0;
+    while (size > 0)
+        value = value << 8 | bytes[--size];
+    return value;
+}
+
+static void pgqrsi_s3_put(unsigned char *bytes, int size, uint64_t value)
+{
+    for (; size > 0; size--, bytes++, value >>= 8)
+        *bytes = (unsigned char)(value & 0xff);
+}
+
+/* The size of the SQLite file at the start of the bytes, as its header tells; 0: there is none, or it is cut off. */
+static size_t pgqrsi_s3_image_size(const unsigned char *data, size_t size)
+{
+    uint64_t page, pages;
+    if (size < 512 || memcmp(data, "SQLite format 3", 16) != 0) return 0;
+    page = (uint64_t)data[16] << 8 | data[17];
+    if (page == 1) page = 65536;
+    if (page < 512 || (page & (page - 1)) != 0) return 0;
+    pages = pgqrsi_s3_big32(data + 28);
+    /* Very old versions of SQLite do not keep the number of pages up to date. */
+    if (pages == 0 || memcmp(data + 24, data + 92, 4) != 0) return size % page == 0 ? size : 0;
+    return page * pages <= size ? (size_t)(page * pages) : 0;
+}
+
+/* Without a trailer it is a SQLite file that somebody uploaded: commit 0 of a new history. */
+static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, pgqrsi_s3_trailer *out)
+{
+    const unsigned char *bytes;
+    size_t rest;
+    memset(out, 0, sizeof(*out));
+    out->image_size = pgqrsi_s3_image_size(data, size);
+    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    rest = size - out->image_size;
+    if (rest == 0) return PGQRSI_S3_FINE;
+    bytes = data + out->image_size;
+    if (rest < PGQRSI_S3_TRAILER_LEAST || memcmp(bytes, pgqrsi_s3_magic, 8) != 0) return PGQRSI_S3_FOREIGN;
+    if (pgqrsi_s3_get(bytes + 8, 4) > PGQRSI_S3_TRAILER_VERSION) return PGQRSI_S3_NEWER;
+    out->flags = (uint32_t)pgqrsi_s3_get(bytes + 12, 4);
+    out->birth = pgqrsi_s3_get(bytes + 24, 8);
+    out->seq = pgqrsi_s3_get(bytes + 32, 8);
+    out->horizon = pgqrsi_s3_get(bytes + 40, 8);
+    out->writer_count = (uint32_t)pgqrsi_s3_get(bytes + 48, 4);
+    out->place = (uint32_t)pgqrsi_s3_get(bytes + 52, 4);
+    out->writers = bytes + PGQRSI_S3_TRAILER_HEAD;
+    if (pgqrsi_s3_get(bytes + 16, 8) != out->image_size ||
+        out->writer_count != (rest - PGQRSI_S3_TRAILER_LEAST) / PGQRSI_S3_TRAILER_WRITER ||
+        (rest - PGQRSI_S3_TRAILER_LEAST) % PGQRSI_S3_TRAILER_WRITER != 0 ||
+        pgqrsi_s3_crc(0, data, size - 4) != pgqrsi_s3_get(data + size - 4, 4))
+        return PGQRSI_S3_DAMAGED;
+    return PGQRSI_S3_FINE;
+}
+
+static pgqrsi_s3_writer pgqrsi_s3_writer_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    const unsigned char *bytes = trailer->writers + (size_t)index * PGQRSI_S3_TRAILER_WRITER;
+    pgqrsi_s3_writer writer;
+    writer.id = pgqrsi_s3_get(bytes, 8);
+    writer.counter = pgqrsi_s3_get(bytes + 8, 8);
+    writer.seq = pgqrsi_s3_get(bytes + 16, 8);
+    writer.at_us = (int64_t)pgqrsi_s3_get(bytes + 24, 8);
+    return writer;
+}
+
+static void pgqrsi_s3_put_writer(unsigned char *bytes, const pgqrsi_s3_writer *writer)
+{
+    pgqrsi_s3_put(bytes, 8, writer->id);
+    pgqrsi_s3_put(bytes + 8, 8, writer->counter);
+    pgqrsi_s3_put(bytes + 16, 8, writer->seq);
+    pgqrsi_s3_put(bytes + 24, 8, (uint64_t)writer->at_us);
+}
+
+/* The counter of the last commit of this writer that the trailer knows; 0: none. */
+static uint64_t pgqrsi_s3_last_commit(const pgqrsi_s3_trailer *trailer, uint64_t id)
+{
+    uint32_t i;
+    for (i = 0; i < trailer->writer_count; i++) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(trailer, i);
+        if (writer.id == id) return writer.counter;
+    }
+    return 0;
+}
+
+/* Room that the trailer after `old` needs at most. */
+static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
+{
+    return PGQRSI_S3_TRAILER_LEAST + ((size_t)old->writer_count + 1) * PGQRSI_S3_TRAILER_WRITER;
+}
+
+/* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
+ * left out; of too many, those that committed first. */
+static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
+                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
+{
+    unsigned char *head = body->data + body->size;
+    unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
+    uint64_t horizon = old->horizon;
+    uint32_t i, count = 1;
+    memset(head, 0, PGQRSI_S3_TRAILER_HEAD);
+    for (i = 0; i < old->writer_count; i++) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(old, i);
+        /* They stand in the order of their commits: each commit puts its own at the end. */
+        bool surplus = old->writer_count - i >= PGQRSI_S3_WRITERS_MAX;
+        if (writer.id == me->id) continue;
+        if (surplus || writer.at_us < me->at_us - PGQRSI_S3_WRITER_AGE_US) {
+            if (writer.seq > horizon) horizon = writer.seq;
+            continue;
+        }
+        pgqrsi_s3_put_writer(next, &writer);
+        next += PGQRSI_S3_TRAILER_WRITER;
+        count++;
+    }
+    pgqrsi_s3_put_writer(next, me);
+    next += PGQRSI_S3_TRAILER_WRITER;
+    memcpy(head, pgqrsi_s3_magic, 8);
+    pgqrsi_s3_put(head + 8, 4, PGQRSI_S3_TRAILER_VERSION);
+    pgqrsi_s3_put(head + 12, 4, flags);
+    pgqrsi_s3_put(head + 16, 8, body->size);
+    pgqrsi_s3_put(head + 24, 8, birth);
+    pgqrsi_s3_put(head + 32, 8, me->seq);
+    pgqrsi_s3_put(head + 40, 8, horizon);
+    pgqrsi_s3_put(head + 48, 4, count);
+    pgqrsi_s3_put(head + 52, 4, place);
+    body->size = (size_t)(next - body->data);
+    pgqrsi_s3_put(next, 4, pgqrsi_s3_crc(0, body->data, body->size));
+    body->size += 4;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>store: one per pgqrs_open. The object lives in memory, as bytes and as the database that the SQLite backend works on.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrsi_s3_presence {
+    PGQRSI_S3_UNKNOWN = 0,
+    PGQRSI_S3_ABSENT = 1, /* it was not there, and we know nothing of an earlier one */
+    PGQRSI_S3_PRESENT = 2
+} pgqrsi_s3_presence;
+
+typedef struct pgqrsi_s3 {
+    pgqrs_store *store;
+    void *inner; /* of the SQLite backend, on db */
+    sqlite3 *db; /* in memory: the base, and what a call has just changed; in local mode only for a moment */
+    bool local;
+    pgqrs_store_desc local_settings;
+    const char *local_path;
+
+    /* settings: the texts share one result object */
+    void *owned;
+    pgqrs_http http;
+    const char *name; /* the DSN, for messages */
+    const char *bucket;
+    const char *url;
+    uint32_t place;   /* a CRC-32 of the url up to the key */
+    const char *path; /* of the url, encoded */
+    const char *host;
+    const char *region;
+    const char *access_key;
+    const char *secret_key;
+    const char *session_token; /* NULL: none */
+    int64_t request_timeout_ms;
+    int64_t deadline_us;
+    int64_t heartbeat_us;
+    int64_t idle_us;
+    int64_t patience_us;
+    size_t most;
+
+    /* the version of the object that we know */
+    pgqrsi_s3_presence presence;
+    pgqrsi_s3_bytes base;
+    pgqrsi_s3_trailer trailer; /* of base */
+    char etag[PGQRSI_S3_ETAG_MAX];
+    bool bare_etag;          /* this store compares ETags without their quotes */
+    bool loaded;             /* db is base */
+    bool unsure;             /* we do not know how our last PUT ended: look before anything else */
+    bool proven;             /* we saw that the store honours conditions */
+    int64_t verified_at_us;  /* monotonic: when base was the newest; 0: never */
+    uint32_t change_counter; /* of base */
+
+    /* who we are to other writers */
+    uint64_t writer;
+    uint64_t counter;
+
+    /* the common clock: the store's, carried on by our monotonic one */
+    int64_t offset_us;
+
+    /* cache directory: the paths share `owned` too */
+    const char *image_path;
+    const char *temporary_path;
+    const char *directory;
+    int line_fd; /* whoever has it is the next to get lock_fd */
+    int lock_fd;
+    int wake_fd;
+    bool locked;
+
+    bool spanning;
+    bool waiting;
+    int64_t quiet_us; /* a waiting consumer asks the store no sooner than this after the last time */
+    int64_t pace_us;  /* between commits, when the store says that we are too fast */
+    int64_t put_at_us;
+    int64_t contended_until_us; /* monotonic: other machines commit too */
+    int64_t yield_until_us;     /* and it is their turn */
+
+    /* the last heartbeat stored */
+    pgqrs_worker_ref beat_worker;
+    int64_t beat_at_us;
+} pgqrsi_s3;
+
+static int64_t pgqrsi_s3_wall_us(void)
+{
+    struct timespec now = {0, 0};
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static int64_t pgqrsi_s3_clock(const pgqrsi_s3 *self)
+{
+    return pgqrs_backend_monotonic() + self->offset_us;
+}
+
+/* Never the random hook's: what makes writers distinct must not repeat, whatever a program does for its tests. */
+static uint64_t pgqrsi_s3_unique(void)
+{
+    static uint64_t times;
+    uint64_t seed[3] = {0, 0, 0};
+    unsigned char digest[32];
+    int descriptor = open("/dev/urandom", O_RDONLY);
+    uint64_t value = 0;
+    if (descriptor >= 0) {
+        if (read(descriptor, &value, sizeof(value)) != (ssize_t)sizeof(value)) value = 0;
+        close(descriptor);
+    }
+    seed[0] = (uint64_t)pgqrsi_s3_wall_us() ^ (uint64_t)getpid() << 40;
+    seed[1] = (uint64_t)pgqrs_backend_monotonic() ^ (uint64_t)(uintptr_t)&seed[0];
+    seed[2] = ++times;
+    pgqrsi_s3_sha_of(seed, sizeof(seed), digest);
+    if (value == 0) value = pgqrsi_s3_get(digest, 8);
+    return value ? value : 1;
+}
+
+static pgqrs_result pgqrsi_s3_no_memory(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, 0, NULL, "no memory for %s", self->name);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>setup: the DSN, the settings, the environment
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static const char *pgqrsi_s3_environment(const char *name)
+{
+    const char *value = getenv(name);
+    return value && *value ? value : NULL;
+}
+
+static const char *pgqrsi_s3_first(const char *given, const char *variable, const char *other_variable)
+{
+    const char *value = given && *given ? given : pgqrsi_s3_environment(variable);
+    return value || !other_variable ? value : pgqrsi_s3_environment(other_variable);
+}
+
+static bool pgqrsi_s3_printable(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text <= 0x20 || (unsigned char)*text > 0x7e) return false;
+    return true;
+}
+
+static pgqrs_result pgqrsi_s3_bad_dsn(pgqrsi_s3 *self, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, 0, NULL,
+                              "%s; write s3://bucket/key.sqlite, credentials and endpoint go into pgqrs_s3_desc or the "
+                              "environment",
+                              what);
+}
+
+/* A segment that a client or a server might take for a direction. */
+static bool pgqrsi_s3_odd_key(const char *key)
+{
+    const char *end;
+    for (;; key = end + 1) {
+        size_t size;
+        end = strchr(key, '/');
+        size = end ? (size_t)(end - key) : strlen(key);
+        if (size == 0 || (size <= 2 && memcmp(key, "..", size) == 0)) return true;
+        if (!end) return false;
+    }
+}
+
+/* *bucket_size, *key: where they are in the DSN. */
+static pgqrs_result pgqrsi_s3_read_dsn(pgqrsi_s3 *self, const char *dsn, size_t *bucket_size, const char **key)
+{
+    const char *bucket = dsn + 5;
+    size_t i;
+    if (strncmp(dsn, "s3://", 5) != 0) return pgqrsi_s3_bad_dsn(self, "the DSN is not of the form s3://bucket/key");
+    *bucket_size = strcspn(bucket, "/");
+    for (i = 0; i < *bucket_size; i++)
+        if (!pgqrsi_s3_plain_char(bucket[i]) || bucket[i] == '~')
+            return pgqrsi_s3_bad_dsn(self, "the DSN's bucket has a character that no bucket has");
+    if (*bucket_size == 0) return pgqrsi_s3_bad_dsn(self, "the DSN has a missing bucket");
+    if (*bucket_size > 255) return pgqrsi_s3_bad_dsn(self, "the DSN's bucket is longer than 255 bytes");
+    *key = bucket + *bucket_size;
+    if (**key == '/') ++*key;
+    if (**key == '\0') return pgqrsi_s3_bad_dsn(self, "the DSN has a missing object key");
+    if (strlen(*key) > 1024) return pgqrsi_s3_bad_dsn(self, "the DSN's object key is longer than 1024 bytes");
+    if (strchr(*key, '?') || strchr(*key, '#'))
+        return pgqrsi_s3_bad_dsn(self, "options after '?' or '#' are not supported in an S3 DSN");
+    if (pgqrsi_s3_odd_key(*key))
+        return pgqrsi_s3_bad_dsn(self, "the DSN's object key has an empty segment, or one that is . or ..");
+    return PGQRS_OK;
+}
+
+static const char *pgqrsi_s3_own(pgqrsi_s3 *self, const char *text)
+{
+    return pgqrs_backend_result_text(self->owned, text, -1);
+}
+
+static pgqrs_result pgqrsi_s3_read_credentials(pgqrsi_s3 *self, const pgqrs_s3_desc *desc)
+{
+    bool given = desc->access_key && *desc->access_key;
+    const char *key = given ? desc->access_key : pgqrsi_s3_environment("AWS_ACCESS_KEY_ID");
+    const char *secret = given ? desc->secret_key : pgqrsi_s3_environment("AWS_SECRET_ACCESS_KEY");
+    const char *token = given ? desc->session_token : pgqrsi_s3_environment("AWS_SESSION_TOKEN");
+    const char *region = pgqrsi_s3_first(desc->region, "AWS_REGION", "AWS_DEFAULT_REGION");
+    if (!key || !secret || !*secret)
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
+            "secret_key of pgqrs_s3_desc",
+            self->name);
+    if (!region) region = "us-east-1";
+    if (!pgqrsi_s3_printable(key) || !pgqrsi_s3_printable(secret) || !pgqrsi_s3_printable(region) ||
+        (token && !pgqrsi_s3_printable(token)) || strlen(key) >= PGQRSI_S3_NAME_MAX || strlen(secret) > 250 ||
+        strlen(region) >= PGQRSI_S3_NAME_MAX)
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the access key, the secret key, the session token or the region is too long, or has "
+            "white space or a line break in it",
+            self->name);
+    self->access_key = pgqrsi_s3_own(self, key);
+    self->secret_key = pgqrsi_s3_own(self, secret);
+    self->session_token = token && *token ? pgqrsi_s3_own(self, token) : NULL;
+    self->region = pgqrsi_s3_own(self, region);
+    if (!self->access_key || !self->secret_key || !self->region || (token && *token && !self->session_token))
+        return pgqrsi_s3_no_memory(self);
+    return PGQRS_OK;
+}
+
+/* http://host:port or https://host, maybe with a path; no slash at its end, nothing else. */
+static bool pgqrsi_s3_endpoint_fine(const char *endpoint)
+{
+    const char *host;
+    if (strncmp(endpoint, "http://", 7) == 0)
+        host = endpoint + 7;
+    else if (strncmp(endpoint, "https://", 8) == 0)
+        host = endpoint + 8;
+    else
+        return false;
+    return *host && *host != '/' && pgqrsi_s3_printable(host) && !strpbrk(host, "?#@\\\"<>") && strlen(host) < 256;
+}
+
+static pgqrs_result pgqrsi_s3_make_url(pgqrsi_s3 *self, const char *endpoint, const char *key)
+{
+    size_t size = strlen(endpoint), room = size + strlen(self->bucket) + 3 * strlen(key) + 4;
+    char *url = (char *)pgqrs_backend_result_alloc(self->owned, room);
+    char *host;
+    const char *path;
+    size_t host_size;
+    if (!url) return pgqrsi_s3_no_memory(self);
+    while (size > 0 && endpoint[size - 1] == '/')
+        size--;
+    snprintf(url, room, "%.*s/%s/", (int)size, endpoint, self->bucket);
+    self->place = pgqrsi_s3_crc(0, (const unsigned char *)url, strlen(url));
+    pgqrsi_s3_encode(key, url + strlen(url));
+    path = strchr(strstr(url, "://") + 3, '/');
+    host_size = (size_t)(path - (strstr(url, "://") + 3));
+    host = pgqrs_backend_result_text(self->owned, path - host_size, (int64_t)host_size);
+    if (!host) return pgqrsi_s3_no_memory(self);
+    self->url = url;
+    self->path = path;
+    self->host = host;
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_s3_read_endpoint(pgqrsi_s3 *self, const pgqrs_s3_desc *desc, const char *key)
+{
+    char standard[PGQRSI_S3_NAME_MAX + 40];
+    const char *endpoint = pgqrsi_s3_first(desc->endpoint, "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL");
+    snprintf(standard, sizeof(standard), "https://s3.%s.amazonaws.com", self->region);
+    if (!endpoint) endpoint = standard;
+    if (!pgqrsi_s3_endpoint_fine(endpoint))
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the endpoint is not of the form https://host, http://host:port (pgqrs_s3_desc.endpoint, "
+            "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL); it takes no user, password or options",
+            self->name);
+    return pgqrsi_s3_make_url(self, endpoint, key);
+}
+
+static int64_t pgqrsi_s3_default(int64_t given, int64_t standard)
+{
+    return given ? given : standard;
+}
+
+static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc *desc)
+{
+    const int64_t most_ms = INT64_C(86400000);
+    if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
+        desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
+        desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30)
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
+            "between 0 and 1 GiB",
+            self->name);
+    self->local = desc->mode == PGQRS_S3_LOCAL;
+    self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
+    self->deadline_us = pgqrsi_s3_default(desc->deadline_ms, 30000) * 1000;
+    self->heartbeat_us =
+        desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
+    self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
+    self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
+    return PGQRS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>cache: the last known version of the object in a file, for other stores and for the next start
+ *
+ * The file is the object's bytes, then url, ETag, and a tail: 0 magic   8 bytes of the object   16 bytes of the url
+ * 20 bytes of the ETag   24 seq   32 flags   36 CRC-32 of url, ETag and tail. It is replaced by rename, and nobody waits for the disk:
+ * what a power failure leaves of it shows in the checksums.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_TAIL 40
+#define PGQRSI_S3_TAIL_BARE 1u   /* bare_etag */
+#define PGQRSI_S3_TAIL_PROVEN 2u /* proven */
+static const unsigned char pgqrsi_s3_tail_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'c', '1'};
+
+static void pgqrsi_s3_close_file(int *descriptor)
+{
+    if (*descriptor >= 0) close(*descriptor);
+    *descriptor = -1;
+}
+
+static int pgqrsi_s3_open_file(const char *path, int flags)
+{
+    int descriptor;
+    do {
+        descriptor = open(path, flags, 0600);
+    } while (descriptor < 0 && errno == EINTR);
+    if (descriptor >= 0) fcntl(descriptor, F_SETFD, FD_CLOEXEC);
+    return descriptor;
+}
+
+static bool pgqrsi_s3_read_at(int descriptor, void *out, size_t size, off_t at)
+{
+    unsigned char *bytes = (unsigned char *)out;
+    while (size > 0) {
+        ssize_t got = pread(descriptor, bytes, size, at);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) return false;
+        bytes += got;
+        size -= (size_t)got;
+        at += got;
+    }
+    return true;
+}
+
+static bool pgqrsi_s3_write_all(int descriptor, const void *data, size_t size)
+{
+    const unsigned char *bytes = (const unsigned char *)data;
+    while (size > 0) {
+        ssize_t wrote = write(descriptor, bytes, size);
+        if (wrote < 0 && errno == EINTR) continue;
+        if (wrote <= 0) return false;
+        bytes += wrote;
+        size -= (size_t)wrote;
+    }
+    return true;
+}
+
+/* A lock that is only as good as a server's would let hosts share a directory that they see at different times. */
+static bool pgqrsi_s3_is_network(uint64_t type)
+{
+    return type == 0x6969u || type == 0x517bu || type == 0xff534d42u || type == 0xfe534d42u;
+}
+
+static pgqrs_result pgqrsi_s3_bad_cache(pgqrsi_s3 *self, const char *path, const char *why)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, errno, NULL,
+                              "the cache directory %s cannot be used: %s; name another one in pgqrs_s3_desc.cache_dir",
+                              path, why);
+}
+
+static bool pgqrsi_s3_make_directories(char *path)
+{
+    char *slash;
+    for (slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        if (mkdir(path, 0700) != 0 && errno != EEXIST && access(path, X_OK) != 0) {
+            *slash = '/';
+            return false;
+        }
+        *slash = '/';
+    }
+    return mkdir(path, 0700) == 0 || errno == EEXIST;
+}
+
+static pgqrs_result pgqrsi_s3_check_directory(pgqrsi_s3 *self, const char *path)
+{
+#if defined(__linux__)
+    struct statfs system;
+    if (statfs(path, &system) == 0 && pgqrsi_s3_is_network((uint64_t)system.f_type & 0xffffffffu)) {
+        errno = 0;
+        return pgqrsi_s3_bad_cache(self, path, "it is on a network file system");
+    }
+#endif
+    if (access(path, R_OK | W_OK | X_OK) != 0) return pgqrsi_s3_bad_cache(self, path, strerror(errno));
+    return PGQRS_OK;
+}
+
+/* One directory per object: bucket, and a digest of the url. */
+static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
+{
+    const char *base = given && *given ? given : pgqrsi_s3_environment("XDG_CACHE_HOME");
+    const char *between = given && *given ? "" : "/pgqrs";
+    unsigned char digest[32];
+    char hex[65];
+    char *paths;
+    size_t room, size;
+    if (!base && (base = pgqrsi_s3_environment("HOME")) != NULL) between = "/.cache/pgqrs";
+    if (!base)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+                                  "there is no place for the cache: neither XDG_CACHE_HOME nor HOME is set; name a "
+                                  "directory in pgqrs_s3_desc.cache_dir");
+    pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
+    pgqrsi_s3_hex(digest, hex);
+    room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 4 * room);
+    if (!paths) return pgqrsi_s3_no_memory(self);
+    snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
+    size = strlen(paths);
+    memcpy(paths + room, paths, size);
+    memcpy(paths + 2 * room, paths, size);
+    memcpy(paths + room + size, "/image", sizeof("/image"));
+    memcpy(paths + 2 * room + size, "/image.new", sizeof("/image.new"));
+    memcpy(paths + 3 * room, paths, size);
+    memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
+    self->local_path = paths + 3 * room;
+    self->directory = paths;
+    self->image_path = paths + room;
+    self->temporary_path = paths + 2 * room;
+    if (!pgqrsi_s3_make_directories(paths)) return pgqrsi_s3_bad_cache(self, paths, strerror(errno));
+    return pgqrsi_s3_check_directory(self, paths);
+}
+
+static pgqrs_result pgqrsi_s3_open_cache(pgqrsi_s3 *self, const char *given)
+{
+    char path[4096];
+    pgqrs_result result = pgqrsi_s3_name_cache(self, given);
+    if (result != PGQRS_OK) return result;
+    snprintf(path, sizeof(path), "%s/line", self->directory);
+    self->line_fd = pgqrsi_s3_open_file(path, O_RDWR | O_CREAT);
+    if (self->line_fd < 0) return pgqrsi_s3_bad_cache(self, path, strerror(errno));
+    snprintf(path, sizeof(path), "%s/lock", self->directory);
+    self->lock_fd = pgqrsi_s3_open_file(path, O_RDWR | O_CREAT);
+    if (self->lock_fd < 0) return pgqrsi_s3_bad_cache(self, path, strerror(errno));
+#if defined(__linux__)
+    self->wake_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if (self->wake_fd >= 0 && inotify_add_watch(self->wake_fd, self->directory, IN_MOVED_TO) < 0)
+        pgqrsi_s3_close_file(&self->wake_fd);
+#endif
+    return PGQRS_OK;
+}
+
+static void pgqrsi_s3_drain(pgqrsi_s3 *self)
+{
+    char events[1024];
+    while (self->wake_fd >= 0 && read(self->wake_fd, events, sizeof(events)) > 0) {
+    }
+}
+
+static int pgqrsi_s3_flock(int descriptor, int operation)
+{
+    int rc;
+    do {
+        rc = flock(descriptor, operation);
+    } while (rc != 0 && errno == EINTR);
+    return rc;
+}
+
+static void pgqrsi_s3_real_pause(int64_t us)
+{
+    struct timespec time;
+    time.tv_sec = (time_t)(us / 1000000);
+    time.tv_nsec = (long)(us % 1000000) * 1000;
+    nanosleep(&time, NULL);
+}
+
+static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
+{
+    if (errno != EWOULDBLOCK) return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_BUSY, errno, NULL,
+        "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
+        "raise connect_timeout_ms",
+        self->name, self->directory);
+}
+
+#define PGQRSI_S3_LINE_US                                                                                              \
+    INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
+
+/* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
+ * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
+static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
+{
+    int64_t begin_us = pgqrs_backend_monotonic(), pause_us = 50;
+    bool head = false, done = false;
+    if (self->locked) return PGQRS_OK;
+    for (;;) {
+        int64_t waited_us;
+        if (!head) head = pgqrsi_s3_flock(self->line_fd, LOCK_EX | LOCK_NB) == 0;
+        waited_us = pgqrs_backend_monotonic() - begin_us;
+        if (head || waited_us > PGQRSI_S3_LINE_US) done = pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) == 0;
+        if (done || errno != EWOULDBLOCK || waited_us >= self->patience_us) break;
+        pgqrsi_s3_real_pause(pause_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)pause_us));
+        if (pause_us < 1000) pause_us *= 2;
+    }
+    if (!done) {
+        pgqrs_result result = pgqrsi_s3_fail_lock(self);
+        if (head) pgqrsi_s3_flock(self->line_fd, LOCK_UN);
+        return result;
+    }
+    if (head) pgqrsi_s3_flock(self->line_fd, LOCK_UN);
+    self->locked = true;
+    return PGQRS_OK;
+}
+
+static void pgqrsi_s3_unlock(pgqrsi_s3 *self)
+{
+    if (self->locked) pgqrsi_s3_flock(self->lock_fd, LOCK_UN);
+    self->locked = false;
+}
+
+/* Writes base where other stores look for it. Without success they ask the store itself. */
+static void pgqrsi_s3_save(pgqrsi_s3 *self)
+{
+    unsigned char tail[PGQRSI_S3_TAIL];
+    uint32_t crc, flags = (self->bare_etag ? PGQRSI_S3_TAIL_BARE : 0) | (self->proven ? PGQRSI_S3_TAIL_PROVEN : 0);
+    size_t url_size = strlen(self->url), etag_size = strlen(self->etag);
+    int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
+    bool done;
+    memcpy(tail, pgqrsi_s3_tail_magic, 8);
+    pgqrsi_s3_put(tail + 8, 8, self->base.size);
+    pgqrsi_s3_put(tail + 16, 4, url_size);
+    pgqrsi_s3_put(tail + 20, 4, etag_size);
+    pgqrsi_s3_put(tail + 24, 8, self->trailer.seq);
+    pgqrsi_s3_put(tail + 32, 4, flags);
+    crc = pgqrsi_s3_crc(0, (const unsigned char *)self->url, url_size);
+    crc = pgqrsi_s3_crc(crc, (const unsigned char *)self->etag, etag_size);
+    pgqrsi_s3_put(tail + 36, 4, pgqrsi_s3_crc(crc, tail, 36));
+    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, self->base.data, self->base.size) &&
+           pgqrsi_s3_write_all(descriptor, self->url, url_size) &&
+           pgqrsi_s3_write_all(descriptor, self->etag, etag_size) &&
+           pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
+    pgqrsi_s3_close_file(&descriptor);
+    if (done && rename(self->temporary_path, self->image_path) == 0) return;
+    unlink(self->temporary_path);
+    pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: the cache in %s cannot be written: %s", self->name,
+                      self->directory, strerror(errno));
+}
+
+/* The tail of the file, and the ETag before it. */
+typedef struct pgqrsi_s3_cached {
+    size_t size;
+    uint64_t seq;
+    uint32_t flags;
+    char etag[PGQRSI_S3_ETAG_MAX];
+} pgqrsi_s3_cached;
+
+/* False: nothing there that could be used. */
+static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cached *out)
+{
+    unsigned char tail[PGQRSI_S3_TAIL];
+    char url[4352]; /* as long as one can be: endpoint, bucket, three times the key */
+    struct stat file;
+    size_t url_size = strlen(self->url), etag_size;
+    off_t at;
+    if (fstat(descriptor, &file) != 0 || file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
+    if (!pgqrsi_s3_read_at(descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
+    etag_size = (size_t)pgqrsi_s3_get(tail + 20, 4);
+    out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
+    out->seq = pgqrsi_s3_get(tail + 24, 8);
+    out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
+    if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size ||
+        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
+        out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
+        return false;
+    at = (off_t)out->size;
+    if (!pgqrsi_s3_read_at(descriptor, url, url_size, at) ||
+        !pgqrsi_s3_read_at(descriptor, out->etag, etag_size, at + (off_t)url_size))
+        return false;
+    out->etag[etag_size] = '\0';
+    return memcmp(url, self->url, url_size) == 0 &&
+           pgqrsi_s3_crc(pgqrsi_s3_crc(pgqrsi_s3_crc(0, (const unsigned char *)url, url_size),
+                                       (const unsigned char *)out->etag, etag_size),
+                         tail, 36) == pgqrsi_s3_get(tail + 36, 4);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>image: the object in memory
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* `body` and its ETag become the base; the bytes change hands, and body gets the old ones. */
+static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *trailer, const char *etag)
+{
+    pgqrsi_s3_bytes old = self->base;
+    self->base = *body;
+    *body = old;
+    self->trailer = *trailer;
+    self->presence = PGQRSI_S3_PRESENT;
+    self->loaded = false;
+    if ((trailer->flags & PGQRSI_S3_PROVEN) && trailer->place == self->place) self->proven = true;
+    if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
+}
+
+/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
+static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_cached cached;
+    pgqrsi_s3_bytes body;
+    pgqrsi_s3_trailer trailer;
+    bool first = self->presence != PGQRSI_S3_PRESENT;
+    int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
+    if (descriptor < 0) return;
+    memset(&body, 0, sizeof(body));
+    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq) &&
+        pgqrsi_s3_reserve(self->store, &body, cached.size) &&
+        pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
+        body.size = cached.size;
+        /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
+        if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
+            trailer.seq == cached.seq && (first || trailer.birth == self->trailer.birth)) {
+            pgqrsi_s3_adopt(self, &body, &trailer, cached.etag);
+            self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
+            if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
+            self->quiet_us = 0;
+        }
+    }
+    pgqrsi_s3_release(self->store, &body);
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
+{
+    if (self->inner) pgqrs_sqlite_backend()->close(self->inner);
+    if (self->db) sqlite3_close_v2(self->db); /* also when the program left a statement of its own open */
+    self->inner = NULL;
+    self->db = NULL;
+    self->loaded = false;
+}
+
+static pgqrs_result pgqrsi_s3_open_database(pgqrsi_s3 *self)
+{
+    pgqrs_backend_open request;
+    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
+        return pgqrsi_s3_no_memory(self);
+    memset(&request, 0, sizeof(request));
+    request.database = self->db;
+    request.name = self->name;
+    request.settings = pgqrs_store_settings(self->store);
+    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
+}
+
+/* Makes db what base is; an empty database when there is no object. On a new connection each time: statements that were prepared
+ * before sqlite3_deserialize may be run on the schema that it has freed, when the new one looks like it. */
+static pgqrs_result pgqrsi_s3_load(pgqrsi_s3 *self)
+{
+    size_t size = self->presence == PGQRSI_S3_PRESENT ? self->trailer.image_size : 0;
+    unsigned char *copy;
+    pgqrs_result result;
+    if (self->loaded) return PGQRS_OK;
+    pgqrsi_s3_close_database(self);
+    result = pgqrsi_s3_open_database(self);
+    if (result != PGQRS_OK) return result;
+    copy = (unsigned char *)sqlite3_malloc64(size ? size : 1);
+    if (!copy) return pgqrsi_s3_no_memory(self);
+    if (size > 0) {
+        memcpy(copy, self->base.data, size);
+        copy[18] = copy[19] = 1; /* a file that was in WAL mode elsewhere has no log here */
+    }
+    /* SQLite frees the copy in any case. */
+    if (sqlite3_deserialize(self->db, "main", copy, (sqlite3_int64)size, (sqlite3_int64)(size ? size : 1),
+                            SQLITE_DESERIALIZE_FREEONCLOSE | SQLITE_DESERIALIZE_RESIZEABLE) != SQLITE_OK)
+        return pgqrsi_s3_no_memory(self);
+    if (size == 0 && sqlite3_exec(self->db, "PRAGMA page_size=1024", NULL, NULL, NULL) != SQLITE_OK)
+        return pgqrsi_s3_no_memory(self);
+    self->change_counter = size ? pgqrsi_s3_big32(self->base.data + 24) : 0;
+    self->loaded = true;
+    return PGQRS_OK;
+}
+
+/* The database as it is now, SQLite's own bytes; NULL: empty. */
+static const unsigned char *pgqrsi_s3_image(pgqrsi_s3 *self, size_t *size)
+{
+    sqlite3_int64 bytes = 0;
+    const unsigned char *data = sqlite3_serialize(self->db, "main", &bytes, SQLITE_SERIALIZE_NOCOPY);
+    *size = data && bytes > 0 ? (size_t)bytes : 0;
+    return *size ? data : NULL;
+}
+
+/* Has a commit changed it? Every commit that changes a page counts up in the header. */
+static bool pgqrsi_s3_changed(pgqrsi_s3 *self)
+{
+    size_t size;
+    const unsigned char *data = pgqrsi_s3_image(self, &size);
+    return data && size >= 100 && pgqrsi_s3_big32(data + 24) != self->change_counter;
+}
+
+static pgqrs_result pgqrsi_s3_exec(pgqrsi_s3 *self, const char *sql)
+{
+    int rc = sqlite3_exec(self->db, sql, NULL, NULL, NULL);
+    if (rc == SQLITE_OK) return PGQRS_OK;
+    if (rc == SQLITE_NOMEM) return pgqrsi_s3_no_memory(self);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->name,
+                              sqlite3_errmsg(self->db));
+}
+
+static void pgqrsi_s3_rollback(pgqrsi_s3 *self)
+{
+    if (!sqlite3_get_autocommit(self->db) && sqlite3_exec(self->db, "ROLLBACK", NULL, NULL, NULL) != SQLITE_OK)
+        self->loaded = false;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>requests: one exchange with the store, signed, its outcome read
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef struct pgqrsi_s3_request {
+    const char *method;
+    const char *condition; /* "if-match", "if-none-match" or NULL */
+    const char *etag;
+    const unsigned char *body;
+    size_t body_size;
+    int64_t timeout_ms;
+} pgqrsi_s3_request;
+
+static void pgqrsi_s3_reply_start(pgqrsi_s3 *self, pgqrs_http_reply *reply)
+{
+    memset(reply, 0, sizeof(*reply));
+    reply->store = self->store;
+    reply->most = self->most + (size_t)65536;
+}
+
+static void pgqrsi_s3_reply_end(pgqrsi_s3 *self, pgqrs_http_reply *reply)
+{
+    pgqrsi_s3_release(self->store, &reply->body);
+}
+
+/* The Date of a reply is some moment between sending the request and reading the reply, cut to a second. Our clock moves just as
+ * far as it must for that to be true. */
+static void pgqrsi_s3_set_clock(pgqrsi_s3 *self, int64_t date_us, int64_t sent_us, int64_t read_us)
+{
+    int64_t least = date_us - read_us, most = date_us + 1000000 - sent_us;
+    if (date_us <= 0) return;
+    if (self->offset_us < least) self->offset_us = least;
+    if (self->offset_us > most) self->offset_us = most;
+}
+
+/* The ETag as it goes back in a condition. */
+static void pgqrsi_s3_etag_text(const pgqrsi_s3 *self, const char *etag, char out[PGQRSI_S3_ETAG_MAX])
+{
+    size_t size = strlen(etag);
+    bool strip = self->bare_etag && size >= 2 && etag[0] == '"' && etag[size - 1] == '"';
+    snprintf(out, PGQRSI_S3_ETAG_MAX, "%.*s", (int)(strip ? size - 2 : size), strip ? etag + 1 : etag);
+}
+
+/* The status, 0 or negative as pgqrs_http says. The caller ends the reply. */
+static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgqrs_http_reply *reply)
+{
+    pgqrs_http_field fields[8];
+    pgqrs_http_request http;
+    pgqrsi_s3_signing signing;
+    unsigned char digest[32];
+    char payload[65], stamp[17], etag[PGQRSI_S3_ETAG_MAX], authorization[PGQRSI_S3_AUTHORIZATION_MAX];
+    size_t count = 0;
+    int64_t sent_us = pgqrs_backend_monotonic();
+    int status;
+    pgqrsi_s3_reply_start(self, reply);
+    pgqrsi_s3_sha_of(request->body, request->body_size, digest);
+    pgqrsi_s3_hex(digest, payload);
+    pgqrsi_s3_stamp(pgqrsi_s3_clock(self), stamp);
+    memset(fields, 0, sizeof(fields));
+    fields[count].name = "host", fields[count++].value = self->host;
+    if (request->condition) {
+        pgqrsi_s3_etag_text(self, request->etag, etag);
+        fields[count].name = request->condition, fields[count++].value = etag;
+    }
+    fields[count].name = "x-amz-content-sha256", fields[count++].value = payload;
+    fields[count].name = "x-amz-date", fields[count++].value = stamp;
+    if (self->session_token) fields[count].name = "x-amz-security-token", fields[count++].value = self->session_token;
+    memset(&signing, 0, sizeof(signing));
+    signing.method = request->method;
+    signing.path = self->path;
+    signing.query = "";
+    signing.fields = fields;
+    signing.field_count = count;
+    signing.payload = payload;
+    signing.stamp = stamp;
+    signing.region = self->region;
+    signing.access_key = self->access_key;
+    signing.secret_key = self->secret_key;
+    pgqrsi_s3_sign(&signing, authorization);
+    fields[count].name = "authorization", fields[count++].value = authorization;
+    if (request->body) fields[count].name = "content-type", fields[count++].value = "application/vnd.sqlite3";
+    memset(&http, 0, sizeof(http));
+    http.method = request->method;
+    http.url = self->url;
+    http.fields = fields;
+    http.field_count = count;
+    http.body = request->body;
+    http.body_size = request->body_size;
+    http.timeout_ms = request->timeout_ms;
+    status = pgqrsi_s3_judge(reply, self->http.exchange(self->http.user, &http, reply));
+    if (status > 0) pgqrsi_s3_set_clock(self, reply->date_us, sent_us, pgqrs_backend_monotonic());
+    pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s: %d %s, %zu bytes up, %zu down, %lld us", request->method,
+                      self->name, request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
+                      reply->body.size, (long long)(pgqrs_backend_monotonic() - sent_us));
+    return status;
+}
+
+/* How long a call goes on trying. Sleeping that a hook only pretends counts as if it had happened. */
+typedef struct pgqrsi_s3_patience {
+    int64_t end_us;
+    int times;
+} pgqrsi_s3_patience;
+
+static pgqrsi_s3_patience pgqrsi_s3_begin_patience(int64_t for_us)
+{
+    pgqrsi_s3_patience patience;
+    patience.end_us = pgqrs_backend_monotonic() + for_us;
+    patience.times = 0;
+    return patience;
+}
+
+static int64_t pgqrsi_s3_left_us(const pgqrsi_s3_patience *patience)
+{
+    return patience->end_us - pgqrs_backend_monotonic();
+}
+
+static void pgqrsi_s3_sleep(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, int64_t us)
+{
+    int64_t begin_us = pgqrs_backend_monotonic(), slept_us;
+    if (us <= 0) return;
+    pgqrs_backend_sleep(self->store, us);
+    slept_us = pgqrs_backend_monotonic() - begin_us;
+    if (slept_us < us) patience->end_us -= us - slept_us;
+}
+
+/* Before another try: longer each time, never in step with others, at least as long as the store asks. False: no time is left. */
+static bool pgqrsi_s3_back_off(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, int64_t least_ms)
+{
+    int64_t most_us = (int64_t)20000 << (patience->times < 7 ? patience->times : 7);
+    int64_t us = most_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)most_us);
+    patience->times++;
+    if (us < least_ms * 1000) us = least_ms * 1000;
+    if (us >= pgqrsi_s3_left_us(patience)) return false;
+    pgqrsi_s3_sleep(self, patience, us);
+    return true;
+}
+
+static int64_t pgqrsi_s3_timeout_ms(const pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    int64_t left_ms = pgqrsi_s3_left_us(patience) / 1000;
+    if (left_ms < 100) left_ms = 100;
+    return left_ms < self->request_timeout_ms ? left_ms : self->request_timeout_ms;
+}
+
+/* Worth another try: nothing came, or the store says that it is its own fault, or that we are too fast. */
+static bool pgqrsi_s3_is_passing(const pgqrs_http_reply *reply)
+{
+    int status = reply->status;
+    if (status == 400) return strcmp(reply->code, "RequestTimeout") == 0;
+    return status <= 0 || status == 408 || status == 429 || (status >= 500 && status != 501 && status != 505);
+}
+
+static pgqrs_result pgqrsi_s3_fail_access(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
+{
+    const char *cure = "check the access key, the secret key and what they may do with this object";
+    if (strcmp(reply->code, "RequestTimeTooSkewed") == 0) cure = "the clocks of this machine and of the store differ";
+    if (strcmp(reply->code, "ExpiredToken") == 0) cure = "the session token has expired; open the store with a new one";
+    if (strcmp(reply->code, "SignatureDoesNotMatch") == 0) cure = "check the secret key and the region";
+    if (strcmp(reply->code, "AccessDenied") == 0)
+        cure =
+            "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
+            "denied too";
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, reply->status, NULL,
+                              "%s: the store refuses (HTTP %d %s): %s", self->name, reply->status, reply->code, cure);
+}
+
+/* What a status says to whoever called; the outcome of a change is known to be: nothing. */
+static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
+{
+    int status = reply->status;
+    if (reply->no_memory) return pgqrsi_s3_no_memory(self);
+    if (reply->too_large)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
+                                  "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
+                                  self->name);
+    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 ||
+        strcmp(reply->code, "InvalidToken") == 0)
+        return pgqrsi_s3_fail_access(self, reply);
+    if (status == 404 && strcmp(reply->code, "NoSuchBucket") == 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, status, NULL,
+                                  "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name,
+                                  self->bucket);
+    if (status == 301 || status == 307 || status == 308 || reply->region[0])
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, status, NULL,
+                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name,
+                                  status, reply->region[0] ? ", in the region " : "", reply->region);
+    if (status == 429 || status == 503)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
+                                  "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
+                                  self->name, status, reply->code);
+    if (pgqrsi_s3_is_passing(reply))
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
+                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network",
+                                  self->name, self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s",
+                              self->name, status, reply->code);
+}
+
+static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
+{
+    const char *what = "is damaged: its checksum is wrong; restore an earlier version";
+    if (shape == PGQRSI_S3_NO_SQLITE) what = "is not a SQLite file; another key is meant, or it was overwritten";
+    if (shape == PGQRSI_S3_FOREIGN)
+        what =
+            "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
+            "upload what VACUUM INTO makes of it";
+    if (shape == PGQRSI_S3_OLDER) what = "was answered with an older version than before";
+    if (shape == PGQRSI_S3_NEWER)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
+                                  "%s was written by a newer version of this library; update the program", self->name);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, 0, NULL, "%s %s", self->name, what);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>look: is the version that we know still the newest?
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* Takes over the body of a reply. An older version than we know comes from a replica that lags behind, or, when it keeps coming,
+ * from somebody who restored it. */
+static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older, pgqrsi_s3_shape *shape)
+{
+    pgqrsi_s3_trailer trailer;
+    *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &trailer);
+    if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
+        trailer.birth == self->trailer.birth && trailer.seq < self->trailer.seq)
+        *shape = PGQRSI_S3_OLDER;
+    if (*shape != PGQRSI_S3_FINE) return pgqrsi_s3_fail_shape(self, *shape);
+    if (!reply->etag[0])
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                  "%s: the store gives no ETag that could be used, so nothing can be written safely",
+                                  self->name);
+    pgqrsi_s3_adopt(self, &reply->body, &trailer, reply->etag);
+    self->verified_at_us = pgqrs_backend_monotonic();
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL,
+        "%s was there and is gone: somebody deleted it; restore it, or call pgqrs_s3_bootstrap to begin "
+        "again with nothing",
+        self->name);
+}
+
+/* Other stores of this machine may have it from here, unless they have something newer, or are about to. */
+static void pgqrsi_s3_share(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_cached cached;
+    bool mine = self->locked, newer = false;
+    int descriptor;
+    if (self->local) return; /* there it is what the local file was made from */
+    if (!mine && pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
+    self->locked = true;
+    descriptor = mine ? -1 : pgqrsi_s3_open_file(self->image_path, O_RDONLY);
+    if (descriptor >= 0) newer = pgqrsi_s3_read_tail(self, descriptor, &cached) && cached.seq > self->trailer.seq;
+    pgqrsi_s3_close_file(&descriptor);
+    if (!newer) pgqrsi_s3_save(self);
+    if (!mine) pgqrsi_s3_unlock(self);
+}
+
+static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
+{
+    if (self->presence == PGQRSI_S3_PRESENT) return pgqrsi_s3_gone(self);
+    self->presence = PGQRSI_S3_ABSENT;
+    self->loaded = false;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    self->verified_at_us = pgqrs_backend_monotonic();
+    return PGQRS_OK;
+}
+
+#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
+
+/* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
+static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, bool *moved)
+{
+    pgqrsi_s3_presence before = self->presence;
+    int odd = 0, skewed = 0;
+    *moved = false;
+    for (;;) {
+        pgqrsi_s3_request request;
+        pgqrs_http_reply reply;
+        pgqrsi_s3_shape shape = PGQRSI_S3_FINE;
+        pgqrs_result result;
+        int64_t begin_us = pgqrs_backend_monotonic(), retry_ms;
+        int status;
+        bool again;
+        memset(&request, 0, sizeof(request));
+        request.method = "GET";
+        request.condition = self->presence == PGQRSI_S3_PRESENT ? "if-none-match" : NULL;
+        request.etag = self->etag;
+        request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        status = pgqrsi_s3_send(self, &request, &reply);
+        retry_ms = reply.retry_after_ms;
+        if (status == 304 && self->presence == PGQRSI_S3_PRESENT) {
+            self->verified_at_us = begin_us;
+            result = PGQRS_OK;
+        } else if (status == 200 && self->presence == PGQRSI_S3_PRESENT && strcmp(reply.etag, self->etag) == 0 &&
+                   reply.body.size == self->base.size &&
+                   memcmp(reply.body.data, self->base.data, self->base.size) == 0) {
+            self->verified_at_us = begin_us; /* a store that knows no conditions on GET */
+            result = PGQRS_OK;
+        } else if (status == 200) {
+            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, &shape);
+            *moved = result == PGQRS_OK;
+        } else if (status == 404 && strcmp(reply.code, "NoSuchBucket") != 0) {
+            result = pgqrsi_s3_absent(self);
+            *moved = result == PGQRS_OK && before != self->presence;
+        } else {
+            result = pgqrsi_s3_fail_status(self, &reply);
+        }
+        /* A body may be damaged on its way; the clock has just been set by the refusal's own Date. */
+        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) ||
+                (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
+                (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
+        pgqrsi_s3_reply_end(self, &reply);
+        if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
+        if (result == PGQRS_OK || !again || !pgqrsi_s3_back_off(self, patience, retry_ms)) return result;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>commit: one PUT that replaces the version we know, and what became of it
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrsi_s3_outcome {
+    PGQRSI_S3_LANDED = 0,
+    PGQRSI_S3_LOST = 1, /* somebody else was faster; base is the newest version */
+    PGQRSI_S3_FAILED = 2
+} pgqrsi_s3_outcome;
+
+typedef struct pgqrsi_s3_commit {
+    pgqrsi_s3_bytes body;
+    pgqrsi_s3_trailer trailer; /* of body */
+    bool create;
+    bool uncertain; /* a try may have been carried out, or may still be */
+    int skewed;
+    int refusals; /* 412 for the ETag that is there */
+    pgqrs_result result;
+} pgqrsi_s3_commit;
+
+/* A history's number. It follows from what the first commit is made on, so that those who compete for it agree. */
+static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
+{
+    unsigned char digest[32];
+    uint64_t birth = self->trailer.birth;
+    if (birth == 0 && self->presence == PGQRSI_S3_PRESENT) {
+        pgqrsi_s3_sha_of(self->base.data, self->base.size, digest);
+        birth = pgqrsi_s3_get(digest, 8);
+    }
+    return birth ? birth : pgqrsi_s3_unique();
+}
+
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size)
+{
+    pgqrsi_s3_writer me;
+    uint64_t birth = pgqrsi_s3_birth(self);
+    if (!image) return pgqrsi_s3_no_memory(self);
+    if (size > self->most)
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_FULL, 0, NULL,
+            "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
+    if (!pgqrsi_s3_reserve(self->store, &commit->body, size + pgqrsi_s3_trailer_room(&self->trailer)))
+        return pgqrsi_s3_no_memory(self);
+    memcpy(commit->body.data, image, size);
+    commit->body.size = size;
+    me.id = self->writer;
+    me.counter = ++self->counter;
+    me.seq = self->trailer.seq + 1;
+    me.at_us = pgqrsi_s3_clock(self);
+    pgqrsi_s3_append_trailer(&commit->body, &self->trailer, birth, self->proven ? PGQRSI_S3_PROVEN : 0, self->place,
+                             &me);
+    if (pgqrsi_s3_decode(commit->body.data, commit->body.size, &commit->trailer) != PGQRSI_S3_FINE)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
+                                  self->name);
+    return PGQRS_OK;
+}
+
+/* Base is what the store has now: are we in it? */
+static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+{
+    const pgqrsi_s3_trailer *now = &self->trailer;
+    if (now->birth == commit->trailer.birth &&
+        (commit->create || pgqrsi_s3_last_commit(now, self->writer) >= self->counter))
+        return PGQRSI_S3_LANDED;
+    /* Whoever made the object from nothing gave it another birth; otherwise it must be a successor of what we built on, and one
+     * whose writers are all known. */
+    if (commit->create ? now->birth != commit->trailer.birth
+                       : now->birth == commit->trailer.birth && now->seq >= commit->trailer.seq &&
+                             now->horizon < commit->trailer.seq)
+        return PGQRSI_S3_LOST;
+    /* Replaced as a whole, or an earlier version restored, and no try of ours left open. */
+    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq))
+        return PGQRSI_S3_LOST;
+    commit->result =
+        pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                           "%s was replaced by a version that does not tell whether the change was in it", self->name);
+    return PGQRSI_S3_FAILED;
+}
+
+/* Looks what the store has. *again: exactly the version we built on, so the same bytes may be sent again. */
+static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, int status,
+                                           pgqrsi_s3_patience *patience, bool *again)
+{
+    bool moved;
+    pgqrs_result result = pgqrsi_s3_look(self, patience, &moved);
+    *again = false;
+    if (result == PGQRS_OK && moved) return pgqrsi_s3_find_commit(self, commit);
+    if (result == PGQRS_OK) {
+        *again = true;
+        return PGQRSI_S3_LOST;
+    }
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
+    if (result != PGQRS_ERR_OBJECT_GONE &&
+        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+        commit->uncertain = true;
+        result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
+                                    self->name, status, pgqrs_result_name(result));
+    }
+    commit->result = result;
+    return PGQRSI_S3_FAILED;
+}
+
+static void pgqrsi_s3_slow_down(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
+{
+    int64_t wish_us = reply->retry_after_ms * 1000;
+    self->pace_us = self->pace_us < 50000 ? 100000 : self->pace_us * 2;
+    if (self->pace_us > 2000000) self->pace_us = 2000000;
+    if (self->pace_us < wish_us) self->pace_us = wish_us < 5000000 ? wish_us : 5000000;
+}
+
+/* Nothing can be tried any more. */
+static pgqrsi_s3_outcome pgqrsi_s3_give_up(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+{
+    if (commit->uncertain)
+        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                                            "%s: the store took longer than deadline_ms for a commit; it may still be "
+                                            "carried out",
+                                            self->name);
+    else
+        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                                            "%s: the store did not take a commit within deadline_ms", self->name);
+    return PGQRSI_S3_FAILED;
+}
+
+static pgqrsi_s3_outcome pgqrsi_s3_put_later(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, int64_t least_ms,
+                                             pgqrsi_s3_patience *patience, bool *again)
+{
+    *again = pgqrsi_s3_back_off(self, patience, least_ms);
+    return *again ? PGQRSI_S3_LOST : pgqrsi_s3_give_up(self, commit);
+}
+
+/* 412 although the condition holds: this store compares ETags without their quotes, or with them, or it was a whim. */
+static pgqrsi_s3_outcome pgqrsi_s3_put_refused(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience,
+                                               bool *again)
+{
+    if (self->etag[0] == '"' && !commit->create) self->bare_etag = !self->bare_etag;
+    if (++commit->refusals == 1) return PGQRSI_S3_LOST;
+    if (commit->refusals < 8) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
+    *again = false;
+    commit->result = pgqrs_backend_fail(
+        self->store, commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
+        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)", self->name);
+    return PGQRSI_S3_FAILED;
+}
+
+/* May a PUT with this status have been carried out, or refused because an earlier try of it was? Only a look can tell. */
+static bool pgqrsi_s3_needs_look(const pgqrs_http_reply *reply)
+{
+    int status = reply->status;
+    if (status < 0 || status == 429) return false;
+    if (status == 404) return strcmp(reply->code, "NoSuchBucket") != 0;
+    return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(reply);
+}
+
+/* What a PUT's status means. *again: send the same bytes once more. */
+static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrs_http_reply *reply,
+                                            pgqrsi_s3_patience *patience, bool *again)
+{
+    int status = reply->status;
+    *again = false;
+    if (status >= 200 && status < 300 && reply->etag[0]) {
+        pgqrsi_s3_adopt(self, &commit->body, &commit->trailer, reply->etag);
+        self->verified_at_us = pgqrs_backend_monotonic();
+        self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
+        return PGQRSI_S3_LANDED;
+    }
+    if (status == 429 || status == 503)
+        pgqrsi_s3_slow_down(self, reply);
+    else if (status == 412)
+        self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
+    if (pgqrsi_s3_needs_look(reply)) {
+        pgqrsi_s3_outcome outcome;
+        if (status < 300 || pgqrsi_s3_is_passing(reply)) commit->uncertain = true;
+        outcome = pgqrsi_s3_resolve(self, commit, status, patience, again);
+        if (!*again) return outcome;
+        if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
+        return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    }
+    if (status < 0 || status == 429) return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    if (status == 403 && strcmp(reply->code, "RequestTimeTooSkewed") == 0 && commit->skewed++ == 0) {
+        *again = true; /* our clock has just been set by the Date of the refusal */
+        return PGQRSI_S3_LOST;
+    }
+    commit->result = pgqrsi_s3_fail_status(self, reply);
+    if (commit->uncertain)
+        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, status, NULL,
+                                            "%s: the store was lost during a commit, and now refuses (HTTP %d %s)",
+                                            self->name, status, reply->code);
+    return PGQRSI_S3_FAILED;
+}
+
+static pgqrsi_s3_outcome pgqrsi_s3_put_body(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_patience *patience)
+{
+    for (;;) {
+        pgqrsi_s3_request request;
+        pgqrs_http_reply reply;
+        pgqrsi_s3_outcome outcome;
+        bool again;
+        memset(&request, 0, sizeof(request));
+        request.method = "PUT";
+        request.condition = commit->create ? "if-none-match" : "if-match";
+        request.etag = commit->create ? "*" : self->etag;
+        request.body = commit->body.data;
+        request.body_size = commit->body.size;
+        request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        self->put_at_us = pgqrs_backend_monotonic();
+        pgqrsi_s3_send(self, &request, &reply);
+        outcome = pgqrsi_s3_read_put(self, commit, &reply, patience, &again);
+        pgqrsi_s3_reply_end(self, &reply);
+        if (!again) return outcome;
+        if (pgqrsi_s3_left_us(patience) <= 0) return pgqrsi_s3_give_up(self, commit);
+    }
+}
+
+/* Two requests that must fail: conditions that do not hold, with the very bytes that are there already. */
+static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    static const char *const conditions[2][2] = {{"if-match", "\"pgqrs-not-the-etag\""}, {"if-none-match", "*"}};
+    int i = 0, skewed = 0;
+    while (i < 2) {
+        pgqrsi_s3_request request;
+        pgqrs_http_reply reply;
+        pgqrs_result result = PGQRS_OK;
+        int status;
+        bool again;
+        memset(&request, 0, sizeof(request));
+        request.method = "PUT";
+        request.condition = conditions[i][0];
+        request.etag = conditions[i][1];
+        request.body = self->base.data;
+        request.body_size = self->base.size;
+        request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        status = pgqrsi_s3_send(self, &request, &reply);
+        again = pgqrsi_s3_is_passing(&reply) ||
+                (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
+        if (status == 412 || status == 409)
+            i++;
+        else if ((status >= 200 && status < 300) || status == 501)
+            result =
+                pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
+                                   "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
+                                   "overwrite each other; use one that does",
+                                   self->name, conditions[i][0], status);
+        else
+            result = pgqrsi_s3_fail_status(self, &reply);
+        again = again && result != PGQRS_OK && pgqrsi_s3_back_off(self, patience, reply.retry_after_ms);
+        pgqrsi_s3_reply_end(self, &reply);
+        if (result != PGQRS_OK && !again) return result;
+    }
+    self->proven = true;
+    return PGQRS_OK;
+}
+
+/* Stores the image as the successor of base. */
+static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned char *image, size_t size,
+                                              pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    pgqrsi_s3_commit commit;
+    pgqrsi_s3_outcome outcome = PGQRSI_S3_FAILED;
+    memset(&commit, 0, sizeof(commit));
+    commit.create = self->presence != PGQRSI_S3_PRESENT;
+    if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size);
+    if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
+    if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
+    if (outcome == PGQRSI_S3_LANDED) {
+        pgqrsi_s3_save(self);
+        if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
+        if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
+    }
+    pgqrsi_s3_release(self->store, &commit.body);
+    *result = commit.result;
+    return outcome;
+}
+
+/* Stores what db holds now. */
+static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    size_t size;
+    const unsigned char *image = pgqrsi_s3_image(self, &size);
+    pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, image, size, patience, result);
+    /* db is what we sent, unless others have committed on top of it meanwhile. */
+    self->loaded =
+        outcome == PGQRSI_S3_LANDED && size == self->trailer.image_size && memcmp(image, self->base.data, size) == 0;
+    if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
+    return outcome;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>operations: a call is carried out on the copy in memory, by the SQLite backend, and holds once the store has the outcome. It
+ * may be carried out several times, on newer and newer versions, and only the last time counts:
+ *
+ *     op = begin(…); while (again(&op)) { forget what the last time gave; op.result = do it; }  return op.result;
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrsi_s3_kind {
+    PGQRSI_S3_READ = 0,
+    PGQRSI_S3_WRITE = 1,
+    PGQRSI_S3_CLAIM = 2 /* a write that mostly finds nothing to do: first tried without the lock */
+} pgqrsi_s3_kind;
+
+typedef enum pgqrsi_s3_stage {
+    PGQRSI_S3_START = 0,
+    PGQRSI_S3_RUNNING = 1,
+    PGQRSI_S3_PASSING = 2, /* a part of the transaction that is open */
+    PGQRSI_S3_OVER = 3
+} pgqrsi_s3_stage;
+
+typedef struct pgqrsi_s3_op {
+    pgqrsi_s3 *self;
+    pgqrsi_s3_kind kind;
+    pgqrsi_s3_stage stage;
+    bool fresh;   /* we know that the store has had no newer version since the call began */
+    bool discard; /* what this changes is not worth a commit */
+    bool relaxed; /* nobody minds when the answer is a little old */
+    int64_t given_us;
+    int64_t now_us;
+    int changes_before;
+    pgqrsi_s3_patience patience;
+    pgqrs_result result;
+} pgqrsi_s3_op;
+
+#define PGQRSI_S3_VERIFY_US INT64_C(60000000) /* a write on a version that is older than this looks first */
+
+static pgqrsi_s3_op pgqrsi_s3_begin(pgqrsi_s3 *self, pgqrsi_s3_kind kind, int64_t now_us)
+{
+    pgqrsi_s3_op op;
+    memset(&op, 0, sizeof(op));
+    op.self = self;
+    op.kind = kind;
+    op.given_us = now_us;
+    op.patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    return op;
+}
+
+static bool pgqrsi_s3_end(pgqrsi_s3_op *op, pgqrs_result result)
+{
+    op->result = result;
+    op->stage = PGQRSI_S3_OVER;
+    if (!op->self->spanning) pgqrsi_s3_unlock(op->self);
+    return false;
+}
+
+/* A waiting consumer that has just looked may go by what it knows. */
+static bool pgqrsi_s3_is_quiet(const pgqrsi_s3 *self)
+{
+    return self->waiting && self->verified_at_us > 0 &&
+           pgqrs_backend_monotonic() - self->verified_at_us < self->quiet_us;
+}
+
+static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
+{
+    pgqrsi_s3 *self = op->self;
+    pgqrs_result result = pgqrsi_s3_look(self, &op->patience, moved);
+    if (result != PGQRS_OK) return result;
+    self->unsure = false;
+    op->fresh = true;
+    if (*moved)
+        self->quiet_us = 0;
+    else if (self->waiting)
+        self->quiet_us = self->quiet_us < 100000 ? 100000 : self->quiet_us * 3 / 2;
+    if (self->quiet_us > self->idle_us) self->quiet_us = self->idle_us;
+    return PGQRS_OK;
+}
+
+/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. With
+ * other machines about, each commit is followed by a pause in which they get theirs. True: what we know is certainly old now. */
+static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    int64_t now_us = pgqrs_backend_monotonic();
+    int64_t pace_us = self->put_at_us + self->pace_us - now_us, yield_us = self->yield_until_us - now_us;
+    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
+    bool yielded = now_us < self->contended_until_us && yield_us > 0;
+    if (paced) pgqrsi_s3_sleep(self, patience, pace_us);
+    if (yielded && !paced) pgqrsi_s3_real_pause(yield_us < 1000000 ? yield_us : 1000000);
+    return paced && now_us < self->contended_until_us;
+}
+
+/* How many stores committed within the last seconds, this one included; at most 8. */
+static int pgqrsi_s3_active_writers(const pgqrsi_s3 *self)
+{
+    int64_t since_us = pgqrsi_s3_clock(self) - 3000000;
+    uint32_t i;
+    int count = 0;
+    for (i = 0; i < self->trailer.writer_count && count < 8; i++)
+        count += pgqrsi_s3_writer_at(&self->trailer, self->trailer.writer_count - 1 - i).at_us >= since_us;
+    return count > 1 ? count : 1;
+}
+
+/* Before the operation is carried out: in turn, on the newest version known, inside a transaction. */
+static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
+{
+    pgqrsi_s3 *self = op->self;
+    bool moved;
+    pgqrs_result result = PGQRS_OK;
+    if (lock && !self->locked) {
+        result = pgqrsi_s3_lock(self);
+        op->patience = pgqrsi_s3_begin_patience(self->deadline_us); /* it is for the store, not for our neighbours */
+    }
+    if (result != PGQRS_OK) return result;
+    if (lock && pgqrsi_s3_keep_pace(self, &op->patience)) {
+        op->fresh = false;
+        self->verified_at_us = 0;
+    }
+    if (!self->unsure) pgqrsi_s3_catch_up(self);
+    if (!op->fresh && (self->unsure || self->presence == PGQRSI_S3_UNKNOWN ||
+                       (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(self)) ||
+                       (lock && (self->verified_at_us == 0 ||
+                                 pgqrs_backend_monotonic() - self->verified_at_us > PGQRSI_S3_VERIFY_US))))
+        result = pgqrsi_s3_op_look(op, &moved);
+    if (result == PGQRS_OK) result = pgqrsi_s3_load(self);
+    if (result == PGQRS_OK && op->kind != PGQRSI_S3_READ) result = pgqrsi_s3_exec(self, "BEGIN IMMEDIATE");
+    if (result == PGQRS_OK) op->changes_before = sqlite3_total_changes(self->db);
+    op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(self);
+    return result;
+}
+
+static bool pgqrsi_s3_run(pgqrsi_s3_op *op, bool lock)
+{
+    pgqrs_result result = pgqrsi_s3_prepare(op, lock);
+    if (result != PGQRS_OK) return pgqrsi_s3_end(op, result);
+    op->stage = PGQRSI_S3_RUNNING;
+    return true;
+}
+
+/* An error that says something about the data, which may be different in a newer version. */
+static bool pgqrsi_s3_is_answer(pgqrs_result result)
+{
+    switch (result) {
+    case PGQRS_ERR_NO_MEMORY:
+    case PGQRS_ERR_INTERNAL:
+    case PGQRS_ERR_UNSUPPORTED:
+    case PGQRS_ERR_FULL:
+    case PGQRS_ERR_BUSY:
+        return false;
+    default:
+        return true;
+    }
+}
+
+/* Nothing was changed. That is an answer only if it is one about the newest version. */
+static bool pgqrsi_s3_answer(pgqrsi_s3_op *op)
+{
+    pgqrsi_s3 *self = op->self;
+    bool moved = false;
+    pgqrs_error detail = *pgqrs_last_error(self->store);
+    pgqrs_result answer = op->result, result;
+    if (op->fresh || !pgqrsi_s3_is_answer(answer) || (answer == PGQRS_OK && (op->relaxed || pgqrsi_s3_is_quiet(self))))
+        return pgqrsi_s3_end(op, answer);
+    result = pgqrsi_s3_op_look(op, &moved);
+    if (result != PGQRS_OK) return pgqrsi_s3_end(op, result);
+    if (moved) return pgqrsi_s3_run(op, self->locked);
+    if (answer != PGQRS_OK) /* the look may have met errors of its own on the way */
+        pgqrs_backend_fail(self->store, answer, detail.native_code, detail.sqlstate, "%s", detail.message);
+    return pgqrsi_s3_end(op, answer);
+}
+
+static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
+{
+    pgqrsi_s3 *self = op->self;
+    pgqrs_result result;
+    if (op->kind == PGQRSI_S3_READ) return pgqrsi_s3_end(op, op->result);
+    if (op->result != PGQRS_OK || op->discard ||
+        (op->kind == PGQRSI_S3_CLAIM && sqlite3_total_changes(self->db) == op->changes_before)) {
+        pgqrsi_s3_rollback(self);
+        return pgqrsi_s3_answer(op);
+    }
+    if (!self->locked) { /* there is something to do: once more, in turn */
+        pgqrsi_s3_rollback(self);
+        return pgqrsi_s3_run(op, true);
+    }
+    op->result = pgqrsi_s3_exec(self, "COMMIT");
+    if (op->result != PGQRS_OK) {
+        pgqrsi_s3_rollback(self);
+        return pgqrsi_s3_end(op, op->result);
+    }
+    if (!pgqrsi_s3_changed(self)) return pgqrsi_s3_answer(op);
+    switch (pgqrsi_s3_push(self, &op->patience, &result)) {
+    case PGQRSI_S3_LANDED:
+        self->quiet_us = 0;
+        self->yield_until_us = pgqrs_backend_monotonic() + (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 *
+                                                               (pgqrsi_s3_active_writers(self) - 1);
+        return pgqrsi_s3_end(op, PGQRS_OK);
+    case PGQRSI_S3_LOST:
+        op->fresh = true;
+        self->yield_until_us = 0; /* it is our turn */
+        self->contended_until_us = pgqrs_backend_monotonic() + 2000000;
+        if (pgqrsi_s3_left_us(&op->patience) > 0) return pgqrsi_s3_run(op, true);
+        return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
+                                                    "%s: other machines committed first each time within deadline_ms",
+                                                    self->name));
+    default:
+        return pgqrsi_s3_end(op, result);
+    }
+}
+
+static bool pgqrsi_s3_again(pgqrsi_s3_op *op)
+{
+    switch (op->stage) {
+    case PGQRSI_S3_START:
+        if (!op->self->spanning && !op->self->local) return pgqrsi_s3_run(op, op->kind == PGQRSI_S3_WRITE);
+        op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(op->self);
+        op->stage = PGQRSI_S3_PASSING;
+        return true;
+    case PGQRSI_S3_RUNNING:
+        return pgqrsi_s3_conclude(op);
+    default:
+        return false;
+    }
+}
+
+/* --- a transaction of several calls, and of the program's own statements */
+
+static pgqrs_result pgqrsi_s3_span(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_WRITE, 0);
+    pgqrs_result result;
+    if (self->spanning)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL,
+                                  "%s is in a transaction already; end it first", self->name);
+    op.kind = PGQRSI_S3_READ; /* the inner store begins the transaction itself */
+    result = pgqrsi_s3_prepare(&op, true);
+    if (result == PGQRS_OK) result = pgqrs_sqlite_backend()->transaction(self->inner, PGQRS_BACKEND_BEGIN);
+    if (result == PGQRS_OK)
+        self->spanning = true;
+    else
+        pgqrsi_s3_unlock(self);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrs_result result;
+    if (!self->spanning && verb == PGQRS_BACKEND_ROLLBACK) return PGQRS_OK;
+    if (!self->spanning)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL, "%s: there is no transaction to commit",
+                                  self->name);
+    result = pgqrs_sqlite_backend()->transaction(self->inner, verb);
+    self->spanning = false;
+    if (verb == PGQRS_BACKEND_COMMIT && result == PGQRS_OK && pgqrsi_s3_changed(self) &&
+        pgqrsi_s3_push(self, &patience, &result) == PGQRSI_S3_LOST)
+        result = pgqrs_backend_fail(
+            self->store, PGQRS_ERR_CONFLICT, 0, NULL,
+            "%s: another machine committed during the transaction, which was undone; do it again", self->name);
+    /* What the program's statements may have done outside of the transaction is not part of the object. */
+    if (result != PGQRS_OK || verb == PGQRS_BACKEND_ROLLBACK) {
+        pgqrsi_s3_rollback(self);
+        if (pgqrsi_s3_changed(self)) self->loaded = false;
+    }
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_transact(void *context, pgqrs_backend_verb verb)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) return pgqrs_sqlite_backend()->transaction(self->inner, verb);
+    return verb == PGQRS_BACKEND_BEGIN ? pgqrsi_s3_span(self) : pgqrsi_s3_end_span(self, verb);
+}
+
+static sqlite3 *pgqrsi_s3_database(void *context)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->database(self->inner) : self->db;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>open and close
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void pgqrsi_s3_close(void *context)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrs_store *store;
+    if (!self) return;
+    store = self->store;
+    if (self->spanning) pgqrsi_s3_end_span(self, PGQRS_BACKEND_ROLLBACK);
+    pgqrsi_s3_close_database(self);
+    pgqrsi_s3_unlock(self);
+    pgqrsi_s3_close_file(&self->lock_fd);
+    pgqrsi_s3_close_file(&self->line_fd);
+    pgqrsi_s3_close_file(&self->wake_fd);
+    pgqrsi_s3_release(store, &self->base);
+    pgqrs_free(self->owned);
+    pgqrs_backend_free(store, self, sizeof(*self));
+}
+
+static pgqrs_result pgqrsi_s3_read_settings(pgqrsi_s3 *self, const char *dsn, const pgqrs_s3_desc *desc)
+{
+    size_t bucket_size = 0;
+    const char *key = NULL;
+    pgqrs_result result = pgqrsi_s3_read_dsn(self, dsn, &bucket_size, &key);
+    if (result != PGQRS_OK) return result;
+    if (!desc || !desc->http.exchange)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+                                  "%s: there is no function for HTTP; set pgqrs_store_desc.s3 to a pgqrs_s3_desc with "
+                                  "http.exchange, as examples/http_curl.h does",
+                                  dsn);
+    self->owned = pgqrs_backend_result_new(self->store, 1, 1024);
+    if (!self->owned) return pgqrsi_s3_no_memory(self);
+    self->http = desc->http;
+    self->bucket = pgqrs_backend_result_text(self->owned, dsn + 5, (int64_t)bucket_size);
+    if (!self->bucket || !(self->name = pgqrsi_s3_own(self, dsn))) {
+        self->name = "the store";
+        return pgqrsi_s3_no_memory(self);
+    }
+    result = pgqrsi_s3_read_numbers(self, desc);
+    if (result == PGQRS_OK) result = pgqrsi_s3_read_credentials(self, desc);
+    if (result == PGQRS_OK) result = pgqrsi_s3_read_endpoint(self, desc, key);
+    if (result == PGQRS_OK) result = pgqrsi_s3_open_cache(self, desc->cache_dir);
+    return result;
+}
+
+/* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. */
+static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_patience patience =
+        pgqrsi_s3_begin_patience(self->patience_us < self->deadline_us ? self->patience_us : self->deadline_us);
+    bool moved;
+    pgqrs_result result;
+    pgqrsi_s3_catch_up(self);
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
+}
+
+/* A connection to the local file; NULL: there is no such file, or no memory. */
+static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
+{
+    sqlite3 *db = NULL;
+    int timeout_ms = self->patience_us / 1000 < INT_MAX ? (int)(self->patience_us / 1000) : INT_MAX;
+    if (sqlite3_open_v2(self->local_path, &db, SQLITE_OPEN_READWRITE | flags, NULL) == SQLITE_OK) {
+        sqlite3_busy_timeout(db, timeout_ms);
+        return db;
+    }
+    sqlite3_close(db);
+    return NULL;
+}
+
+/* In local mode nobody is asked anything: the file is made, or is what it was when the last program ended. */
+static pgqrs_result pgqrsi_s3_open_local(pgqrsi_s3 *self)
+{
+    pgqrs_backend_open request;
+    char dsn[4200];
+    if (access(self->local_path, F_OK) != 0) {
+        sqlite3 *db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
+        int rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
+        sqlite3_close(db);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+            return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
+                                      self->name, self->local_path);
+    }
+    self->local_settings = *pgqrs_store_settings(self->store);
+    self->local_settings.sqlite_wal = PGQRS_OFF; /* so that the file alone is all there is */
+    memset(&request, 0, sizeof(request));
+    snprintf(dsn, sizeof(dsn), "sqlite://%s", self->local_path);
+    request.dsn = dsn;
+    request.settings = &self->local_settings;
+    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
+}
+
+static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_backend_open *request, void **out)
+{
+    pgqrsi_s3 *self;
+    pgqrs_result result;
+    *out = NULL;
+    if (!request->dsn)
+        return pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "a connection is not for S3");
+    self = (pgqrsi_s3 *)pgqrs_backend_alloc(store, sizeof(*self));
+    if (!self) return pgqrs_backend_fail(store, PGQRS_ERR_NO_MEMORY, 0, NULL, "no memory for a store");
+    self->store = store;
+    self->name = "the store";
+    self->line_fd = self->lock_fd = self->wake_fd = -1;
+    self->patience_us = request->settings->connect_timeout_ms * 1000;
+    self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
+    self->writer = pgqrsi_s3_unique();
+    result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
+    if (result == PGQRS_OK) result = self->local ? pgqrsi_s3_open_local(self) : pgqrsi_s3_first_look(self);
+    if (result != PGQRS_OK) {
+        pgqrsi_s3_close(self);
+        return result;
+    }
+    *out = self;
+    return PGQRS_OK;
+}
+
+static uint32_t pgqrsi_s3_capabilities(void *context)
+{
+    const pgqrsi_s3 *self = (const pgqrsi_s3 *)context;
+    if (self->local) return PGQRS_CAN_CLOCK | pgqrs_sqlite_backend()->capabilities(self->inner);
+    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | (self->wake_fd >= 0 ? PGQRS_CAN_WAKE : 0u);
+}
+
+static pgqrs_result pgqrsi_s3_now(void *context, int64_t *now_us)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    bool hooked = pgqrs_store_settings(self->store)->clock.now_us != NULL;
+    *now_us = hooked ? pgqrs_backend_clock(self->store) : pgqrsi_s3_clock(self);
+    return PGQRS_OK;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>calls: those of the backend interface, each an operation
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* The frame of a call: `call` is what the SQLite backend is asked, `forget` undoes what an earlier time gave. */
+#define PGQRSI_S3_OPERATION(context, kind, now, forget, call)                                                          \
+    pgqrsi_s3 *self = (pgqrsi_s3 *)(context);                                                                          \
+    const pgqrs_backend *sqlite = pgqrs_sqlite_backend();                                                              \
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, (kind), (now));                                                            \
+    while (pgqrsi_s3_again(&op)) {                                                                                     \
+        forget;                                                                                                        \
+        op.result = sqlite->call;                                                                                      \
+    }                                                                                                                  \
+    if (op.result != PGQRS_OK) {                                                                                       \
+        forget;                                                                                                        \
+    }                                                                                                                  \
+    return op.result
+
+#define PGQRSI_S3_NOTHING (void)0
+#define PGQRSI_S3_FREE(out) (pgqrs_free(*(out)), *(out) = NULL)
+
+static pgqrs_result pgqrsi_s3_install(void *context, int64_t now_us)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING, install(self->inner, op.now_us));
+}
+
+static pgqrs_result pgqrsi_s3_uninstall(void *context)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, 0, PGQRSI_S3_NOTHING, uninstall(self->inner));
+}
+
+static pgqrs_result pgqrsi_s3_verify(void *context)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_NOTHING, verify(self->inner));
+}
+
+static pgqrs_result pgqrsi_s3_schema_version(void *context, int32_t *version)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, *version = 0, schema_version(self->inner, version));
+}
+
+static pgqrs_result pgqrsi_s3_queue_create(void *context, int64_t now_us, const char *queue,
+                                           const pgqrs_queue_desc *settings, bool *created)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        queue_create(self->inner, op.now_us, queue, settings, created));
+}
+
+static pgqrs_result pgqrsi_s3_queue_change(void *context, const char *queue, const pgqrs_backend_queue_change *change)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, 0, PGQRSI_S3_NOTHING, queue_change(self->inner, queue, change));
+}
+
+static pgqrs_result pgqrsi_s3_queue_list(void *context, const char *queue_or_null, int64_t after_id, size_t limit,
+                                         pgqrs_queues **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_FREE(out),
+                            queue_list(self->inner, queue_or_null, after_id, limit, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_queue_delete(void *context, int64_t now_us, const char *queue, bool force)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        queue_delete(self->inner, op.now_us, queue, force));
+}
+
+static pgqrs_result pgqrsi_s3_queue_purge(void *context, int64_t now_us, const char *queue,
+                                          const pgqrs_purge_desc *desc, int64_t *removed)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *removed = 0,
+                        queue_purge(self->inner, op.now_us, queue, desc, removed));
+}
+
+static pgqrs_result pgqrsi_s3_enqueue(void *context, const pgqrs_backend_enqueue *request, pgqrs_receipt *receipts)
+{
+    pgqrs_backend_enqueue mine = *request;
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, request->now_us, mine.now_us = op.now_us,
+                        enqueue(self->inner, &mine, receipts));
+}
+
+static pgqrs_result pgqrsi_s3_extend(void *context, const pgqrs_backend_extend *request)
+{
+    pgqrs_backend_extend mine = *request;
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, request->now_us, mine.now_us = op.now_us, extend(self->inner, &mine));
+}
+
+/* --- claim and settle */
+
+static void pgqrsi_s3_forget_claim(pgqrs_backend_claim *claim, bool first)
+{
+    size_t i;
+    if (!claim || first) return;
+    for (i = 0; claim->runs && claim->messages && i < claim->messages->count; i++)
+        PGQRSI_S3_FREE(&claim->runs[i]);
+    PGQRSI_S3_FREE(&claim->messages);
+}
+
+static bool pgqrsi_s3_same_worker(pgqrs_worker_ref a, pgqrs_worker_ref b)
+{
+    return a.id == b.id && a.epoch == b.epoch;
+}
+
+/* A heartbeat goes along with whatever else is committed; alone it waits until the last one stored is old. */
+static bool pgqrsi_s3_beat_is_due(const pgqrsi_s3 *self, pgqrs_worker_ref worker, int64_t now_us)
+{
+    return !pgqrsi_s3_same_worker(worker, self->beat_worker) || now_us - self->beat_at_us >= self->heartbeat_us ||
+           now_us < self->beat_at_us;
+}
+
+static void pgqrsi_s3_note_beat(pgqrsi_s3 *self, pgqrs_worker_ref worker, int64_t now_us)
+{
+    self->beat_worker = worker;
+    self->beat_at_us = now_us;
+}
+
+static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *exchange)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrs_backend_claim *claim = exchange->claim;
+    int64_t given_us = exchange->now_us;
+    bool first = true, beat = claim && claim->heartbeat && claim->worker.id;
+    pgqrsi_s3_op op =
+        pgqrsi_s3_begin(self, exchange->verdict_count ? PGQRSI_S3_WRITE : PGQRSI_S3_CLAIM, exchange->now_us);
+    while (pgqrsi_s3_again(&op)) {
+        pgqrsi_s3_forget_claim(claim, first);
+        first = false;
+        exchange->now_us = op.now_us;
+        if (beat)
+            claim->heartbeat =
+                self->locked || exchange->verdict_count > 0 || pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
+        op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
+    }
+    if (op.result != PGQRS_OK)
+        pgqrsi_s3_forget_claim(claim, first);
+    else if (beat && claim->heartbeat && claim->refused == PGQRS_OK)
+        pgqrsi_s3_note_beat(self, claim->worker, op.now_us);
+    if (beat) claim->heartbeat = true;
+    exchange->now_us = given_us;
+    return op.result;
+}
+
+/* --- waiting: every commit of a store on this machine ends with a rename in the cache directory */
+
+static pgqrs_result pgqrsi_s3_wait_begin(void *context, int64_t now_us, const char *queue, int64_t for_us)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) return pgqrs_sqlite_backend()->wait_begin(self->inner, now_us, queue, for_us);
+    self->waiting = true;
+    pgqrsi_s3_drain(self);
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_s3_run_wait_begin(void *context, int64_t now_us, int64_t run_id, int64_t for_us)
+{
+    (void)run_id;
+    return pgqrsi_s3_wait_begin(context, now_us, NULL, for_us);
+}
+
+static int pgqrsi_s3_wait_fd(void *context)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->wait_fd(self->inner) : self->wake_fd;
+}
+
+static void pgqrsi_s3_wait_end(void *context)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) pgqrs_sqlite_backend()->wait_end(self->inner);
+    self->waiting = false;
+    pgqrsi_s3_drain(self);
+}
+
+/* --- messages */
+
+static pgqrs_result pgqrsi_s3_message_get(void *context, int64_t now_us, int64_t id, pgqrs_message **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            message_get(self->inner, op.now_us, id, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_message_list(void *context, int64_t now_us, const pgqrs_message_filter *filter,
+                                           pgqrs_messages **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            message_list(self->inner, op.now_us, filter, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_message_count(void *context, int64_t now_us, const pgqrs_message_filter *filter,
+                                            int64_t *count)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, *count = 0,
+                        message_count(self->inner, op.now_us, filter, count));
+}
+
+static pgqrs_result pgqrsi_s3_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count,
+                                             bool force, pgqrs_result *results)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        message_delete(self->inner, op.now_us, ids, count, force, results));
+}
+
+static pgqrs_result pgqrsi_s3_message_update(void *context, int64_t now_us, int64_t id, const char *payload,
+                                             size_t payload_size)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        message_update(self->inner, op.now_us, id, payload, payload_size));
+}
+
+static pgqrs_result pgqrsi_s3_message_replay(void *context, int64_t now_us, const int64_t *ids, size_t count,
+                                             pgqrs_result *results)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        message_replay(self->inner, op.now_us, ids, count, results));
+}
+
+/* --- workers */
+
+static pgqrs_result pgqrsi_s3_worker_register(void *context, int64_t now_us, const char *name,
+                                              const char *queue_or_null, int64_t stale_us, int64_t epoch,
+                                              pgqrs_worker_ref *out)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        worker_register(self->inner, op.now_us, name, queue_or_null, stale_us, epoch, out));
+}
+
+/* A mere heartbeat is tried on the copy, which tells whether the worker is still what it was, and kept when it is due. */
+static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_change *change)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    int64_t given_us = change->now_us;
+    bool mere = change->to == 0 && change->beat && change->worker.epoch;
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, mere ? PGQRSI_S3_CLAIM : PGQRSI_S3_WRITE, change->now_us);
+    while (pgqrsi_s3_again(&op)) {
+        change->now_us = op.now_us;
+        op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);
+        op.result = pgqrs_sqlite_backend()->worker_change(self->inner, change);
+    }
+    if (op.result == PGQRS_OK && change->changed && change->beat && !op.discard)
+        pgqrsi_s3_note_beat(self, change->worker, op.now_us);
+    change->now_us = given_us;
+    return op.result;
+}
+
+static pgqrs_result pgqrsi_s3_worker_list(void *context, int64_t now_us, int64_t id_or_0,
+                                          const pgqrs_worker_filter *filter, pgqrs_workers **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            worker_list(self->inner, op.now_us, id_or_0, filter, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_worker_count(void *context, int64_t now_us, const pgqrs_worker_filter *filter,
+                                           int64_t *count)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, *count = 0,
+                        worker_count(self->inner, op.now_us, filter, count));
+}
+
+static pgqrs_result pgqrsi_s3_worker_release(void *context, int64_t now_us, int64_t worker_id, const char *reason,
+                                             int64_t *released)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *released = 0,
+                        worker_release(self->inner, op.now_us, worker_id, reason, released));
+}
+
+static pgqrs_result pgqrsi_s3_worker_delete(void *context, int64_t now_us, int64_t worker_id, bool force)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        worker_delete(self->inner, op.now_us, worker_id, force));
+}
+
+static pgqrs_result pgqrsi_s3_worker_reclaim(void *context, int64_t now_us, const char *queue_or_null,
+                                             int64_t older_than_us, const char *reason, int64_t *workers,
+                                             int64_t *messages)
+{
+    PGQRSI_S3_OPERATION(
+        context, PGQRSI_S3_WRITE, now_us, *workers = *messages = 0,
+        worker_reclaim(self->inner, op.now_us, queue_or_null, older_than_us, reason, workers, messages));
+}
+
+static pgqrs_result pgqrsi_s3_worker_purge(void *context, int64_t now_us, int64_t older_than_us, int64_t *removed)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *removed = 0,
+                        worker_purge(self->inner, op.now_us, older_than_us, removed));
+}
+
+/* --- numbers and housekeeping */
+
+static pgqrs_result pgqrsi_s3_metrics(void *context, int64_t now_us, const char *queue_or_null, pgqrs_metrics **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            metrics(self->inner, op.now_us, queue_or_null, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_worker_stats(void *context, int64_t now_us, const char *queue_or_null, int64_t stale_us,
+                                           pgqrs_worker_stats *out)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_NOTHING,
+                        worker_stats(self->inner, op.now_us, queue_or_null, stale_us, out));
+}
+
+/* What a worker does now and then, mostly for nothing: then it asks nobody. */
+static pgqrs_result pgqrsi_s3_maintain(void *context, int64_t now_us, int64_t *changed)
+{
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_CLAIM, now_us);
+    op.relaxed = true;
+    while (pgqrsi_s3_again(&op)) {
+        *changed = 0;
+        op.result = pgqrs_sqlite_backend()->maintain(self->inner, op.now_us, changed);
+    }
+    if (op.result != PGQRS_OK) *changed = 0;
+    return op.result;
+}
+
+/* --- workflows */
+
+static pgqrs_result pgqrsi_s3_workflow_create(void *context, int64_t now_us, const char *workflow,
+                                              const pgqrs_workflow_desc *settings, const pgqrs_queue_desc *queue,
+                                              bool *created)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        workflow_create(self->inner, op.now_us, workflow, settings, queue, created));
+}
+
+static pgqrs_result pgqrsi_s3_workflow_change(void *context, const char *workflow, const pgqrs_workflow_desc *change)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, 0, PGQRSI_S3_NOTHING, workflow_change(self->inner, workflow, change));
+}
+
+static pgqrs_result pgqrsi_s3_workflow_list(void *context, const char *workflow_or_null, int64_t after_id, size_t limit,
+                                            pgqrs_workflows **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_FREE(out),
+                            workflow_list(self->inner, workflow_or_null, after_id, limit, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_workflow_delete(void *context, int64_t now_us, const char *workflow)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        workflow_delete(self->inner, op.now_us, workflow));
+}
+
+static pgqrs_result pgqrsi_s3_trigger(void *context, const pgqrs_backend_trigger *request, pgqrs_receipt *receipts)
+{
+    pgqrs_backend_trigger mine = *request;
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, request->now_us, mine.now_us = op.now_us,
+                        trigger(self->inner, &mine, receipts));
+}
+
+static pgqrs_result pgqrsi_s3_run_load(void *context, int64_t now_us, int64_t run_id, pgqrs_backend_run **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            run_load(self->inner, op.now_us, run_id, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_run_write(void *context, pgqrs_backend_run_write *write)
+{
+    pgqrs_backend_run_write mine = *write;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_WRITE, write->now_us);
+    while (pgqrsi_s3_again(&op)) {
+        mine.now_us = op.now_us;
+        op.result = pgqrs_sqlite_backend()->run_write(self->inner, &mine);
+    }
+    write->result = mine.result;
+    write->cancel = mine.cancel;
+    return op.result;
+}
+
+static pgqrs_result pgqrsi_s3_run_list(void *context, int64_t now_us, int64_t id_or_0, const pgqrs_run_filter *filter,
+                                       pgqrs_runs **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
+                            run_list(self->inner, op.now_us, id_or_0, filter, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_run_count(void *context, int64_t now_us, const pgqrs_run_filter *filter, int64_t *count)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, *count = 0, run_count(self->inner, op.now_us, filter, count));
+}
+
+static pgqrs_result pgqrsi_s3_run_steps(void *context, int64_t run_id, pgqrs_steps **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_FREE(out), run_steps(self->inner, run_id, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_run_values(void *context, int64_t run_id, pgqrs_run_values **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_FREE(out), run_values(self->inner, run_id, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_run_cancel(void *context, int64_t now_us, int64_t run_id, const char *by,
+                                         const char *reason, pgqrs_run_state *state)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        run_cancel(self->inner, op.now_us, run_id, by, reason, state));
+}
+
+static pgqrs_result pgqrsi_s3_run_send(void *context, int64_t now_us, int64_t run_id, const char *event,
+                                       const char *payload, size_t payload_size, bool *accepted, pgqrs_run_state *state)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        run_send(self->inner, op.now_us, run_id, event, payload, payload_size, accepted, state));
+}
+
+static pgqrs_result pgqrsi_s3_run_restart(void *context, int64_t now_us, int64_t run_id, pgqrs_run_state *state)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
+                        run_restart(self->inner, op.now_us, run_id, state));
+}
+
+static pgqrs_result pgqrsi_s3_run_fork(void *context, int64_t now_us, int64_t run_id, int32_t before,
+                                       const char *input_or_null, size_t input_size, int64_t *new_run_id)
+{
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *new_run_id = 0,
+                        run_fork(self->inner, op.now_us, run_id, before, input_or_null, input_size, new_run_id));
+}
+
+static pgqrs_result pgqrsi_s3_run_purge(void *context, pgqrs_backend_run_purge *purge)
+{
+    pgqrs_backend_run_purge mine = *purge;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_WRITE, purge->now_us);
+    while (pgqrsi_s3_again(&op)) {
+        mine.now_us = op.now_us;
+        mine.removed = 0;
+        op.result = pgqrs_sqlite_backend()->run_purge(self->inner, &mine);
+    }
+    purge->removed = op.result == PGQRS_OK ? mine.removed : 0;
+    return op.result;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>the table, and what only S3 has
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static const char *const pgqrsi_s3_schemes[] = {"s3", NULL};
+
+static const pgqrs_backend pgqrsi_s3_table = {PGQRS_BACKEND_VERSION,
+                                              "s3",
+                                              "pgqrs_s3.h",
+                                              pgqrsi_s3_schemes,
+                                              pgqrsi_s3_capabilities,
+                                              pgqrsi_s3_open,
+                                              pgqrsi_s3_close,
+                                              pgqrsi_s3_now,
+                                              pgqrsi_s3_install,
+                                              pgqrsi_s3_uninstall,
+                                              pgqrsi_s3_verify,
+                                              pgqrsi_s3_schema_version,
+                                              pgqrsi_s3_queue_create,
+                                              pgqrsi_s3_queue_change,
+                                              pgqrsi_s3_queue_list,
+                                              pgqrsi_s3_queue_delete,
+                                              pgqrsi_s3_queue_purge,
+                                              pgqrsi_s3_enqueue,
+                                              pgqrsi_s3_exchange,
+                                              pgqrsi_s3_extend,
+                                              pgqrsi_s3_wait_begin,
+                                              pgqrsi_s3_wait_fd,
+                                              pgqrsi_s3_wait_end,
+                                              pgqrsi_s3_message_get,
+                                              pgqrsi_s3_message_list,
+                                              pgqrsi_s3_message_count,
+                                              pgqrsi_s3_message_delete,
+                                              pgqrsi_s3_message_update,
+                                              pgqrsi_s3_message_replay,
+                                              pgqrsi_s3_worker_register,
+                                              pgqrsi_s3_worker_change,
+                                              pgqrsi_s3_worker_list,
+                                              pgqrsi_s3_worker_count,
+                                              pgqrsi_s3_worker_release,
+                                              pgqrsi_s3_worker_delete,
+                                              pgqrsi_s3_worker_reclaim,
+                                              pgqrsi_s3_worker_purge,
+                                              pgqrsi_s3_metrics,
+                                              pgqrsi_s3_worker_stats,
+                                              pgqrsi_s3_maintain,
+                                              pgqrsi_s3_workflow_create,
+                                              pgqrsi_s3_workflow_change,
+                                              pgqrsi_s3_workflow_list,
+                                              pgqrsi_s3_workflow_delete,
+                                              pgqrsi_s3_trigger,
+                                              pgqrsi_s3_run_load,
+                                              pgqrsi_s3_run_write,
+                                              pgqrsi_s3_run_list,
+                                              pgqrsi_s3_run_count,
+                                              pgqrsi_s3_run_steps,
+                                              pgqrsi_s3_run_values,
+                                              pgqrsi_s3_run_cancel,
+                                              pgqrsi_s3_run_send,
+                                              pgqrsi_s3_run_restart,
+                                              pgqrsi_s3_run_fork,
+                                              pgqrsi_s3_run_purge,
+                                              pgqrsi_s3_run_wait_begin,
+                                              pgqrsi_s3_transact,
+                                              NULL,
+                                              pgqrsi_s3_database};
+
+PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void)
+{
+    return &pgqrsi_s3_table;
+}
+
+/* Looks once without believing anything we knew, and makes the object if that finds none. */
+static pgqrs_result pgqrsi_s3_make_object(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_WRITE, 0);
+    bool moved = false;
+    pgqrs_result result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    self->presence = PGQRSI_S3_UNKNOWN;
+    self->unsure = false;
+    result = pgqrsi_s3_look(self, &op.patience, &moved);
+    if (result == PGQRS_OK && self->presence == PGQRSI_S3_PRESENT)
+        result = pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_EXISTS, 0, NULL,
+                                    "%s is in the bucket already; pgqrs_install is for that", self->name);
+    if (result != PGQRS_OK) {
+        pgqrsi_s3_unlock(self);
+        return result;
+    }
+    unlink(self->image_path); /* of an object that is no more */
+    op.fresh = true;
+    while (pgqrsi_s3_again(&op)) {
+        op.result = PGQRS_ERR_OBJECT_EXISTS;
+        if (self->presence == PGQRSI_S3_PRESENT)
+            pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_EXISTS, 0, NULL,
+                               "%s was made by somebody else at the same time", self->name);
+        else
+            op.result = pgqrs_sqlite_backend()->install(self->inner, op.now_us);
+    }
+    return op.result;
+}
+
+/* --- local mode: the file, the base it was made from, and the object */
+
+typedef struct pgqrsi_s3_copy {
+    sqlite3 *db;          /* the local file; NULL: it is not there */
+    unsigned char *image; /* what is in it; SQLite's memory */
+    size_t size;
+    bool dirty;
+} pgqrsi_s3_copy;
+
+/* Apart from what SQLite counts in the header at every commit and every change of the schema, and the mode of the journal. */
+static bool pgqrsi_s3_same_image(const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size)
+{
+    return a_size == b_size && a_size >= 100 && memcmp(a, b, 18) == 0 && memcmp(a + 20, b + 20, 4) == 0 &&
+           memcmp(a + 28, b + 28, 12) == 0 && memcmp(a + 44, b + 44, 48) == 0 &&
+           memcmp(a + 100, b + 100, a_size - 100) == 0;
+}
+
+static void pgqrsi_s3_close_copy(pgqrsi_s3_copy *copy)
+{
+    sqlite3_free(copy->image);
+    sqlite3_close(copy->db);
+    memset(copy, 0, sizeof(*copy));
+}
+
+static bool pgqrsi_s3_has_tables(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    bool has = sqlite3_prepare_v2(db, "SELECT 1 FROM sqlite_master LIMIT 1", -1, &statement, NULL) == SQLITE_OK &&
+               sqlite3_step(statement) == SQLITE_ROW;
+    sqlite3_finalize(statement);
+    return has;
+}
+
+static pgqrs_result pgqrsi_s3_fail_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    int rc = sqlite3_errcode(copy->db);
+    if (rc == SQLITE_BUSY)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, rc, NULL,
+                                  "%s is in use by another program for too long; try again", self->local_path);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->local_path,
+                              sqlite3_errmsg(copy->db));
+}
+
+/* Reads the local file as one version of it. `keep_out`: nobody else gets at it until the copy is closed. */
+static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    const char *begin = keep_out ? "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE" : "BEGIN IMMEDIATE";
+    sqlite3_int64 size = 0;
+    copy->db = access(self->local_path, F_OK) == 0 ? pgqrsi_s3_connect_local(self, 0) : NULL;
+    if (!copy->db) return PGQRS_OK;
+    if (sqlite3_exec(copy->db, begin, NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    copy->dirty = pgqrsi_s3_has_tables(copy->db);
+    copy->image = sqlite3_serialize(copy->db, "main", &size, 0);
+    copy->size = copy->image ? (size_t)size : 0;
+    if (sqlite3_exec(copy->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    if (!copy->image) return pgqrsi_s3_no_memory(self);
+    if (copy->size >= 100) copy->image[18] = copy->image[19] = 1;
+    if (self->presence == PGQRSI_S3_PRESENT)
+        copy->dirty = !pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+    return PGQRS_OK;
+}
+
+/* The base is read anew each time, because another process may have synced. */
+static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    pgqrs_result result;
+    memset(copy, 0, sizeof(*copy));
+    result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    self->presence = PGQRSI_S3_UNKNOWN;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    pgqrsi_s3_catch_up(self);
+    return pgqrsi_s3_open_copy(self, keep_out, copy);
+}
+
+static pgqrs_result pgqrsi_s3_end_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, pgqrs_result result)
+{
+    pgqrsi_s3_close_copy(copy);
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fail_missing(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, 0, NULL,
+                              "the local file %s was removed while the store was open; open the store anew and take a "
+                              "snapshot",
+                              self->local_path);
+}
+
+static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_CHANGED, 0, NULL, "%s: %s", self->name, what);
+}
+
+/* The commit before this one, whose outcome we did not learn, is the object's last: it landed. */
+static bool pgqrsi_s3_is_ours(const pgqrsi_s3 *self)
+{
+    const pgqrsi_s3_trailer *trailer = &self->trailer;
+    return trailer->writer_count > 0 && pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1).id == self->writer;
+}
+
+static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrs_result result = PGQRS_OK;
+    int times;
+    for (times = 0; times < 3; times++) {
+        pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
+        if (outcome == PGQRSI_S3_LANDED) {
+            self->unsure = false;
+            return PGQRS_OK;
+        }
+        if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
+        if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
+            self->presence = PGQRSI_S3_ABSENT;
+            memset(&self->trailer, 0, sizeof(self->trailer));
+        } else if (pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+            pgqrsi_s3_save(self); /* a sync of this machine that was cut off after its upload */
+            return PGQRS_OK;
+        } else if (!self->unsure || !pgqrsi_s3_is_ours(self)) {
+            break;
+        }
+        self->unsure = false;
+    }
+    return pgqrsi_s3_fail_changed(
+        self, "it was changed by others since the last sync or snapshot, and so was the local file; "
+              "take a snapshot that discards the local changes, and do them again");
+}
+
+static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_copy copy;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    if (result == PGQRS_OK && copy.dirty) {
+        sqlite3_close(copy.db); /* others may write while we upload */
+        copy.db = NULL;
+        result = pgqrsi_s3_upload(self, &copy);
+    }
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+/* Writes the base into the local file, in one transaction: whoever has it open sees the one or the other. */
+static pgqrs_result pgqrsi_s3_restore_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy)
+{
+    sqlite3_backup *backup = NULL;
+    pgqrs_result result;
+    self->loaded = false;
+    result = pgqrsi_s3_load(self); /* base, as a database in memory */
+    if (result == PGQRS_OK) backup = sqlite3_backup_init(copy->db, "main", self->db, "main");
+    if (result == PGQRS_OK && (!backup || sqlite3_backup_step(backup, -1) != SQLITE_DONE))
+        result = pgqrsi_s3_fail_copy(self, copy);
+    if (backup && sqlite3_backup_finish(backup) != SQLITE_OK && result == PGQRS_OK)
+        result = pgqrsi_s3_fail_copy(self, copy);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fetch(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, bool discard)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    bool moved;
+    pgqrs_result result;
+    if (copy->dirty && !discard)
+        return pgqrsi_s3_fail_changed(self, "the local file has unsynced writes; sync, or discard them");
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    if (result != PGQRS_OK) return result;
+    if (self->presence == PGQRSI_S3_ABSENT)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
+    if (!moved && !copy->dirty) return PGQRS_OK;
+    result = pgqrsi_s3_restore_copy(self, copy);
+    if (result == PGQRS_OK) pgqrsi_s3_save(self);
+    return result;
+}
+
+/* The store's own connection stays; what is loaded to copy from is another one, and goes again. */
+static pgqrs_result pgqrsi_s3_snapshot_file(pgqrsi_s3 *self, bool discard)
+{
+    pgqrsi_s3_copy copy;
+    void *inner = self->inner;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, true, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    self->inner = NULL;
+    if (result == PGQRS_OK) result = pgqrsi_s3_fetch(self, &copy, discard);
+    pgqrsi_s3_close_database(self);
+    self->inner = inner;
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrsi_s3_copy copy;
+    bool moved = false, missing;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    *state = PGQRS_S3_LOCAL_MISSING;
+    if (result != PGQRS_OK || !copy.db) return pgqrsi_s3_end_copy(self, &copy, result);
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    missing = result == PGQRS_ERR_OBJECT_GONE || (result == PGQRS_OK && self->presence == PGQRSI_S3_ABSENT);
+    if (missing)
+        *state = copy.dirty ? PGQRS_S3_REMOTE_MISSING_DIRTY : PGQRS_S3_REMOTE_MISSING_CLEAN;
+    else if (moved)
+        *state = copy.dirty ? PGQRS_S3_CONCURRENT_CHANGES : PGQRS_S3_REMOTE_CHANGES;
+    else
+        *state = copy.dirty ? PGQRS_S3_LOCAL_CHANGES : PGQRS_S3_IN_SYNC;
+    return pgqrsi_s3_end_copy(self, &copy, missing ? PGQRS_OK : result);
+}
+
+/* --- the entry points */
+
+static pgqrs_result pgqrsi_s3_look_once(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_READ, 0);
+    bool moved;
+    return pgqrsi_s3_op_look(&op, &moved);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    if (self->local)
+        result = pgqrs_backend_fail(store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                    "%s: in local mode call pgqrs_install, then pgqrs_s3_sync", self->name);
+    else
+        result = pgqrsi_s3_make_object(self);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    if (!state) {
+        result = pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "state is NULL");
+    } else if (self->local) {
+        result = pgqrsi_s3_compare(self, state);
+    } else {
+        bool there;
+        result = pgqrsi_s3_look_once(self);
+        there = result == PGQRS_OK && self->presence == PGQRSI_S3_PRESENT;
+        *state = there ? PGQRS_S3_IN_SYNC : PGQRS_S3_REMOTE_MISSING_CLEAN;
+        if (result == PGQRS_ERR_OBJECT_GONE) result = PGQRS_OK;
+    }
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local) result = pgqrsi_s3_sync_file((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local)
+        result = pgqrsi_s3_snapshot_file((pgqrsi_s3 *)context, discard);
+    else
+        result = pgqrsi_s3_look_once((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+#if defined(__GNUC__) || defined(__clang__)
+__attribute__((constructor)) static void pgqrsi_s3_register_early(void)
+{
+    pgqrs_backend_register(pgqrs_s3_backend());
+}
+#elif defined(__cplusplus)
+static const pgqrs_result pgqrsi_s3_registered = pgqrs_backend_register(pgqrs_s3_backend());
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* PGQRS_IMPLEMENTATION && !PGQRSI_S3_DONE */

@@ -1,0 +1,978 @@
+/* The S3 backend alone: what a store does to it, what other machines do, what it costs, and everything that is wrong from the start.
+ * test targets: s3
+ */
+#define PGQRS_THREADS
+#include "support.h"
+
+static void control(const char *lines)
+{
+    YES(s3_control(run.s3_server.port, lines));
+}
+
+static int64_t counted(const char *name)
+{
+    return s3_counter(run.s3_server.port, name);
+}
+
+static void object_path(char *out, size_t room)
+{
+    snprintf(out, room, "/_raw/%.600s", T.dsn + 5);
+}
+
+/* Writes the object past the library. */
+static void overwrite(const void *data, size_t size)
+{
+    char path[700];
+    object_path(path, sizeof(path));
+    EQ(200, s3_raw(run.s3_server.port, "PUT", path, data, size, NULL));
+}
+
+static void remove_object(void)
+{
+    char path[700];
+    int status;
+    object_path(path, sizeof(path));
+    status = s3_raw(run.s3_server.port, "DELETE", path, NULL, 0, NULL);
+    YES(status == 200 || status == 204);
+}
+
+static s3_text object(void)
+{
+    s3_text body = {NULL, 0, 0, false};
+    char path[700];
+    object_path(path, sizeof(path));
+    EQ(200, s3_raw(run.s3_server.port, "GET", path, NULL, 0, &body));
+    return body;
+}
+
+/* Settings of another machine: a cache directory of its own. */
+static pgqrs_s3_desc elsewhere;
+static char elsewhere_cache[700];
+static pgqrs_store_desc desc_elsewhere(void)
+{
+    pgqrs_store_desc desc = test_desc();
+    elsewhere = *desc.s3;
+    snprintf(elsewhere_cache, sizeof(elsewhere_cache), "%s/elsewhere", S3.cache);
+    elsewhere.cache_dir = elsewhere_cache;
+    desc.s3 = &elsewhere;
+    return desc;
+}
+
+static pgqrs_store *store_elsewhere(void)
+{
+    pgqrs_store_desc desc = desc_elsewhere();
+    return open_store(&desc);
+}
+
+/* Opens with the changed settings and expects this error. */
+static pgqrs_error open_fails(const char *dsn, const pgqrs_s3_desc *s3, pgqrs_result want, const char *part)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_store *store;
+    desc.s3 = s3;
+    desc.connect_timeout_ms = 1000;
+    store = pgqrs_open(dsn, &desc, &err);
+    if (store) {
+        pgqrs_close(store);
+        fail_at(__FILE__, __LINE__, "%s was opened", dsn);
+    }
+    check_error(&err, want, dsn, __FILE__, __LINE__);
+    check_text_names(err.message, part, dsn, __FILE__, __LINE__);
+    return err;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Wrong from the start
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void bad_dsn_is_refused(void)
+{
+    static const char *const dsns[][2] = {
+        {"s3:", "s3://bucket/key"},        {"s3://", "missing bucket"},      {"s3:///key", "missing bucket"},
+        {"s3://bucket", "missing object"}, {"s3://bucket/", "missing object"}, {"s3://bu cket/key", "bucket"},
+        {"s3://user:pw@bucket/k", "bucket"}, {"s3://bucket/a//b", "segment"}, {"s3://bucket/../k", "segment"},
+        {"s3://bucket/k?x=1", "'?'"},
+    };
+    size_t i;
+    for (i = 0; i < COUNT_OF(dsns); i++)
+        open_fails(dsns[i][0], test_s3_desc(), PGQRS_ERR_BAD_DSN, dsns[i][1]);
+}
+
+static void settings_are_checked(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    open_fails(T.dsn, NULL, PGQRS_ERR_BAD_CONFIG, "http");
+    s3.http.exchange = NULL;
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "http");
+    s3 = *test_s3_desc();
+    s3.deadline_ms = -1;
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "pgqrs_s3_desc");
+    s3 = *test_s3_desc();
+    s3.endpoint = "http://user:" "secret-of-the-tests" "@host";
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "endpoint");
+    s3 = *test_s3_desc();
+    s3.secret_key = NULL;
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "AWS_ACCESS_KEY_ID");
+    s3.secret_key = "secret-of-the-tests\r\nX-Evil: 1";
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "line break");
+}
+
+static void environment_is_read(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    pgqrs_store_desc desc = test_desc();
+    s3.access_key = s3.secret_key = s3.region = s3.endpoint = NULL;
+    desc.s3 = &s3;
+    unsetenv("AWS_ACCESS_KEY_ID");
+    unsetenv("AWS_SECRET_ACCESS_KEY");
+    unsetenv("AWS_SESSION_TOKEN");
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "AWS_ACCESS_KEY_ID");
+    setenv("AWS_ACCESS_KEY_ID", "test", 1);
+    setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-tests", 1);
+    setenv("AWS_DEFAULT_REGION", "us-east-1", 1);
+    setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1", 1);
+    setenv("AWS_ENDPOINT_URL_S3", run.s3_endpoint, 1);
+    T.store = open_store(&desc);
+    OK(pgqrs_install(T.store));
+    unsetenv("AWS_ACCESS_KEY_ID");
+    unsetenv("AWS_SECRET_ACCESS_KEY");
+    unsetenv("AWS_DEFAULT_REGION");
+    unsetenv("AWS_ENDPOINT_URL");
+    unsetenv("AWS_ENDPOINT_URL_S3");
+}
+
+static void refusals_of_the_store_are_told_apart(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    s3.secret_key = "not-the-secret-of-the-tests";
+    open_fails(T.dsn, &s3, PGQRS_ERR_ACCESS_DENIED, "SignatureDoesNotMatch");
+    s3 = *test_s3_desc();
+    s3.access_key = "nobody";
+    open_fails(T.dsn, &s3, PGQRS_ERR_ACCESS_DENIED, "InvalidAccessKeyId");
+    open_fails("s3://no-such-bucket/key", test_s3_desc(), PGQRS_ERR_BAD_DSN, "no-such-bucket");
+    s3 = *test_s3_desc();
+    s3.endpoint = "http://127.0.0.1:1";
+    open_fails(T.dsn, &s3, PGQRS_ERR_CONNECTION, "127.0.0.1:1");
+}
+
+static int nonsense_status;
+static int nonsense(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    (void)user;
+    (void)request;
+    pgqrs_http_reply_field(reply, "", 0, "", 0);
+    pgqrs_http_reply_field(reply, "content-length", 14, "x", 1);
+    pgqrs_http_reply_body(reply, "nonsense", 8);
+    return nonsense_status;
+}
+
+static void nonsense_from_the_callback_is_an_error(void)
+{
+    static const struct {
+        int status;
+        pgqrs_result want;
+    } cases[] = {{0, PGQRS_ERR_CONNECTION},     {-5, PGQRS_ERR_CONNECTION}, {7, PGQRS_ERR_CONNECTION},
+                 {99999, PGQRS_ERR_CONNECTION}, {500, PGQRS_ERR_CONNECTION}, {200, PGQRS_ERR_DATABASE},
+                 {418, PGQRS_ERR_DATABASE},     {301, PGQRS_ERR_BAD_CONFIG}, {304, PGQRS_ERR_DATABASE},
+                 {503, PGQRS_ERR_BUSY}};
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    size_t i;
+    s3.http.exchange = nonsense;
+    for (i = 0; i < COUNT_OF(cases); i++) {
+        nonsense_status = cases[i].status;
+        open_fails(T.dsn, &s3, cases[i].want, "s3://");
+    }
+}
+
+static void cache_directory_must_be_usable(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    char *home = getenv("HOME"), *kept = home ? strdup(home) : NULL, *cache = getenv("XDG_CACHE_HOME");
+    char *kept_cache = cache ? strdup(cache) : NULL;
+    s3.cache_dir = "/dev/null/cache";
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "/dev/null/cache");
+    s3.cache_dir = NULL;
+    unsetenv("HOME");
+    unsetenv("XDG_CACHE_HOME");
+    open_fails(T.dsn, &s3, PGQRS_ERR_BAD_CONFIG, "XDG_CACHE_HOME");
+    if (kept)
+        setenv("HOME", kept, 1);
+    if (kept_cache)
+        setenv("XDG_CACHE_HOME", kept_cache, 1);
+    free(kept);
+    free(kept_cache);
+}
+
+static void object_that_is_not_ours_is_refused(void)
+{
+    s3_text good = object();
+    char *copy = (char *)malloc(good.size + 10);
+    size_t image = pgqrsi_s3_image_size((unsigned char *)good.data, good.size);
+    assert_non_null(copy);
+    overwrite("<html>not a database</html>", 27);
+    FAILS_NAMING(ERR_DATABASE, "no", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    overwrite("", 0);
+    FAILS_NAMING(ERR_DATABASE, "not a SQLite file", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    memcpy(copy, good.data, good.size);
+    copy[image] = 'x';
+    overwrite(copy, good.size);
+    FAILS_NAMING(ERR_DATABASE, "VACUUM INTO", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    memcpy(copy, good.data, good.size);
+    copy[image + 8] = 2;
+    overwrite(copy, good.size);
+    FAILS_NAMING(ERR_SCHEMA_NEWER, "newer", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    copy[image + 8] = 1;
+    copy[200] ^= 1;
+    overwrite(copy, good.size);
+    FAILS_NAMING(ERR_DATABASE, "damaged", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    /* Nothing of this was made worse, and with the right object back all is well. */
+    overwrite(good.data, good.size);
+    put();
+    s3_free(&good);
+    free(copy);
+}
+
+static void sqlite_file_that_was_uploaded_is_taken_over(void)
+{
+    static unsigned char data[1 << 20];
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_error err;
+    char dsn[700];
+    FILE *file;
+    size_t size;
+    pgqrs_store *local;
+    snprintf(dsn, sizeof(dsn), "sqlite://%s", T.file);
+    local = pgqrs_open(dsn, &desc, &err);
+    assert_non_null(local);
+    OK_ON(local, pgqrs_install(local));
+    OK_ON(local, pgqrs_queue_create(local, T.queue, NULL));
+    OK_ON(local, pgqrs_enqueue(local, T.queue, "17", NULL, NULL));
+    pgqrs_close(local);
+    file = fopen(T.file, "rb");
+    assert_non_null(file);
+    size = fread(data, 1, sizeof(data), file);
+    fclose(file);
+    overwrite(data, size); /* its header still says WAL */
+    T.store = open_store(NULL);
+    OK(pgqrs_enqueue(T.store, T.queue, "18", NULL, NULL));
+    SAME("17", must_take()->payload);
+    SAME("18", must_take()->payload);
+    OK(pgqrs_verify(T.store));
+}
+
+/* A store that accepts conditions and ignores them is found out by the first who wants to write. */
+static void store_that_ignores_conditions_is_refused(void)
+{
+    static const char *const honour[] = {"honour=none", "honour=if_none_match", "honour=if_match"};
+    size_t i;
+    for (i = 0; i < COUNT_OF(honour); i++) {
+        control(honour[i]);
+        FAILS_NAMING(ERR_UNSUPPORTED, "does not honour", pgqrs_install(T.store));
+        FAILS_NAMING(ERR_UNSUPPORTED, "does not honour", pgqrs_queue_create(T.store, T.queue, NULL));
+        control("honour=both");
+        close_store(T.store);
+        remove_object();
+        {
+            char command[800];
+            snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
+            EQ(0, system(command));
+        }
+        T.store = open_store(NULL);
+    }
+    OK(pgqrs_install(T.store));
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The object's life
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void object_is_made_by_install_alone(void)
+{
+    int32_t version = -1;
+    OK(pgqrs_schema_version(T.store, &version));
+    EQ(0, version);
+    FAILS(ERR_SCHEMA_MISSING, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    FAILS(ERR_SCHEMA_MISSING, pgqrs_queue_create(T.store, T.queue, NULL));
+    control("counters=0");
+    EQ(0, counted("requests.PUT"));
+    OK(pgqrs_install(T.store));
+    EQ(3, counted("requests.PUT")); /* and the two that must fail */
+    OK(pgqrs_install(T.store));
+    EQ(3, counted("requests.PUT"));
+    FAILS(ERR_OBJECT_EXISTS, pgqrs_s3_bootstrap(T.store));
+    put_into((OK(pgqrs_queue_create(T.store, T.queue, NULL)), T.queue), "1", (pgqrs_enqueue_desc){0});
+    NUMBERS(1, 0, 0, 0, 0);
+}
+
+static void bootstrap_is_only_for_s3(void)
+{
+    pgqrs_error err;
+    pgqrs_store *store = pgqrs_open("sqlite::memory:", NULL, &err);
+    FAILS_ON(store, ERR_UNSUPPORTED, pgqrs_s3_bootstrap(store));
+    pgqrs_close(store);
+    RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_s3_bootstrap(NULL));
+}
+
+static void deleted_object_is_an_error_and_stays_deleted(void)
+{
+    pgqrs_message *message = NULL;
+    pgqrs_message_filter filter;
+    int64_t count;
+    char path[700];
+    put();
+    remove_object();
+    memset(&filter, 0, sizeof(filter));
+    FAILS(ERR_OBJECT_GONE, pgqrs_message_count(T.store, &filter, &count));
+    FAILS(ERR_OBJECT_GONE, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    FAILS(ERR_OBJECT_GONE, pgqrs_dequeue(T.store, T.queue, NULL, &message));
+    FAILS(ERR_OBJECT_GONE, pgqrs_install(T.store));
+    /* Nor does a store that only knows it from the cache. */
+    close_store(T.store);
+    T.store = open_store(NULL);
+    FAILS(ERR_OBJECT_GONE, pgqrs_install(T.store));
+    object_path(path, sizeof(path));
+    EQ(404, s3_raw(run.s3_server.port, "GET", path, NULL, 0, NULL));
+    OK(pgqrs_s3_bootstrap(T.store));
+    OK(pgqrs_queue_create(T.store, T.queue, NULL));
+    put();
+    NUMBERS(1, 0, 0, 0, 0);
+}
+
+static void object_is_a_sqlite_file(void)
+{
+    char text[64];
+    put();
+    put();
+    raw_query("PRAGMA integrity_check", text, sizeof(text));
+    SAME("ok", text);
+    EQ(2, raw_int("SELECT count(*) FROM pgqrs_message_view"));
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Other machines
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void conflicts_are_not_seen(void)
+{
+    pgqrs_store *other = store_elsewhere();
+    int64_t ids[20];
+    size_t i, j;
+    for (i = 0; i < COUNT_OF(ids); i++) {
+        pgqrs_receipt receipt;
+        pgqrs_store *store = i % 2 ? other : T.store;
+        OK_ON(store, pgqrs_enqueue(store, T.queue, "1", NULL, &receipt));
+        ids[i] = receipt.id;
+        for (j = 0; j < i; j++)
+            YES(ids[i] > ids[j]);
+    }
+    NUMBERS(20, 0, 0, 0, 0);
+    YES(counted("status.412") > 0);
+    for (i = 0; i < COUNT_OF(ids); i++)
+        EQ(ids[i], take_with(i % 2 ? T.store : other, T.queue, (pgqrs_dequeue_desc){0})->id);
+}
+
+/* What one machine knows may be old; what it says may not. */
+static void answers_are_about_the_newest_version(void)
+{
+    pgqrs_store *other = store_elsewhere();
+    const pgqrs_message *message;
+    int64_t id;
+    pgqrs_receipt receipt;
+    OK(pgqrs_queue_create(T.store, "late", NULL));
+    OK_ON(other, pgqrs_enqueue(other, "late", "1", NULL, NULL));
+    id = put();
+    YES(take_with(other, T.queue, (pgqrs_dequeue_desc){0})->id == id);
+    YES(take() == NULL);
+    OK_ON(other, pgqrs_enqueue(other, T.queue, "2", &(pgqrs_enqueue_desc){.dedup_key = "k"}, NULL));
+    OK(pgqrs_enqueue(T.store, T.queue, "2", &(pgqrs_enqueue_desc){.dedup_key = "k"}, &receipt));
+    YES(receipt.duplicate);
+    message = must_take();
+    OK(pgqrs_archive(T.store, message));
+    FAILS_ON(other, ERR_LEASE_LOST, pgqrs_archive(other, message));
+    OK_ON(other, pgqrs_queue_pause(other, T.queue));
+    put();
+    YES(take() == NULL);
+}
+
+typedef struct transfer {
+    pgqrs_store *other;
+    int bodies;
+} transfer;
+
+static pgqrs_result move_money(pgqrs_run *r, void *user)
+{
+    transfer *t = (transfer *)user;
+    pgqrs_step_desc desc = {.transaction = true};
+    if (pgqrs_step_with(r, "move", &desc, NULL)) {
+        sqlite3 *db = (sqlite3 *)pgqrs_run_sqlite3(r);
+        if (t->bodies++ == 0) /* another machine commits in the middle of it */
+            OK_ON(t->other, pgqrs_enqueue(t->other, "elsewhere", "1", NULL, NULL));
+        EQ(SQLITE_OK, sqlite3_exec(db, "INSERT INTO ledger VALUES (1)", NULL, NULL, NULL));
+        pgqrs_step_done(r, NULL);
+    }
+    return pgqrs_run_return(r, NULL);
+}
+
+static void transactional_step_meets_another_machine(void)
+{
+    transfer t = {store_elsewhere(), 0};
+    pgqrs_workflow_entry entry;
+    pgqrs_workflow_desc desc = test_workflow_desc();
+    int64_t id;
+    int i;
+    raw_exec("CREATE TABLE ledger(n INTEGER)");
+    OK(pgqrs_queue_create(T.store, "elsewhere", NULL));
+    OK(pgqrs_workflow_create(T.store, T.flow, &desc));
+    id = trigger();
+    entry.workflow = T.flow;
+    entry.handler = move_money;
+    entry.user = &t;
+    for (i = 0; i < 5 && look_run(id)->state != PGQRS_RUN_SUCCESS; i++) {
+        serve_entries(T.store, &entry, 1);
+        advance_ms(60000);
+    }
+    RUN("success", id);
+    EQ(2, t.bodies);
+    EQ(1, raw_int("SELECT count(*) FROM ledger"));
+    EQ(1, numbers_of("elsewhere").ready);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Faults of the store
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static const char *const faults[] = {"reset",     "late",       "slow",     "error_before", "busy",     "slow_down",
+                                     "conflict",  "false_412",  "stale",    "lost_reply",   "slow_reply", "error_after",
+                                     "own_412",   "cut_head",   "garbage",  "truncated",    "shortened", "corrupted"};
+
+static void no_more_faults(void)
+{
+    char lines[64];
+    size_t i;
+    for (i = 0; i < COUNT_OF(faults); i++) {
+        snprintf(lines, sizeof(lines), "%s=0", faults[i]);
+        control(lines);
+    }
+}
+
+/* With each fault once and three times in a row, in a commit, with another machine's commit before it and without: one message comes
+ * into the queue, under the id that was returned, and leaves it once. */
+static void single_faults_do_no_harm(void)
+{
+    pgqrs_store *other = store_elsewhere();
+    char lines[64];
+    size_t i;
+    int times, foreign;
+    control("late_ms=30\nslow_ms=30\nretry_after=0");
+    for (i = 0; i < COUNT_OF(faults); i++)
+        for (times = 1; times <= 3; times += 2)
+            for (foreign = 0; foreign < 2; foreign++) {
+                pgqrs_receipt receipt;
+                const pgqrs_message *message;
+                if (foreign)
+                    OK_ON(other, pgqrs_enqueue(other, T.queue, "\"other\"", NULL, NULL));
+                snprintf(lines, sizeof(lines), "%s=x%d", faults[i], times);
+                control(lines);
+                OK(pgqrs_enqueue(T.store, T.queue, "\"mine\"", NULL, &receipt));
+                control(lines);
+                if (foreign) {
+                    message = must_take();
+                    SAME("\"other\"", message->payload);
+                    OK(pgqrs_archive(T.store, message));
+                }
+                message = must_take();
+                SAME("\"mine\"", message->payload);
+                EQ(receipt.id, message->id);
+                control(lines);
+                OK(pgqrs_archive(T.store, message));
+                no_more_faults();
+                YES(take() == NULL);
+                NUMBERS(0, 0, 0, (int64_t)(i * 6) + (times == 3 ? 3 : 0) + (foreign ? 3 : 1), 0);
+            }
+    OK(pgqrs_verify(T.store));
+}
+
+/* 12 % of everything goes wrong, in each way. */
+static void many_faults_do_no_harm(void)
+{
+    pgqrs_store *other = store_elsewhere();
+    char lines[64];
+    int64_t ids[150];
+    bool seen[150] = {false};
+    size_t i, j, taken = 0;
+    control("late_ms=20\nslow_ms=20\nretry_after=0");
+    for (i = 0; i < COUNT_OF(faults); i++) {
+        snprintf(lines, sizeof(lines), "%s=0.007", faults[i]);
+        control(lines);
+    }
+    for (i = 0; i < COUNT_OF(ids); i++) {
+        pgqrs_store *store = i % 3 ? T.store : other;
+        pgqrs_receipt receipt;
+        OK_ON(store, pgqrs_enqueue(store, T.queue, "1", NULL, &receipt));
+        ids[i] = receipt.id;
+    }
+    while (taken < COUNT_OF(ids)) {
+        pgqrs_store *store = taken % 2 ? T.store : other;
+        const pgqrs_message *message = take_with(store, T.queue, (pgqrs_dequeue_desc){0});
+        YES(message != NULL);
+        for (j = 0; j < COUNT_OF(ids) && ids[j] != message->id; j++)
+            continue;
+        YES(j < COUNT_OF(ids) && !seen[j]);
+        seen[j] = true;
+        taken++;
+        OK_ON(store, pgqrs_archive(store, message));
+    }
+    no_more_faults();
+    NUMBERS(0, 0, 0, COUNT_OF(ids), 0);
+    OK(pgqrs_verify(T.store));
+}
+
+static pgqrs_store *impatient_store(int64_t deadline_ms)
+{
+    pgqrs_store_desc desc = test_desc();
+    static pgqrs_s3_desc s3;
+    s3 = *desc.s3;
+    s3.deadline_ms = deadline_ms;
+    s3.request_timeout_ms = deadline_ms;
+    desc.s3 = &s3;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    return T.store;
+}
+
+/* The reply is lost, and nobody can be asked: unknown. The next call finds out first, and goes on from there. */
+static void outcome_that_cannot_be_known_is_said_to_be(void)
+{
+    int64_t id;
+    impatient_store(300);
+    control("lost_reply=PUT:x1\nerror_before=GET:1.0");
+    FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "\"first\"", NULL, NULL));
+    no_more_faults();
+    id = put();
+    NUMBERS(2, 0, 0, 0, 0);
+    SAME("\"first\"", must_take()->payload);
+    EQ(id, must_take()->id);
+    /* The other way: it was not carried out. */
+    control("reset=PUT:x1\nerror_before=GET:1.0");
+    FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    no_more_faults();
+    NUMBERS(0, 0, 2, 0, 0);
+}
+
+/* Given up, and carried out later, also behind the back of the next one. */
+static void put_that_comes_late_is_no_harm(void)
+{
+    int64_t before, after;
+    impatient_store(150);
+    control("late_ms=250\nlate=PUT:1.0\nerror_before=GET:1.0");
+    FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "\"late\"", NULL, NULL));
+    no_more_faults();
+    before = put();
+    sleep_ms(400);
+    after = put();
+    YES(after > before);
+    BETWEEN(2, 3, numbers().ready);
+    OK(pgqrs_verify(T.store));
+}
+
+static void store_that_is_away_is_an_error(void)
+{
+    int64_t count;
+    pgqrs_message_filter filter;
+    memset(&filter, 0, sizeof(filter));
+    impatient_store(200);
+    control("error_before=1.0");
+    FAILS(ERR_CONNECTION, pgqrs_message_count(T.store, &filter, &count));
+    FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    control("error_before=0\nslow_down=1.0");
+    FAILS(ERR_BUSY, pgqrs_message_count(T.store, &filter, &count));
+    control("slow_down=0\nread_only=1");
+    FAILS(ERR_ACCESS_DENIED, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    control("read_only=0");
+    put();
+    NUMBERS(1, 0, 0, 0, 0);
+}
+
+static void etags_may_be_compared_without_their_quotes(void)
+{
+    int64_t puts;
+    control("match=bare");
+    put();
+    put();
+    control("counters=0");
+    put();
+    puts = counted("requests.PUT");
+    EQ(1, puts); /* once found out it is known */
+    close_store(T.store);
+    T.store = open_store(NULL);
+    control("counters=0");
+    put();
+    EQ(1, counted("requests.PUT"));
+    control("match=any");
+    put();
+    NUMBERS(5, 0, 0, 0, 0);
+}
+
+static void etags_may_look_otherwise(void)
+{
+    control("etag=bare");
+    put();
+    control("etag=quoted\netag_from=version");
+    put();
+    put();
+    control("etag_from=content\nabsent_match=412");
+    put();
+    control("absent_match=404");
+    NUMBERS(4, 0, 0, 0, 0);
+}
+
+/* One commit per second and key: slower, and nothing else. */
+static void pace_of_the_store_is_kept(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int i;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    control("write_interval_ms=40\nretry_after=0");
+    for (i = 0; i < 8; i++)
+        put();
+    control("write_interval_ms=0");
+    NUMBERS(8, 0, 0, 0, 0);
+}
+
+static void clock_is_the_stores(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int64_t now;
+    control("clock_s=7200");
+    close_store(T.store);
+    T.store = open_store(&desc);
+    OK(pgqrs_store_now(T.store, &now));
+    BETWEEN(7200 - 2, 7200 + 2, (now - real_us()) / SECOND_US);
+    put();
+    BETWEEN(7200 - 2, 7200 + 2, (must_take()->enqueued_at_us - real_us()) / SECOND_US);
+    /* It may move while we work: a signature that is refused for it is made anew. */
+    control("clock_s=-7200");
+    put();
+    OK(pgqrs_store_now(T.store, &now));
+    BETWEEN(-7200 - 2, -7200 + 2, (now - real_us()) / SECOND_US);
+    control("clock_s=0");
+    put();
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Costs
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void commit_is_one_request(void)
+{
+    const pgqrs_message *message;
+    put();
+    control("counters=0");
+    put();
+    EQ(1, counted("requests.PUT"));
+    EQ(0, counted("requests.GET"));
+    message = must_take();
+    EQ(2, counted("requests.PUT"));
+    OK(pgqrs_archive(T.store, message));
+    EQ(3, counted("requests.PUT"));
+    EQ(0, counted("requests.GET"));
+    /* Nothing found is one question. */
+    OK(pgqrs_archive(T.store, must_take()));
+    control("counters=0");
+    YES(take() == NULL);
+    EQ(0, counted("requests.PUT"));
+    EQ(1, counted("requests.GET"));
+    EQ(1, counted("status.304"));
+}
+
+static pgqrs_result count_it(const pgqrs_message *message, void *user)
+{
+    (void)message;
+    ++*(int *)user;
+    return PGQRS_OK;
+}
+
+/* An idle worker writes nothing but now and then a heartbeat, and asks less and less. */
+static void idle_worker_is_cheap(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    static pgqrs_s3_desc s3;
+    pgqrs_worker *worker;
+    int handled = 0;
+    int64_t end_ms;
+    s3 = *desc.s3;
+    s3.heartbeat_ms = 0;
+    desc.s3 = &s3;
+    desc.heartbeat_ms = 100;
+    desc.poll_ms = 20;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    worker = pgqrs_worker_open(T.store, T.queue, count_it, NULL, &handled, NULL);
+    assert_non_null(worker);
+    OK(pgqrs_worker_poll(worker, 50, NULL));
+    control("counters=0");
+    end_ms = monotonic_ms() + 2000;
+    while (monotonic_ms() < end_ms)
+        OK(pgqrs_worker_poll(worker, end_ms - monotonic_ms(), NULL));
+    BETWEEN(0, 2, counted("requests.PUT"));
+    BETWEEN(1, 40, counted("requests.GET"));
+    put();
+    OK(pgqrs_worker_poll(worker, 2000, NULL));
+    EQ(1, handled);
+    OK(pgqrs_worker_close(worker));
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * The cache
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static void cache_file(char *out, size_t room)
+{
+    FILE *found;
+    char command[800];
+    snprintf(command, sizeof(command), "ls '%s'/*/image", S3.cache);
+    found = popen(command, "r");
+    assert_non_null(found);
+    if (!fgets(out, (int)room, found))
+        out[0] = '\0';
+    pclose(found);
+    out[strcspn(out, "\n")] = '\0';
+    YES(out[0] != '\0');
+}
+
+/* Whatever is left of the file, cut off or with other bytes in it: the store is as it was. */
+static void damaged_cache_is_no_harm(void)
+{
+    static unsigned char data[1 << 20], copy[1 << 20];
+    char path[700];
+    FILE *file;
+    size_t size, i;
+    put();
+    cache_file(path, sizeof(path));
+    file = fopen(path, "rb");
+    assert_non_null(file);
+    size = fread(data, 1, sizeof(data), file);
+    fclose(file);
+    close_store(T.store);
+    for (i = 0; i < 60; i++) {
+        size_t cut = i % 2 ? size : size * i / 60;
+        memcpy(copy, data, size);
+        if (i % 2)
+            copy[size - 1 - (size - 1) * (i / 2) / 60] ^= (unsigned char)(1 + i);
+        file = fopen(path, "wb");
+        assert_non_null(file);
+        fwrite(copy, 1, cut, file);
+        fclose(file);
+        T.store = open_store(NULL);
+        put();
+        NUMBERS((int64_t)i + 2, 0, 0, 0, 0);
+        close_all_stores();
+    }
+}
+
+static void cache_may_go_and_be_shared(void)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_store *store, *neighbour;
+    char command[800], dsn[1300];
+    int64_t gets;
+    put();
+    /* Another store of this machine sees it without asking more than once. */
+    store = another_store();
+    control("counters=0");
+    OK_ON(store, pgqrs_enqueue(store, T.queue, "1", NULL, NULL));
+    put();
+    OK_ON(store, pgqrs_enqueue(store, T.queue, "1", NULL, NULL));
+    gets = counted("requests.GET");
+    EQ(0, gets);
+    EQ(0, counted("status.412"));
+    /* Another object beside it. */
+    snprintf(dsn, sizeof(dsn), "%s.other", T.dsn);
+    neighbour = remember_store(pgqrs_open(dsn, &desc, &err));
+    assert_non_null(neighbour);
+    OK_ON(neighbour, pgqrs_install(neighbour));
+    FAILS_ON(neighbour, ERR_QUEUE_NOT_FOUND, pgqrs_enqueue(neighbour, T.queue, "1", NULL, NULL));
+    close_all_stores();
+    snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
+    EQ(0, system(command));
+    T.store = open_store(NULL);
+    NUMBERS(4, 0, 0, 0, 0);
+}
+
+/* The file grows and shrinks with what is in it; an object over the limit is refused and stays as it was. */
+static void object_may_not_become_too_large(void)
+{
+    pgqrs_store_desc desc = test_desc();
+    static pgqrs_s3_desc s3;
+    char *payload = json_string_of(200000);
+    s3 = *desc.s3;
+    s3.max_object_bytes = 600000;
+    desc.s3 = &s3;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    OK(pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
+    OK(pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
+    FAILS_NAMING(ERR_FULL, "max_object_bytes", pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
+    NUMBERS(2, 0, 0, 0, 0);
+    put();
+    free(payload);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * Memory
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_store *starved_other;
+
+static pgqrs_result starved_enqueue(void)
+{
+    return pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_conflict(void)
+{
+    test_memory kept = T.memory;
+    pgqrs_result result;
+    T.memory.fail_at = -1;
+    result = pgqrs_enqueue(starved_other, T.queue, SECRET_PAYLOAD, NULL, NULL);
+    T.memory.fail_at = kept.fail_at;
+    return result ? result : pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_lost_reply(void)
+{
+    s3_control(run.s3_server.port, "lost_reply=PUT:x1");
+    return pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+}
+
+static pgqrs_result starved_claim(void)
+{
+    pgqrs_message *message = NULL;
+    pgqrs_result result = pgqrs_dequeue(T.store, T.queue, NULL, &message);
+    if (!result && message)
+        result = pgqrs_delete(T.store, message);
+    pgqrs_free(message);
+    return result;
+}
+
+static pgqrs_result starved_reading(void)
+{
+    pgqrs_messages *messages = NULL;
+    pgqrs_message_filter filter;
+    pgqrs_result result;
+    memset(&filter, 0, sizeof(filter));
+    result = pgqrs_message_list(T.store, &filter, &messages);
+    pgqrs_free(messages);
+    return result;
+}
+
+static pgqrs_result starved_open(void)
+{
+    pgqrs_error err;
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_store *store = pgqrs_open(T.dsn, &desc, &err);
+    pgqrs_close(store);
+    return store ? PGQRS_OK : err.code;
+}
+
+static int64_t messages_there(void)
+{
+    pgqrs_message_filter filter;
+    int64_t count = -1;
+    memset(&filter, 0, sizeof(filter));
+    OK_ON(starved_other, pgqrs_message_count(starved_other, &filter, &count));
+    return count;
+}
+
+/* Each allocation of each of these fails once, or all from there on: an error that tells the truth, and nothing leaks. */
+static void no_memory_is_an_error_that_tells_the_truth(void)
+{
+    static const struct {
+        pgqrs_result (*call)(void);
+        int change;         /* to the number of messages, when it works */
+        int change_anyway;  /* by the other store */
+    } calls[] = {{starved_enqueue, 1, 0}, {starved_conflict, 1, 1}, {starved_lost_reply, 1, 0},
+                 {starved_claim, -1, 0},  {starved_reading, 0, 0},  {starved_open, 0, 0}};
+    size_t i;
+    int64_t nth, failed = 0;
+    int for_good;
+    starved_other = store_elsewhere();
+    for (i = 0; i < COUNT_OF(calls); i++)
+        for (for_good = 0; for_good < 2; for_good++)
+            for (nth = 0;; nth++) {
+                int64_t before, after, balance;
+                pgqrs_result result;
+                put();
+                before = messages_there();
+                balance = T.memory.blocks;
+                T.memory.failed = 0;
+                T.memory.fail_all_after = for_good != 0;
+                T.memory.fail_at = nth;
+                result = calls[i].call();
+                T.memory.fail_at = -1;
+                failed += T.memory.failed > 0;
+                if (result != PGQRS_OK && result != PGQRS_ERR_NO_MEMORY && result != PGQRS_ERR_OUTCOME_UNKNOWN)
+                    fail_at(__FILE__, __LINE__, "call %d, allocation %d: %s", (int)i, (int)nth, pgqrs_result_name(result));
+                s3_control(run.s3_server.port, "lost_reply=0");
+                after = messages_there() - before - calls[i].change_anyway;
+                if (result == PGQRS_OK)
+                    EQ(calls[i].change, after);
+                if (result == PGQRS_ERR_NO_MEMORY && calls[i].call != starved_claim)
+                    EQ(0, after);
+                if (calls[i].call == starved_open)
+                    EQ(balance, T.memory.blocks);
+                if (T.memory.failed == 0)
+                    break;
+                YES(nth < 300);
+            }
+    YES(failed > 20);
+    OK(pgqrs_verify(T.store));
+}
+
+static const test_case s3_cases[] = {
+    CASE(bad_dsn_is_refused, NO_STORE),
+    CASE(settings_are_checked, NO_STORE),
+    CASE(environment_is_read, NO_STORE),
+    CASE(refusals_of_the_store_are_told_apart, NO_STORE),
+    CASE(nonsense_from_the_callback_is_an_error, NO_STORE),
+    CASE(cache_directory_must_be_usable, NO_STORE),
+    CASE(object_that_is_not_ours_is_refused, PLAIN),
+    CASE(sqlite_file_that_was_uploaded_is_taken_over, NO_STORE),
+    CASE(store_that_ignores_conditions_is_refused, UNINSTALLED),
+    CASE(object_is_made_by_install_alone, UNINSTALLED),
+    CASE(bootstrap_is_only_for_s3, PLAIN),
+    CASE(deleted_object_is_an_error_and_stays_deleted, PLAIN),
+    CASE(object_is_a_sqlite_file, PLAIN),
+    CASE(conflicts_are_not_seen, PLAIN),
+    CASE(answers_are_about_the_newest_version, PLAIN),
+    CASE(transactional_step_meets_another_machine, PLAIN),
+    CASE(single_faults_do_no_harm, PLAIN),
+    CASE(many_faults_do_no_harm, PLAIN),
+    CASE(outcome_that_cannot_be_known_is_said_to_be, PLAIN),
+    CASE(put_that_comes_late_is_no_harm, PLAIN),
+    CASE(store_that_is_away_is_an_error, PLAIN),
+    CASE(etags_may_be_compared_without_their_quotes, PLAIN),
+    CASE(etags_may_look_otherwise, PLAIN),
+    CASE(pace_of_the_store_is_kept, PLAIN),
+    CASE(clock_is_the_stores, PLAIN),
+    CASE(commit_is_one_request, PLAIN),
+    CASE(idle_worker_is_cheap, PLAIN),
+    CASE(damaged_cache_is_no_harm, PLAIN),
+    CASE(cache_may_go_and_be_shared, PLAIN),
+    CASE(object_may_not_become_too_large, PLAIN),
+    CASE(no_memory_is_an_error_that_tells_the_truth, PLAIN),
+};
+
+int main(void)
+{
+    static const test_list lists[] = {LIST(s3_cases)};
+    int stop = begin_run();
+    int failed;
+    if (stop)
+        return stop - 1;
+    failed = run_lists("test_s3_store", lists, COUNT_OF(lists));
+    return end_run() || failed ? 1 : 0;
+}

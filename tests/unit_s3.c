@@ -1,0 +1,444 @@
+/* The parts of the S3 backend that need no store: digests and signatures against published vectors, texts, replies, trailers. */
+#define PGQRS_IMPLEMENTATION
+#include "../pgqrs_s3.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* --- digests */
+
+static const char *hex_of(const unsigned char *digest)
+{
+    static char hex[65];
+    pgqrsi_s3_hex(digest, hex);
+    return hex;
+}
+
+static void test_sha256(void **state)
+{
+    /* FIPS 180-4's examples, and one million times "a". */
+    unsigned char digest[32];
+    char million[1000];
+    pgqrsi_s3_sha sha;
+    int i;
+    (void)state;
+    pgqrsi_s3_sha_of("", 0, digest);
+    assert_string_equal(hex_of(digest), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    pgqrsi_s3_sha_of("abc", 3, digest);
+    assert_string_equal(hex_of(digest), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    pgqrsi_s3_sha_of("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", 56, digest);
+    assert_string_equal(hex_of(digest), "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+    memset(million, 'a', sizeof(million));
+    pgqrsi_s3_sha_start(&sha);
+    for (i = 0; i < 1000; i++)
+        pgqrsi_s3_sha_add(&sha, million, sizeof(million));
+    pgqrsi_s3_sha_end(&sha, digest);
+    assert_string_equal(hex_of(digest), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+}
+
+/* Whatever the pieces, the digest is that of the whole. */
+static void test_sha256_in_pieces(void **state)
+{
+    unsigned char data[300], whole[32], pieces[32];
+    size_t size, cut;
+    (void)state;
+    for (size = 0; size < sizeof(data); size++)
+        data[size] = (unsigned char)(size * 7);
+    for (size = 0; size < sizeof(data); size += 13)
+        for (cut = 0; cut <= size; cut += 5) {
+            pgqrsi_s3_sha sha;
+            pgqrsi_s3_sha_of(data, size, whole);
+            pgqrsi_s3_sha_start(&sha);
+            pgqrsi_s3_sha_add(&sha, data, cut);
+            pgqrsi_s3_sha_add(&sha, data + cut, size - cut);
+            pgqrsi_s3_sha_end(&sha, pieces);
+            assert_memory_equal(whole, pieces, 32);
+        }
+}
+
+/* RFC 4231, cases 1, 2 and 6. */
+static void test_hmac(void **state)
+{
+    unsigned char key[131], digest[32];
+    (void)state;
+    memset(key, 0x0b, 20);
+    pgqrsi_s3_hmac(key, 20, "Hi There", digest);
+    assert_string_equal(hex_of(digest), "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7");
+    pgqrsi_s3_hmac("Jefe", 4, "what do ya want for nothing?", digest);
+    assert_string_equal(hex_of(digest), "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    memset(key, 0xaa, sizeof(key));
+    pgqrsi_s3_hmac(key, sizeof(key), "Test Using Larger Than Block-Size Key - Hash Key First", digest);
+    assert_string_equal(hex_of(digest), "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+}
+
+static void test_crc(void **state)
+{
+    (void)state;
+    assert_int_equal(pgqrsi_s3_crc(0, (const unsigned char *)"123456789", 9), 0xcbf43926u);
+    assert_int_equal(pgqrsi_s3_crc(pgqrsi_s3_crc(0, (const unsigned char *)"1234", 4), (const unsigned char *)"56789", 5),
+                     0xcbf43926u);
+    assert_int_equal(pgqrsi_s3_crc(0, (const unsigned char *)"", 0), 0);
+}
+
+/* --- signatures: the examples of "Authenticating Requests: Using the Authorization Header" in the Amazon S3 API reference */
+
+#define EMPTY_HASH "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+
+static void signs(const char *method, const char *path, const char *query, const pgqrs_http_field *fields, size_t count,
+                  const char *payload, const char *signature)
+{
+    char out[PGQRSI_S3_AUTHORIZATION_MAX];
+    pgqrsi_s3_signing signing;
+    memset(&signing, 0, sizeof(signing));
+    signing.method = method;
+    signing.path = path;
+    signing.query = query;
+    signing.fields = fields;
+    signing.field_count = count;
+    signing.payload = payload;
+    signing.stamp = "20130524T000000Z";
+    signing.region = "us-east-1";
+    signing.access_key = "AKIAIOSFODNN7EXAMPLE";
+    signing.secret_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+    pgqrsi_s3_sign(&signing, out);
+    if (!strstr(out, signature)) fail_msg("%s %s: %s", method, path, out);
+    assert_int_equal(strncmp(out, "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, ", 84), 0);
+    assert_null(strstr(out, signing.secret_key));
+}
+
+static void test_signatures(void **state)
+{
+    static const char put_hash[] = "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072";
+    static const pgqrs_http_field get[] = {{"host", "examplebucket.s3.amazonaws.com"},
+                                           {"range", "bytes=0-9"},
+                                           {"x-amz-content-sha256", EMPTY_HASH},
+                                           {"x-amz-date", "20130524T000000Z"}};
+    static const pgqrs_http_field put[] = {{"date", "Fri, 24 May 2013 00:00:00 GMT"},
+                                           {"host", "examplebucket.s3.amazonaws.com"},
+                                           {"x-amz-content-sha256", put_hash},
+                                           {"x-amz-date", "20130524T000000Z"},
+                                           {"x-amz-storage-class", "REDUCED_REDUNDANCY"}};
+    static const pgqrs_http_field plain[] = {{"host", "examplebucket.s3.amazonaws.com"},
+                                             {"x-amz-content-sha256", EMPTY_HASH},
+                                             {"x-amz-date", "20130524T000000Z"}};
+    unsigned char digest[32];
+    (void)state;
+    pgqrsi_s3_sha_of("Welcome to Amazon S3.", 21, digest);
+    assert_string_equal(hex_of(digest), put_hash);
+    signs("GET", "/test.txt", "", get, COUNT(get), EMPTY_HASH,
+          "SignedHeaders=host;range;x-amz-content-sha256;x-amz-date, "
+          "Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41");
+    signs("PUT", "/test%24file.text", "", put, COUNT(put), put_hash,
+          "Signature=98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd");
+    signs("GET", "/", "lifecycle=", plain, COUNT(plain), EMPTY_HASH,
+          "Signature=fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543");
+    signs("GET", "/", "max-keys=2&prefix=J", plain, COUNT(plain), EMPTY_HASH,
+          "Signature=34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7");
+}
+
+/* --- texts */
+
+static void test_encoding(void **state)
+{
+    static const char *const cases[][2] = {
+        {"jobs.sqlite", "jobs.sqlite"}, {"a/b-c_d.e~f", "a/b-c_d.e~f"},     {"test$file.text", "test%24file.text"},
+        {"a b", "a%20b"},               {"100%", "100%25"},                 {"\xc3\xa4", "%C3%A4"},
+        {"+&=:@", "%2B%26%3D%3A%40"},   {"\x01\x7f\xff", "%01%7F%FF"},      {"", ""},
+    };
+    char out[64];
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        pgqrsi_s3_encode(cases[i][0], out);
+        assert_string_equal(out, cases[i][1]);
+    }
+}
+
+static void test_dates(void **state)
+{
+    static const struct {
+        const char *text;
+        int64_t seconds;
+    } cases[] = {
+        {"Sun, 06 Nov 1994 08:49:37 GMT", 784111777}, {"Thu, 01 Jan 1970 00:00:01 GMT", 1},
+        {"Tue, 29 Feb 2000 23:59:59 GMT", 951868799}, {"Sat, 21 Nov 2026 10:00:00 GMT", 1795255200},
+        {"Fri, 31 Dec 9998 23:59:59 GMT", INT64_C(253370764799)},
+        {"Sunday, 06-Nov-94 08:49:37 GMT", 0},        {"Sun Nov  6 08:49:37 1994", 0},
+        {"Sun, 06 Nox 1994 08:49:37 GMT", 0},         {"Sun, 06 Nov 1994 08:49:37 CET", 0},
+        {"Sun, 06 Nov 1994 24:49:37 GMT", 0},         {"Sun, 00 Nov 1994 08:49:37 GMT", 0},
+        {"Sun, 06 Nov 1994 08:4x:37 GMT", 0},         {"", 0},
+    };
+    char stamp[17];
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++)
+        if (pgqrsi_s3_http_date(cases[i].text, strlen(cases[i].text)) != cases[i].seconds * 1000000)
+            fail_msg("%s: %lld", cases[i].text,
+                     (long long)pgqrsi_s3_http_date(cases[i].text, strlen(cases[i].text)));
+    pgqrsi_s3_stamp(INT64_C(1369353600) * 1000000, stamp);
+    assert_string_equal(stamp, "20130524T000000Z");
+    pgqrsi_s3_stamp(INT64_C(951868799) * 1000000 + 999999, stamp);
+    assert_string_equal(stamp, "20000229T235959Z");
+    pgqrsi_s3_stamp(INT64_C(1767225599) * 1000000, stamp);
+    assert_string_equal(stamp, "20251231T235959Z");
+}
+
+static void test_keys(void **state)
+{
+    static const char *const odd[] = {"a//b", "/a", "a/", "..", ".", "a/../b", "a/.", "./a"};
+    static const char *const fine[] = {"a", "a/b", "...", "a.b", ".a", "a/..b/c"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(odd); i++)
+        if (!pgqrsi_s3_odd_key(odd[i])) fail_msg("%s", odd[i]);
+    for (size_t i = 0; i < COUNT(fine); i++)
+        if (pgqrsi_s3_odd_key(fine[i])) fail_msg("%s", fine[i]);
+}
+
+static void test_endpoints(void **state)
+{
+    static const char *const fine[] = {"http://127.0.0.1:9000", "https://s3.eu-west-1.amazonaws.com", "http://h/path"};
+    static const char *const bad[] = {"",        "s3.amazonaws.com", "ftp://h",     "http://",  "http:///x",
+                                      "http://user:password@h", "http://h?x=1", "http://h#x", "http://h h", "HTTP://h"};
+    (void)state;
+    for (size_t i = 0; i < COUNT(fine); i++)
+        if (!pgqrsi_s3_endpoint_fine(fine[i])) fail_msg("%s", fine[i]);
+    for (size_t i = 0; i < COUNT(bad); i++)
+        if (pgqrsi_s3_endpoint_fine(bad[i])) fail_msg("%s", bad[i]);
+}
+
+static void test_network_file_systems(void **state)
+{
+    (void)state;
+    assert_true(pgqrsi_s3_is_network(0x6969));     /* NFS */
+    assert_true(pgqrsi_s3_is_network(0xfe534d42)); /* SMB2 */
+    assert_false(pgqrsi_s3_is_network(0xef53));    /* ext4 */
+    assert_false(pgqrsi_s3_is_network(0x01021994)); /* tmpfs */
+}
+
+/* --- replies */
+
+static void field(pgqrs_http_reply *reply, const char *name, const char *value)
+{
+    assert_true(pgqrs_http_reply_field(reply, name, strlen(name), value, strlen(value)));
+}
+
+static pgqrs_store *memory_store(void)
+{
+    pgqrs_error err;
+    pgqrs_store *store = pgqrs_open("sqlite::memory:", NULL, &err);
+    assert_non_null(store);
+    return store;
+}
+
+static void test_reply_fields(void **state)
+{
+    pgqrs_http_reply reply;
+    char longest[400];
+    (void)state;
+    memset(&reply, 0, sizeof(reply));
+    field(&reply, "ETag", " \"abc\"\r\n");
+    field(&reply, "DATE", "Sun, 06 Nov 1994 08:49:37 GMT");
+    field(&reply, "Retry-After", "3");
+    field(&reply, "Content-Length", "17");
+    field(&reply, "x-amz-bucket-region", "eu-west-1");
+    field(&reply, "Server", "something");
+    assert_string_equal(reply.etag, "\"abc\"");
+    assert_true(reply.date_us == INT64_C(784111777000000));
+    assert_true(reply.retry_after_ms == 3000);
+    assert_true(reply.length_known && reply.length == 17);
+    assert_string_equal(reply.region, "eu-west-1");
+    /* What could be put to bad use in a request is dropped. */
+    field(&reply, "etag", "\"a\r\nX-Evil: 1\"");
+    assert_string_equal(reply.etag, "");
+    memset(longest, 'x', sizeof(longest));
+    longest[sizeof(longest) - 1] = '\0';
+    field(&reply, "etag", longest);
+    assert_string_equal(reply.etag, "");
+    field(&reply, "Retry-After", "Sun, 06 Nov 1994 08:49:37 GMT");
+    assert_true(reply.retry_after_ms == 0);
+    field(&reply, "Retry-After", "999999999999999999999999");
+    assert_true(reply.retry_after_ms == 0);
+    field(&reply, "Content-Length", "-1");
+    assert_false(reply.length_known);
+    field(&reply, "", "");
+}
+
+static void test_reply_bodies(void **state)
+{
+    static const char xml[] = "<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code><Message>m</Message></Error>";
+    pgqrs_store *store = memory_store();
+    pgqrs_http_reply reply;
+    (void)state;
+    memset(&reply, 0, sizeof(reply));
+    reply.store = store;
+    reply.most = 200;
+    assert_true(pgqrs_http_reply_body(&reply, xml, 10));
+    assert_true(pgqrs_http_reply_body(&reply, NULL, 0));
+    assert_true(pgqrs_http_reply_body(&reply, xml + 10, sizeof(xml) - 11));
+    assert_int_equal(pgqrsi_s3_judge(&reply, 404), 404);
+    assert_string_equal(reply.code, "NoSuchKey");
+    field(&reply, "content-length", "5000");
+    assert_int_equal(pgqrsi_s3_judge(&reply, 200), 0); /* cut off */
+    assert_int_equal(pgqrsi_s3_judge(&reply, 304), 304);
+    assert_int_equal(pgqrsi_s3_judge(&reply, 77), 0);
+    assert_int_equal(pgqrsi_s3_judge(&reply, 12345), 0);
+    assert_int_equal(pgqrsi_s3_judge(&reply, -1), -1);
+    assert_false(pgqrs_http_reply_body(&reply, xml, 200));
+    assert_true(reply.too_large);
+    pgqrsi_s3_release(store, &reply.body);
+    pgqrs_close(store);
+}
+
+/* Whatever stands between the tags, it is a word or nothing. */
+static void test_error_codes(void **state)
+{
+    static const struct {
+        const char *body;
+        const char *code;
+    } cases[] = {
+        {"<Error><Code>SlowDown</Code></Error>", "SlowDown"}, {"<Code></Code>", ""}, {"<Code>", ""}, {"<Code>Cut", "Cut"},
+        {"", ""}, {"<Code>a b</Code>", "a"}, {"<Code>\n</Code>", ""}, {"no xml at all", ""},
+    };
+    pgqrs_store *store = memory_store();
+    (void)state;
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        pgqrs_http_reply reply;
+        memset(&reply, 0, sizeof(reply));
+        reply.store = store;
+        reply.most = 1000;
+        assert_true(pgqrs_http_reply_body(&reply, cases[i].body, strlen(cases[i].body)));
+        pgqrsi_s3_judge(&reply, 500);
+        assert_string_equal(reply.code, cases[i].code);
+        pgqrsi_s3_release(store, &reply.body);
+    }
+    pgqrs_close(store);
+}
+
+/* --- trailers */
+
+static size_t make_image(unsigned char *out)
+{
+    sqlite3 *db;
+    sqlite3_int64 size;
+    unsigned char *data;
+    assert_int_equal(sqlite3_open(":memory:", &db), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(db, "PRAGMA page_size=512; CREATE TABLE t(a); INSERT INTO t VALUES(1)", NULL, NULL, NULL),
+                     SQLITE_OK);
+    data = sqlite3_serialize(db, "main", &size, 0);
+    assert_non_null(data);
+    memcpy(out, data, (size_t)size);
+    sqlite3_free(data);
+    sqlite3_close(db);
+    return (size_t)size;
+}
+
+static pgqrsi_s3_writer writer_of(uint64_t id, uint64_t counter, uint64_t seq, int64_t at_s)
+{
+    pgqrsi_s3_writer writer;
+    writer.id = id;
+    writer.counter = counter;
+    writer.seq = seq;
+    writer.at_us = at_s * 1000000;
+    return writer;
+}
+
+static unsigned char body_data[1 << 17], old_data[1 << 17];
+
+/* body becomes the commit of `me` on top of what is in it. */
+static pgqrsi_s3_trailer commit_on(pgqrsi_s3_bytes *body, pgqrsi_s3_writer me)
+{
+    pgqrsi_s3_trailer old, now;
+    memcpy(old_data, body->data, body->size);
+    assert_int_equal(pgqrsi_s3_decode(old_data, body->size, &old), PGQRSI_S3_FINE);
+    assert_true(old.image_size + pgqrsi_s3_trailer_room(&old) <= body->room);
+    body->size = old.image_size;
+    me.seq = old.seq + 1;
+    pgqrsi_s3_append_trailer(body, &old, 77, PGQRSI_S3_PROVEN, 4711, &me);
+    assert_int_equal(pgqrsi_s3_decode(body->data, body->size, &now), PGQRSI_S3_FINE);
+    return now;
+}
+
+static void test_trailer(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    (void)state;
+    body.size = make_image(body.data);
+    assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &trailer), PGQRSI_S3_FINE);
+    assert_true(trailer.seq == 0 && trailer.writer_count == 0 && trailer.birth == 0);
+    trailer = commit_on(&body, writer_of(1, 5, 0, 1000));
+    assert_true(trailer.seq == 1 && trailer.birth == 77 && trailer.flags == PGQRSI_S3_PROVEN && trailer.horizon == 0 && trailer.place == 4711);
+    assert_true(pgqrsi_s3_last_commit(&trailer, 1) == 5);
+    assert_true(pgqrsi_s3_last_commit(&trailer, 2) == 0);
+    commit_on(&body, writer_of(2, UINT64_MAX, 0, 1001));
+    trailer = commit_on(&body, writer_of(1, 6, 0, 1002));
+    assert_true(trailer.seq == 3 && trailer.writer_count == 2);
+    assert_true(pgqrsi_s3_last_commit(&trailer, 1) == 6 && pgqrsi_s3_last_commit(&trailer, 2) == UINT64_MAX);
+}
+
+/* A writer is forgotten when it is old, or one of too many, and the horizon says up to where. */
+static void test_trailer_forgets(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    uint64_t i;
+    (void)state;
+    body.size = make_image(body.data);
+    commit_on(&body, writer_of(1, 1, 0, 1000));
+    commit_on(&body, writer_of(2, 1, 0, 1100));
+    trailer = commit_on(&body, writer_of(3, 1, 0, 1121));
+    assert_true(trailer.writer_count == 2 && trailer.horizon == 1);
+    assert_true(pgqrsi_s3_last_commit(&trailer, 1) == 0 && pgqrsi_s3_last_commit(&trailer, 2) == 1);
+    for (i = 0; i < 2000; i++) {
+        trailer = commit_on(&body, writer_of(100 + i, 1, 0, 1122));
+        assert_true(trailer.writer_count <= PGQRSI_S3_WRITERS_MAX);
+        assert_true(pgqrsi_s3_last_commit(&trailer, 100 + i) == 1);
+        /* Whoever is missing committed at or below the horizon. */
+        assert_true(trailer.seq - trailer.horizon <= trailer.writer_count);
+    }
+    assert_true(trailer.writer_count == PGQRSI_S3_WRITERS_MAX && trailer.horizon == trailer.seq - PGQRSI_S3_WRITERS_MAX);
+}
+
+static void test_bad_objects(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    size_t image, size, i;
+    (void)state;
+    image = body.size = make_image(body.data);
+    commit_on(&body, writer_of(1, 1, 0, 1000));
+    size = body.size;
+    assert_int_equal(pgqrsi_s3_decode(body.data, 0, &trailer), PGQRSI_S3_NO_SQLITE);
+    assert_int_equal(pgqrsi_s3_decode((const unsigned char *)"<html>", 6, &trailer), PGQRSI_S3_NO_SQLITE);
+    /* Cut off anywhere it is not taken for anything else; only just the image is a plain SQLite file. */
+    for (i = 0; i < size; i++)
+        if ((pgqrsi_s3_decode(body.data, i, &trailer) == PGQRSI_S3_FINE) != (i == image)) fail_msg("cut to %zu", i);
+    /* One wrong bit anywhere shows. */
+    for (i = 0; i < size; i++) {
+        body.data[i] ^= 1;
+        if (pgqrsi_s3_decode(body.data, size, &trailer) == PGQRSI_S3_FINE) fail_msg("byte %zu", i);
+        body.data[i] ^= 1;
+    }
+    assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FINE);
+    body.data[image + 8] = 2;
+    assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_NEWER);
+    body.data[image] = 'x';
+    assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FOREIGN);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sha256),       cmocka_unit_test(test_sha256_in_pieces),
+        cmocka_unit_test(test_hmac),         cmocka_unit_test(test_crc),
+        cmocka_unit_test(test_signatures),   cmocka_unit_test(test_encoding),
+        cmocka_unit_test(test_dates),        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_endpoints),    cmocka_unit_test(test_network_file_systems),
+        cmocka_unit_test(test_reply_fields), cmocka_unit_test(test_reply_bodies),
+        cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_trailer),
+        cmocka_unit_test(test_trailer_forgets), cmocka_unit_test(test_bad_objects),
+    };
+    return cmocka_run_group_tests_name("unit_s3", tests, NULL, NULL);
+}
