@@ -35,8 +35,8 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention, and keep large
- *     payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the object
+ *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
  *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
  *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
  *
@@ -50,7 +50,8 @@
  *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
  *
  * Transactional steps (pgqrs_step_desc.transaction)
- *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
+ *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step (give
+ *     tables of your own an INTEGER PRIMARY KEY: the file is made anew now and then, as by VACUUM). Others
  *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
  *
  * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
@@ -2359,6 +2360,19 @@ static bool pgqrsi_s3_answer(pgqrsi_s3_op *op)
     return pgqrsi_s3_end(op, answer);
 }
 
+/* What was removed leaves pages behind that are uploaded with every commit: when they are most of the file it is made anew. Not
+ * being able to is no reason to fail. */
+static void pgqrsi_s3_shrink(pgqrsi_s3 *self)
+{
+    size_t size;
+    const unsigned char *data = pgqrsi_s3_image(self, &size);
+    uint32_t pages, unused;
+    if (!data || size < 100) return;
+    pages = pgqrsi_s3_big32(data + 28);
+    unused = pgqrsi_s3_big32(data + 36);
+    if (pages > 128 && unused > pages / 2) sqlite3_exec(self->db, "VACUUM", NULL, NULL, NULL);
+}
+
 static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
 {
     pgqrsi_s3 *self = op->self;
@@ -2379,6 +2393,7 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
         return pgqrsi_s3_end(op, op->result);
     }
     if (!pgqrsi_s3_changed(self)) return pgqrsi_s3_answer(op);
+    pgqrsi_s3_shrink(self);
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
@@ -3213,7 +3228,8 @@ static pgqrs_result pgqrsi_s3_fail_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *c
 /* Reads the local file as one version of it. `keep_out`: nobody else gets at it until the copy is closed. */
 static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
 {
-    const char *begin = keep_out ? "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE" : "BEGIN IMMEDIATE";
+    /* In this order: in exclusive mode it would keep its first, shared lock while it waits for a writer that waits for that. */
+    const char *begin = keep_out ? "BEGIN EXCLUSIVE; PRAGMA locking_mode=EXCLUSIVE" : "BEGIN IMMEDIATE";
     sqlite3_int64 size = 0;
     copy->db = access(self->local_path, F_OK) == 0 ? pgqrsi_s3_connect_local(self, 0) : NULL;
     if (!copy->db) return PGQRS_OK;

@@ -802,7 +802,28 @@ static void cache_may_go_and_be_shared(void)
     NUMBERS(4, 0, 0, 0, 0);
 }
 
-/* The file grows and shrinks with what is in it; an object over the limit is refused and stays as it was. */
+static void object_shrinks_with_what_is_removed(void)
+{
+    char *payload = json_string_of(200000);
+    s3_text large, small;
+    int i;
+    for (i = 0; i < 3; i++)
+        OK(pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
+    large = object();
+    for (i = 0; i < 3; i++)
+        OK(pgqrs_delete(T.store, must_take()));
+    put();
+    small = object();
+    YES(large.size > 600000);
+    YES(small.size < 200000);
+    s3_free(&large);
+    s3_free(&small);
+    free(payload);
+    OK(pgqrs_verify(T.store));
+    OK(pgqrs_archive(T.store, must_take()));
+}
+
+/* An object over the limit is refused and stays as it was. */
 static void object_may_not_become_too_large(void)
 {
     pgqrs_store_desc desc = test_desc();
@@ -1076,8 +1097,10 @@ static void *writes_meanwhile(void *user)
     pgqrs_store *store = (pgqrs_store *)user;
     int i;
     for (i = 0; i < 60; i++)
-        if (pgqrs_enqueue(store, T.queue, "1", NULL, NULL) != PGQRS_OK)
+        if (pgqrs_enqueue(store, T.queue, "1", NULL, NULL) != PGQRS_OK) {
+            fprintf(stderr, "# enqueue %d: %s\n", i, last_message(store));
             return user;
+        }
     return NULL;
 }
 
@@ -1215,6 +1238,7 @@ static const test_case s3_cases[] = {
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
+    CASE(object_shrinks_with_what_is_removed, PLAIN),
     CASE(object_may_not_become_too_large, PLAIN),
     CASE(no_memory_is_an_error_that_tells_the_truth, PLAIN),
     CASE(every_state_is_told, NO_STORE),
