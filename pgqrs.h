@@ -710,6 +710,7 @@ extern "C" {
     X(ERR_TRANSACTION, -52, MISUSE, "the caller's transaction has failed or does not allow this call")                 \
     X(ERR_OBJECT_EXISTS, -53, CONFLICT, "the object is in the bucket already")                                         \
     X(ERR_OBJECT_GONE, -54, FATAL, "the object was in the bucket and is there no more")                                \
+    X(ERR_OBJECT_CHANGED, -55, CONFLICT, "the object and the local copy were both changed since the last sync")        \
     /* objects */                                                                                                      \
     X(ERR_QUEUE_NOT_FOUND, -60, MISUSE, "no queue of this name")                                                       \
     X(ERR_QUEUE_EXISTS, -61, CONFLICT, "a queue of this name is there already")                                        \
@@ -17585,9 +17586,11 @@ PGQRS_API pgqrs_result pgqrs_backend_enter(pgqrs_store *store, const pgqrs_backe
     pgqrs_result result = pgqrsi_begin(store);
     *self = NULL;
     if (result) return result;
-    if (store->backend != backend)
-        return pgqrsi_end(store, pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED, "this is not for a store on %s, only on %s",
-                                             store->scheme, backend->name));
+    if (store->backend != backend) {
+        pgqrsi_end(store, pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED, "this is not for a store on %s, only on %s",
+                                      store->scheme, backend->name));
+        return PGQRS_ERR_UNSUPPORTED;
+    }
     *self = store->self;
     return PGQRS_OK;
 }

@@ -53,6 +53,15 @@
  *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
  *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
  *
+ * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
+ *     The store is a SQLite file in the cache directory, for any number of processes of one machine, and no call waits for the
+ *     network. pgqrs_s3_sync uploads what was changed since the last time, pgqrs_s3_snapshot fetches what others have uploaded, and
+ *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
+ *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
+ *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     A crash between upload and return leaves the object as the local file is, which the next sync finds out, unless the file was
+ *     written to in between: then it is PGQRS_ERR_OBJECT_CHANGED. Durable and local stores of one object have separate caches.
+ *
  * What it does not do
  *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
  *     multipart, versions, encryption settings of the bucket: not touched.
@@ -111,9 +120,15 @@ typedef struct pgqrs_http {
  * >>settings
  * --------------------------------------------------------------------------------------------------------------- */
 
+typedef enum pgqrs_s3_mode {
+    PGQRS_S3_DURABLE = 0, /* what a call has changed is in the bucket when it returns */
+    PGQRS_S3_LOCAL = 1    /* it is in a file of this machine until pgqrs_s3_sync */
+} pgqrs_s3_mode;
+
 /* pgqrs_store_desc.s3. Zero means the default in brackets. Strings are copied; http.user must outlive the store. */
 typedef struct pgqrs_s3_desc {
     pgqrs_http http;            /* required */
+    pgqrs_s3_mode mode;         /* [PGQRS_S3_DURABLE] */
     const char *endpoint;       /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
     const char *region;         /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
     const char *access_key;     /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
@@ -130,6 +145,29 @@ typedef struct pgqrs_s3_desc {
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
  * pgqrs_install is the everyday way: it makes the object or brings it up to date, and refuses only what was deleted. */
 PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store);
+
+typedef enum pgqrs_s3_state {
+    PGQRS_S3_LOCAL_MISSING = 1,        /* the local file was removed */
+    PGQRS_S3_REMOTE_MISSING_CLEAN = 2, /* there is no object, and nothing to sync */
+    PGQRS_S3_REMOTE_MISSING_DIRTY = 3, /* there is no object; sync would make it */
+    PGQRS_S3_IN_SYNC = 4,
+    PGQRS_S3_LOCAL_CHANGES = 5,     /* sync would upload them */
+    PGQRS_S3_REMOTE_CHANGES = 6,    /* snapshot would fetch them */
+    PGQRS_S3_CONCURRENT_CHANGES = 7 /* both: sync would be PGQRS_ERR_OBJECT_CHANGED */
+} pgqrs_s3_state;
+
+/* Compares the local file, what it was at the last sync or snapshot, and the object. Changes nothing. A durable store is in sync, or
+ * has no object. */
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state);
+
+/* Uploads the local file, as one consistent version, if it was changed; also where the object was deleted. Others may write to the
+ * file meanwhile; what they write is for the next sync. Nothing changed: nothing is sent. PGQRS_ERR_OBJECT_CHANGED: the object was
+ * changed by others since the last sync or snapshot; both are as they were. A durable store: nothing to do. */
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
+
+/* Makes the local file what the object is. With changes that were not synced it is PGQRS_ERR_OBJECT_CHANGED, unless `discard` is set: then
+ * they are lost. PGQRS_ERR_OBJECT_GONE: there is no object. A durable store looks for a newer version, no more. */
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard);
 
 /* The backend's table, for pgqrs_backend_register. */
 PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
@@ -845,7 +883,10 @@ typedef enum pgqrsi_s3_presence {
 typedef struct pgqrsi_s3 {
     pgqrs_store *store;
     void *inner; /* of the SQLite backend, on db */
-    sqlite3 *db; /* in memory: the base, and what a call has just changed */
+    sqlite3 *db; /* in memory: the base, and what a call has just changed; in local mode only for a moment */
+    bool local;
+    pgqrs_store_desc local_settings;
+    const char *local_path;
 
     /* settings: the texts share one result object */
     void *owned;
@@ -1115,9 +1156,11 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
             "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
             "between 0 and 1 GiB",
             self->name);
+    self->local = desc->mode == PGQRS_S3_LOCAL;
     self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
     self->deadline_us = pgqrsi_s3_default(desc->deadline_ms, 30000) * 1000;
-    self->heartbeat_us = desc->heartbeat_ms < 0 ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
+    self->heartbeat_us =
+        desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
     return PGQRS_OK;
@@ -1235,15 +1278,18 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
                                   "directory in pgqrs_s3_desc.cache_dir");
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
-    room = strlen(base) + strlen(between) + strlen(self->bucket) + 40;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 3 * room);
+    room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 4 * room);
     if (!paths) return pgqrsi_s3_no_memory(self);
-    snprintf(paths, room, "%s%s/%s-%.16s", base, between, self->bucket, hex);
+    snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
     size = strlen(paths);
     memcpy(paths + room, paths, size);
     memcpy(paths + 2 * room, paths, size);
     memcpy(paths + room + size, "/image", sizeof("/image"));
     memcpy(paths + 2 * room + size, "/image.new", sizeof("/image.new"));
+    memcpy(paths + 3 * room, paths, size);
+    memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
+    self->local_path = paths + 3 * room;
     self->directory = paths;
     self->image_path = paths + room;
     self->temporary_path = paths + 2 * room;
@@ -1781,6 +1827,7 @@ static void pgqrsi_s3_share(pgqrsi_s3 *self)
     pgqrsi_s3_cached cached;
     bool mine = self->locked, newer = false;
     int descriptor;
+    if (self->local) return; /* there it is what the local file was made from */
     if (!mine && pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
     self->locked = true;
     descriptor = mine ? -1 : pgqrsi_s3_open_file(self->image_path, O_RDONLY);
@@ -1882,12 +1929,10 @@ static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
     return birth ? birth : pgqrsi_s3_unique();
 }
 
-static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size)
 {
     pgqrsi_s3_writer me;
     uint64_t birth = pgqrsi_s3_birth(self);
-    size_t size;
-    const unsigned char *image = pgqrsi_s3_image(self, &size);
     if (!image) return pgqrsi_s3_no_memory(self);
     if (size > self->most)
         return pgqrs_backend_fail(
@@ -2106,32 +2151,38 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
     return PGQRS_OK;
 }
 
-/* Stores what db holds now as the successor of base. */
-static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+/* Stores the image as the successor of base. */
+static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned char *image, size_t size,
+                                              pgqrsi_s3_patience *patience, pgqrs_result *result)
 {
     pgqrsi_s3_commit commit;
     pgqrsi_s3_outcome outcome = PGQRSI_S3_FAILED;
     memset(&commit, 0, sizeof(commit));
     commit.create = self->presence != PGQRSI_S3_PRESENT;
     if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
-    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size);
     if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
     if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
     if (outcome == PGQRSI_S3_LANDED) {
-        size_t size;
-        const unsigned char *image = pgqrsi_s3_image(self, &size);
-        /* db is what we sent, unless others have committed on top of it meanwhile. */
-        self->loaded = image && self->trailer.seq == commit.trailer.seq && size == self->trailer.image_size &&
-                       memcmp(image, self->base.data, size) == 0;
-        if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
         pgqrsi_s3_save(self);
         if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
         if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
-    } else {
-        self->loaded = false;
     }
     pgqrsi_s3_release(self->store, &commit.body);
     *result = commit.result;
+    return outcome;
+}
+
+/* Stores what db holds now. */
+static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    size_t size;
+    const unsigned char *image = pgqrsi_s3_image(self, &size);
+    pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, image, size, patience, result);
+    /* db is what we sent, unless others have committed on top of it meanwhile. */
+    self->loaded =
+        outcome == PGQRSI_S3_LANDED && size == self->trailer.image_size && memcmp(image, self->base.data, size) == 0;
+    if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
     return outcome;
 }
 
@@ -2347,7 +2398,7 @@ static bool pgqrsi_s3_again(pgqrsi_s3_op *op)
 {
     switch (op->stage) {
     case PGQRSI_S3_START:
-        if (!op->self->spanning) return pgqrsi_s3_run(op, op->kind == PGQRSI_S3_WRITE);
+        if (!op->self->spanning && !op->self->local) return pgqrsi_s3_run(op, op->kind == PGQRSI_S3_WRITE);
         op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(op->self);
         op->stage = PGQRSI_S3_PASSING;
         return true;
@@ -2404,12 +2455,14 @@ static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
 static pgqrs_result pgqrsi_s3_transact(void *context, pgqrs_backend_verb verb)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) return pgqrs_sqlite_backend()->transaction(self->inner, verb);
     return verb == PGQRS_BACKEND_BEGIN ? pgqrsi_s3_span(self) : pgqrsi_s3_end_span(self, verb);
 }
 
 static sqlite3 *pgqrsi_s3_database(void *context)
 {
-    return ((pgqrsi_s3 *)context)->db;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->database(self->inner) : self->db;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -2471,6 +2524,41 @@ static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
     return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
 }
 
+/* A connection to the local file; NULL: there is no such file, or no memory. */
+static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
+{
+    sqlite3 *db = NULL;
+    int timeout_ms = self->patience_us / 1000 < INT_MAX ? (int)(self->patience_us / 1000) : INT_MAX;
+    if (sqlite3_open_v2(self->local_path, &db, SQLITE_OPEN_READWRITE | flags, NULL) == SQLITE_OK) {
+        sqlite3_busy_timeout(db, timeout_ms);
+        return db;
+    }
+    sqlite3_close(db);
+    return NULL;
+}
+
+/* In local mode nobody is asked anything: the file is made, or is what it was when the last program ended. */
+static pgqrs_result pgqrsi_s3_open_local(pgqrsi_s3 *self)
+{
+    pgqrs_backend_open request;
+    char dsn[4200];
+    if (access(self->local_path, F_OK) != 0) {
+        sqlite3 *db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
+        int rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
+        sqlite3_close(db);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+            return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
+                                      self->name, self->local_path);
+    }
+    self->local_settings = *pgqrs_store_settings(self->store);
+    self->local_settings.sqlite_wal = PGQRS_OFF; /* so that the file alone is all there is */
+    memset(&request, 0, sizeof(request));
+    snprintf(dsn, sizeof(dsn), "sqlite://%s", self->local_path);
+    request.dsn = dsn;
+    request.settings = &self->local_settings;
+    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
+}
+
 static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_backend_open *request, void **out)
 {
     pgqrsi_s3 *self;
@@ -2487,7 +2575,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
     self->writer = pgqrsi_s3_unique();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
-    if (result == PGQRS_OK) result = pgqrsi_s3_first_look(self);
+    if (result == PGQRS_OK) result = self->local ? pgqrsi_s3_open_local(self) : pgqrsi_s3_first_look(self);
     if (result != PGQRS_OK) {
         pgqrsi_s3_close(self);
         return result;
@@ -2499,6 +2587,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
 static uint32_t pgqrsi_s3_capabilities(void *context)
 {
     const pgqrsi_s3 *self = (const pgqrsi_s3 *)context;
+    if (self->local) return PGQRS_CAN_CLOCK | pgqrs_sqlite_backend()->capabilities(self->inner);
     return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | (self->wake_fd >= 0 ? PGQRS_CAN_WAKE : 0u);
 }
 
@@ -2659,9 +2748,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
 static pgqrs_result pgqrsi_s3_wait_begin(void *context, int64_t now_us, const char *queue, int64_t for_us)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
-    (void)now_us;
-    (void)queue;
-    (void)for_us;
+    if (self->local) return pgqrs_sqlite_backend()->wait_begin(self->inner, now_us, queue, for_us);
     self->waiting = true;
     pgqrsi_s3_drain(self);
     return PGQRS_OK;
@@ -2675,12 +2762,14 @@ static pgqrs_result pgqrsi_s3_run_wait_begin(void *context, int64_t now_us, int6
 
 static int pgqrsi_s3_wait_fd(void *context)
 {
-    return ((pgqrsi_s3 *)context)->wake_fd;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->wait_fd(self->inner) : self->wake_fd;
 }
 
 static void pgqrsi_s3_wait_end(void *context)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) pgqrs_sqlite_backend()->wait_end(self->inner);
     self->waiting = false;
     pgqrsi_s3_drain(self);
 }
@@ -3074,12 +3163,278 @@ static pgqrs_result pgqrsi_s3_make_object(pgqrsi_s3 *self)
     return op.result;
 }
 
+/* --- local mode: the file, the base it was made from, and the object */
+
+typedef struct pgqrsi_s3_copy {
+    sqlite3 *db;          /* the local file; NULL: it is not there */
+    unsigned char *image; /* what is in it; SQLite's memory */
+    size_t size;
+    bool dirty;
+} pgqrsi_s3_copy;
+
+/* Apart from what SQLite counts in the header at every commit and every change of the schema, and the mode of the journal. */
+static bool pgqrsi_s3_same_image(const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size)
+{
+    return a_size == b_size && a_size >= 100 && memcmp(a, b, 18) == 0 && memcmp(a + 20, b + 20, 4) == 0 &&
+           memcmp(a + 28, b + 28, 12) == 0 && memcmp(a + 44, b + 44, 48) == 0 &&
+           memcmp(a + 100, b + 100, a_size - 100) == 0;
+}
+
+static void pgqrsi_s3_close_copy(pgqrsi_s3_copy *copy)
+{
+    sqlite3_free(copy->image);
+    sqlite3_close(copy->db);
+    memset(copy, 0, sizeof(*copy));
+}
+
+static bool pgqrsi_s3_has_tables(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    bool has = sqlite3_prepare_v2(db, "SELECT 1 FROM sqlite_master LIMIT 1", -1, &statement, NULL) == SQLITE_OK &&
+               sqlite3_step(statement) == SQLITE_ROW;
+    sqlite3_finalize(statement);
+    return has;
+}
+
+static pgqrs_result pgqrsi_s3_fail_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    int rc = sqlite3_errcode(copy->db);
+    if (rc == SQLITE_BUSY)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, rc, NULL,
+                                  "%s is in use by another program for too long; try again", self->local_path);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->local_path,
+                              sqlite3_errmsg(copy->db));
+}
+
+/* Reads the local file as one version of it. `keep_out`: nobody else gets at it until the copy is closed. */
+static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    const char *begin = keep_out ? "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE" : "BEGIN IMMEDIATE";
+    sqlite3_int64 size = 0;
+    copy->db = access(self->local_path, F_OK) == 0 ? pgqrsi_s3_connect_local(self, 0) : NULL;
+    if (!copy->db) return PGQRS_OK;
+    if (sqlite3_exec(copy->db, begin, NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    copy->dirty = pgqrsi_s3_has_tables(copy->db);
+    copy->image = sqlite3_serialize(copy->db, "main", &size, 0);
+    copy->size = copy->image ? (size_t)size : 0;
+    if (sqlite3_exec(copy->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    if (!copy->image) return pgqrsi_s3_no_memory(self);
+    if (copy->size >= 100) copy->image[18] = copy->image[19] = 1;
+    if (self->presence == PGQRSI_S3_PRESENT)
+        copy->dirty = !pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+    return PGQRS_OK;
+}
+
+/* The base is read anew each time, because another process may have synced. */
+static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    pgqrs_result result;
+    memset(copy, 0, sizeof(*copy));
+    result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    self->presence = PGQRSI_S3_UNKNOWN;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    pgqrsi_s3_catch_up(self);
+    return pgqrsi_s3_open_copy(self, keep_out, copy);
+}
+
+static pgqrs_result pgqrsi_s3_end_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, pgqrs_result result)
+{
+    pgqrsi_s3_close_copy(copy);
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fail_missing(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, 0, NULL,
+                              "the local file %s was removed while the store was open; open the store anew and take a "
+                              "snapshot",
+                              self->local_path);
+}
+
+static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_CHANGED, 0, NULL, "%s: %s", self->name, what);
+}
+
+/* The commit before this one, whose outcome we did not learn, is the object's last: it landed. */
+static bool pgqrsi_s3_is_ours(const pgqrsi_s3 *self)
+{
+    const pgqrsi_s3_trailer *trailer = &self->trailer;
+    return trailer->writer_count > 0 && pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1).id == self->writer;
+}
+
+static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrs_result result = PGQRS_OK;
+    int times;
+    for (times = 0; times < 3; times++) {
+        pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
+        if (outcome == PGQRSI_S3_LANDED) {
+            self->unsure = false;
+            return PGQRS_OK;
+        }
+        if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
+        if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
+            self->presence = PGQRSI_S3_ABSENT;
+            memset(&self->trailer, 0, sizeof(self->trailer));
+        } else if (pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+            pgqrsi_s3_save(self); /* a sync of this machine that was cut off after its upload */
+            return PGQRS_OK;
+        } else if (!self->unsure || !pgqrsi_s3_is_ours(self)) {
+            break;
+        }
+        self->unsure = false;
+    }
+    return pgqrsi_s3_fail_changed(
+        self, "it was changed by others since the last sync or snapshot, and so was the local file; "
+              "take a snapshot that discards the local changes, and do them again");
+}
+
+static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_copy copy;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    if (result == PGQRS_OK && copy.dirty) {
+        sqlite3_close(copy.db); /* others may write while we upload */
+        copy.db = NULL;
+        result = pgqrsi_s3_upload(self, &copy);
+    }
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+/* Writes the base into the local file, in one transaction: whoever has it open sees the one or the other. */
+static pgqrs_result pgqrsi_s3_restore_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy)
+{
+    sqlite3_backup *backup = NULL;
+    pgqrs_result result;
+    self->loaded = false;
+    result = pgqrsi_s3_load(self); /* base, as a database in memory */
+    if (result == PGQRS_OK) backup = sqlite3_backup_init(copy->db, "main", self->db, "main");
+    if (result == PGQRS_OK && (!backup || sqlite3_backup_step(backup, -1) != SQLITE_DONE))
+        result = pgqrsi_s3_fail_copy(self, copy);
+    if (backup && sqlite3_backup_finish(backup) != SQLITE_OK && result == PGQRS_OK)
+        result = pgqrsi_s3_fail_copy(self, copy);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fetch(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, bool discard)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    bool moved;
+    pgqrs_result result;
+    if (copy->dirty && !discard)
+        return pgqrsi_s3_fail_changed(self, "the local file has unsynced writes; sync, or discard them");
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    if (result != PGQRS_OK) return result;
+    if (self->presence == PGQRSI_S3_ABSENT)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
+    if (!moved && !copy->dirty) return PGQRS_OK;
+    result = pgqrsi_s3_restore_copy(self, copy);
+    if (result == PGQRS_OK) pgqrsi_s3_save(self);
+    return result;
+}
+
+/* The store's own connection stays; what is loaded to copy from is another one, and goes again. */
+static pgqrs_result pgqrsi_s3_snapshot_file(pgqrsi_s3 *self, bool discard)
+{
+    pgqrsi_s3_copy copy;
+    void *inner = self->inner;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, true, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    self->inner = NULL;
+    if (result == PGQRS_OK) result = pgqrsi_s3_fetch(self, &copy, discard);
+    pgqrsi_s3_close_database(self);
+    self->inner = inner;
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrsi_s3_copy copy;
+    bool moved = false, missing;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    *state = PGQRS_S3_LOCAL_MISSING;
+    if (result != PGQRS_OK || !copy.db) return pgqrsi_s3_end_copy(self, &copy, result);
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    missing = result == PGQRS_ERR_OBJECT_GONE || (result == PGQRS_OK && self->presence == PGQRSI_S3_ABSENT);
+    if (missing)
+        *state = copy.dirty ? PGQRS_S3_REMOTE_MISSING_DIRTY : PGQRS_S3_REMOTE_MISSING_CLEAN;
+    else if (moved)
+        *state = copy.dirty ? PGQRS_S3_CONCURRENT_CHANGES : PGQRS_S3_REMOTE_CHANGES;
+    else
+        *state = copy.dirty ? PGQRS_S3_LOCAL_CHANGES : PGQRS_S3_IN_SYNC;
+    return pgqrsi_s3_end_copy(self, &copy, missing ? PGQRS_OK : result);
+}
+
+/* --- the entry points */
+
+static pgqrs_result pgqrsi_s3_look_once(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_READ, 0);
+    bool moved;
+    return pgqrsi_s3_op_look(&op, &moved);
+}
+
 PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store)
 {
-    void *self;
-    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &self);
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
     if (result != PGQRS_OK) return result;
-    return pgqrs_backend_leave(store, pgqrsi_s3_make_object((pgqrsi_s3 *)self));
+    self = (pgqrsi_s3 *)context;
+    if (self->local)
+        result = pgqrs_backend_fail(store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                    "%s: in local mode call pgqrs_install, then pgqrs_s3_sync", self->name);
+    else
+        result = pgqrsi_s3_make_object(self);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    if (!state) {
+        result = pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "state is NULL");
+    } else if (self->local) {
+        result = pgqrsi_s3_compare(self, state);
+    } else {
+        bool there;
+        result = pgqrsi_s3_look_once(self);
+        there = result == PGQRS_OK && self->presence == PGQRSI_S3_PRESENT;
+        *state = there ? PGQRS_S3_IN_SYNC : PGQRS_S3_REMOTE_MISSING_CLEAN;
+        if (result == PGQRS_ERR_OBJECT_GONE) result = PGQRS_OK;
+    }
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local) result = pgqrsi_s3_sync_file((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local)
+        result = pgqrsi_s3_snapshot_file((pgqrsi_s3 *)context, discard);
+    else
+        result = pgqrsi_s3_look_once((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
 }
 
 #if defined(__GNUC__) || defined(__clang__)
