@@ -35,8 +35,8 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention, and keep large
- *     payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the object
+ *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
  *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
  *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
  *
@@ -50,7 +50,8 @@
  *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
  *
  * Transactional steps (pgqrs_step_desc.transaction)
- *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
+ *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step (give
+ *     tables of your own an INTEGER PRIMARY KEY: the file is made anew now and then, as by VACUUM). Others
  *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
  *
  * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
@@ -59,8 +60,8 @@
  *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
  *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
  *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
- *     A crash between upload and return leaves the object as the local file is, which the next sync finds out, unless the file was
- *     written to in between: then it is PGQRS_ERR_OBJECT_CHANGED. Durable and local stores of one object have separate caches.
+ *     An upload whose reply was lost, or whose process ended before it came, is recognised by the next sync. Durable and local
+ *     stores of one object have separate caches.
  *
  * What it does not do
  *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
@@ -887,6 +888,7 @@ typedef struct pgqrsi_s3 {
     bool local;
     pgqrs_store_desc local_settings;
     const char *local_path;
+    const char *pending_path;
 
     /* settings: the texts share one result object */
     void *owned;
@@ -1279,7 +1281,7 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
     room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 4 * room);
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 5 * room);
     if (!paths) return pgqrsi_s3_no_memory(self);
     snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
     size = strlen(paths);
@@ -1289,6 +1291,9 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     memcpy(paths + 2 * room + size, "/image.new", sizeof("/image.new"));
     memcpy(paths + 3 * room, paths, size);
     memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
+    memcpy(paths + 4 * room, paths, size);
+    memcpy(paths + 4 * room + size, "/pending", sizeof("/pending"));
+    self->pending_path = paths + 4 * room;
     self->local_path = paths + 3 * room;
     self->directory = paths;
     self->image_path = paths + room;
@@ -2355,6 +2360,19 @@ static bool pgqrsi_s3_answer(pgqrsi_s3_op *op)
     return pgqrsi_s3_end(op, answer);
 }
 
+/* What was removed leaves pages behind that are uploaded with every commit: when they are most of the file it is made anew. Not
+ * being able to is no reason to fail. */
+static void pgqrsi_s3_shrink(pgqrsi_s3 *self)
+{
+    size_t size;
+    const unsigned char *data = pgqrsi_s3_image(self, &size);
+    uint32_t pages, unused;
+    if (!data || size < 100) return;
+    pages = pgqrsi_s3_big32(data + 28);
+    unused = pgqrsi_s3_big32(data + 36);
+    if (pages > 128 && unused > pages / 2) sqlite3_exec(self->db, "VACUUM", NULL, NULL, NULL);
+}
+
 static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
 {
     pgqrsi_s3 *self = op->self;
@@ -2375,6 +2393,7 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
         return pgqrsi_s3_end(op, op->result);
     }
     if (!pgqrsi_s3_changed(self)) return pgqrsi_s3_answer(op);
+    pgqrsi_s3_shrink(self);
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
@@ -3209,7 +3228,8 @@ static pgqrs_result pgqrsi_s3_fail_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *c
 /* Reads the local file as one version of it. `keep_out`: nobody else gets at it until the copy is closed. */
 static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
 {
-    const char *begin = keep_out ? "PRAGMA locking_mode=EXCLUSIVE; BEGIN EXCLUSIVE" : "BEGIN IMMEDIATE";
+    /* In this order: in exclusive mode it would keep its first, shared lock while it waits for a writer that waits for that. */
+    const char *begin = keep_out ? "BEGIN EXCLUSIVE; PRAGMA locking_mode=EXCLUSIVE" : "BEGIN IMMEDIATE";
     sqlite3_int64 size = 0;
     copy->db = access(self->local_path, F_OK) == 0 ? pgqrsi_s3_connect_local(self, 0) : NULL;
     if (!copy->db) return PGQRS_OK;
@@ -3258,35 +3278,72 @@ static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
     return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_CHANGED, 0, NULL, "%s: %s", self->name, what);
 }
 
-/* The commit before this one, whose outcome we did not learn, is the object's last: it landed. */
-static bool pgqrsi_s3_is_ours(const pgqrsi_s3 *self)
+/* Before an upload its writer and counter are written down. So whoever finds the object changed can tell whether it was that one,
+ * whose end nobody saw, also after a restart. */
+#define PGQRSI_S3_PENDING 20
+
+static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter)
+{
+    unsigned char bytes[PGQRSI_S3_PENDING];
+    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_WRONLY | O_CREAT | O_TRUNC);
+    pgqrsi_s3_put(bytes, 8, self->writer);
+    pgqrsi_s3_put(bytes + 8, 8, counter);
+    pgqrsi_s3_put(bytes + 16, 4, pgqrsi_s3_crc(0, bytes, 16));
+    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)))
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
+                          strerror(errno));
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+/* All zero: there is none. */
+static pgqrsi_s3_writer pgqrsi_s3_read_pending(pgqrsi_s3 *self)
+{
+    unsigned char bytes[PGQRSI_S3_PENDING];
+    pgqrsi_s3_writer pending;
+    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_RDONLY);
+    memset(&pending, 0, sizeof(pending));
+    if (descriptor >= 0 && pgqrsi_s3_read_at(descriptor, bytes, sizeof(bytes), 0) &&
+        pgqrsi_s3_crc(0, bytes, 16) == pgqrsi_s3_get(bytes + 16, 4)) {
+        pending.id = pgqrsi_s3_get(bytes, 8);
+        pending.counter = pgqrsi_s3_get(bytes + 8, 8);
+    }
+    pgqrsi_s3_close_file(&descriptor);
+    return pending;
+}
+
+/* Is the object's last commit this one? */
+static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_writer *pending)
 {
     const pgqrsi_s3_trailer *trailer = &self->trailer;
-    return trailer->writer_count > 0 && pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1).id == self->writer;
+    pgqrsi_s3_writer last;
+    if (pending->id == 0 || trailer->writer_count == 0) return false;
+    last = pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1);
+    return last.id == pending->id && last.counter == pending->counter;
 }
 
 static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrsi_s3_writer pending = pgqrsi_s3_read_pending(self);
     pgqrs_result result = PGQRS_OK;
     int times;
     for (times = 0; times < 3; times++) {
-        pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
-        if (outcome == PGQRSI_S3_LANDED) {
-            self->unsure = false;
-            return PGQRS_OK;
-        }
+        pgqrsi_s3_outcome outcome;
+        pgqrsi_s3_write_pending(self, self->counter + 1);
+        outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
         if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
         if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
             self->presence = PGQRSI_S3_ABSENT;
             memset(&self->trailer, 0, sizeof(self->trailer));
-        } else if (pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
-            pgqrsi_s3_save(self); /* a sync of this machine that was cut off after its upload */
-            return PGQRS_OK;
-        } else if (!self->unsure || !pgqrsi_s3_is_ours(self)) {
-            break;
+            continue;
         }
-        self->unsure = false;
+        if (outcome == PGQRSI_S3_LOST && !pgqrsi_s3_is_last(self, &pending)) break;
+        if (outcome == PGQRSI_S3_LOST) pgqrsi_s3_save(self); /* an earlier upload of ours is what the object is */
+        if (outcome == PGQRSI_S3_LANDED ||
+            pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+            unlink(self->pending_path);
+            return PGQRS_OK;
+        }
     }
     return pgqrsi_s3_fail_changed(
         self, "it was changed by others since the last sync or snapshot, and so was the local file; "

@@ -38,7 +38,7 @@ fi
     exit 2
 }
 
-all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-radosgw"
+all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-local s3-radosgw"
 wanted_targets=${PGQRS_TEST_TARGETS:-$all_targets}
 for target in $wanted_targets; do
     case " $all_targets " in

@@ -73,11 +73,13 @@ typedef enum test_target {
     ON_POSTGRES = 4,
     ON_PGBOUNCER = 8,
     ON_S3 = 16,
+    ON_S3_LOCAL = 32, /* its local mode, which no test of the suite needs a store for */
+    ON_BUCKET = ON_S3 | ON_S3_LOCAL,
     ON_SQLITE = ON_SQLITE_FILE | ON_SQLITE_MEMORY,
     ON_SERVER = ON_POSTGRES | ON_PGBOUNCER,
-    ON_SHARED = ON_SQLITE_FILE | ON_SERVER | ON_S3, /* several processes, reopening */
+    ON_SHARED = ON_SQLITE_FILE | ON_SERVER | ON_BUCKET, /* several processes, reopening */
     ON_LENT = ON_SQLITE | ON_SERVER, /* stores on a connection of the program's, and without settings */
-    ON_ALL = ON_SQLITE | ON_SERVER | ON_S3
+    ON_ALL = ON_SQLITE | ON_SERVER | ON_BUCKET
 } test_target;
 
 enum {
@@ -547,7 +549,19 @@ static const pgqrs_s3_desc *test_s3_desc(void)
     S3.desc.region = "us-east-1";
     S3.desc.cache_dir = S3.cache;
     S3.desc.heartbeat_ms = -1; /* the cases want to see each one; what is saved has cases of its own */
+    S3.desc.mode = on(ON_S3_LOCAL) ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
     return &S3.desc;
+}
+
+/* Where a store in local mode has its file. */
+static void s3_local_file(char *out, size_t room)
+{
+    unsigned char digest[32];
+    char url[800], hex[65];
+    snprintf(url, sizeof(url), "%s/%.600s", run.s3_endpoint, T.dsn + 5);
+    pgqrsi_s3_sha_of(url, strlen(url), digest);
+    pgqrsi_s3_hex(digest, hex);
+    snprintf(out, room, "%.400s/%.60s-%.16s-local/local.sqlite", S3.cache, run.s3_bucket, hex);
 }
 
 /* Every hook is ours, time is moved by hand. */
@@ -555,7 +569,7 @@ static pgqrs_store_desc test_desc(void)
 {
     pgqrs_store_desc desc;
     memset(&desc, 0, sizeof(desc));
-    if (on(ON_S3))
+    if (on(ON_BUCKET))
         desc.s3 = test_s3_desc();
     if (on(ON_SERVER))
         desc.schema = T.schema;
@@ -1395,9 +1409,12 @@ static void place_for_case(const test_case *test)
         snprintf(T.dsn, sizeof(T.dsn), "sqlite://%s", T.file);
         break;
     case ON_S3:
+    case ON_S3_LOCAL:
         snprintf(T.file, sizeof(T.file), "%s/case%d.db", run.dir, run.case_number);
         snprintf(T.dsn, sizeof(T.dsn), "s3://%s/run%d/case%d.sqlite", run.s3_bucket, (int)run.pid, run.case_number);
         snprintf(S3.cache, sizeof(S3.cache), "%s/cache%d", run.dir, run.case_number);
+        if (on(ON_S3_LOCAL))
+            s3_local_file(T.file, sizeof(T.file));
         break;
     case ON_SQLITE_MEMORY:
         snprintf(T.dsn, sizeof(T.dsn), "sqlite::memory:");
@@ -1446,9 +1463,9 @@ static void tidy_up_case(void)
     close_all_stores();
     free_results();
     close_connections();
-    if ((on(ON_SQLITE_FILE) || on(ON_S3)) && T.file[0])
+    if ((on(ON_SQLITE_FILE) || on(ON_BUCKET)) && T.file[0])
         remove_file(T.file);
-    if (on(ON_S3))
+    if (on(ON_BUCKET))
         s3_remove_case();
     if (on(ON_SERVER) && strcmp(T.schema, run.schema) != 0 && T.schema[0])
         server_exec("SET client_min_messages TO warning; DROP SCHEMA IF EXISTS \"%s\" CASCADE", T.schema);
@@ -1570,6 +1587,7 @@ static int begin_run(void)
                    {"postgres", ON_POSTGRES},
                    {"pgbouncer", ON_PGBOUNCER},
                    {"s3", ON_S3},
+                   {"s3-local", ON_S3_LOCAL},
                    {"s3-radosgw", ON_S3}};
     const char *name = getenv("PGQRS_TEST_TARGET");
     const char *dsn = getenv("PGQRS_TEST_DSN");
@@ -1586,7 +1604,7 @@ static int begin_run(void)
         if (strcmp(name, targets[i].name) == 0)
             run.target = targets[i].target;
     if (!run.target) {
-        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-radosgw\n", name);
+        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-local, s3-radosgw\n", name);
         return 3;
     }
     printf("# target %s, seed %" PRIu64 " (PGQRS_TEST_SEED repeats it)\n", name, run.seed);
@@ -1602,9 +1620,9 @@ static int begin_run(void)
         snprintf(run.schema, sizeof(run.schema), "t%08x%04x", (unsigned)(run.seed * UINT64_C(0x9E3779B97F4A7C15) >> 32),
                  (unsigned)getpid() & 0xffffu);
     }
-    if (run.target == ON_S3 && !start_s3(strcmp(name, "s3") != 0))
+    if (on(ON_BUCKET) && !start_s3(strcmp(name, "s3-radosgw") == 0))
         return 3;
-    if (run.target == ON_SQLITE_FILE || run.target == ON_S3) {
+    if (on(ON_SQLITE_FILE) || on(ON_BUCKET)) {
         if (dsn && strncmp(dsn, "sqlite://", 9) == 0 && strrchr(dsn + 9, '/')) {
             snprintf(run.dir, sizeof(run.dir), "%.*s", (int)(strrchr(dsn + 9, '/') - (dsn + 9)), dsn + 9);
         } else {
@@ -1641,7 +1659,7 @@ static int end_run(void)
         PQclear(result);
         PQfinish(connection);
     }
-    if (run.target == ON_S3) {
+    if (on(ON_BUCKET)) {
         while (S3.count > 0)
             http_socket_destroy(S3.idle[--S3.count]);
         s3_process_stop(&run.s3_server);
