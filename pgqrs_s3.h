@@ -2556,18 +2556,35 @@ static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
     return NULL;
 }
 
+/* A new file has nothing to do with what was uploaded before, so that is forgotten first: otherwise it would look like a change of it,
+ * and a sync would put it in the object's place. */
+static pgqrs_result pgqrsi_s3_make_local(pgqrsi_s3 *self)
+{
+    pgqrs_result result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    if (access(self->local_path, F_OK) != 0) {
+        sqlite3 *db = NULL;
+        int rc = unlink(self->image_path) == 0 || errno == ENOENT ? SQLITE_OK : SQLITE_CANTOPEN;
+        if (unlink(self->pending_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
+        if (rc == SQLITE_OK) db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
+        rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
+        sqlite3_close(db);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+            result = pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
+                                        self->name, self->local_path);
+    }
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
 /* In local mode nobody is asked anything: the file is made, or is what it was when the last program ended. */
 static pgqrs_result pgqrsi_s3_open_local(pgqrsi_s3 *self)
 {
     pgqrs_backend_open request;
     char dsn[4200];
     if (access(self->local_path, F_OK) != 0) {
-        sqlite3 *db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
-        int rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
-        sqlite3_close(db);
-        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-            return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
-                                      self->name, self->local_path);
+        pgqrs_result result = pgqrsi_s3_make_local(self);
+        if (result != PGQRS_OK) return result;
     }
     self->local_settings = *pgqrs_store_settings(self->store);
     self->local_settings.sqlite_wal = PGQRS_OFF; /* so that the file alone is all there is */
