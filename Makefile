@@ -116,7 +116,7 @@ check: ## static checks: analyzers, exported symbols, what must not be in the re
 	@tests/install-deps.sh test
 	@tests/run.sh -v tests/check.sh
 
-bench: ## measure against the floor on real servers (25 minutes; PGQRS_BENCH_QUICK=1: 3); tables, plots in build/bench
+bench: ## measure against the floor on real servers (35 minutes; PGQRS_BENCH_QUICK=1: 5); tables, plots in build/bench
 	@tests/install-deps.sh bench
 	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
@@ -152,7 +152,7 @@ build-coverage: $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE)) bui
 
 build-sanitized: $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) build/test/s3_server
 
-build-bench: $(BENCHMARKS)
+build-bench: $(BENCHMARKS) build/test/s3_server
 
 build/quickstart: examples/quickstart.c $(HEADERS)
 	@mkdir -p $(@D)

@@ -15,9 +15,14 @@ static inline bool bench_postgres(void)
     return strncmp(bench_dsn, "postgres", 8) == 0;
 }
 
+static inline bool bench_s3(void)
+{
+    return strncmp(bench_dsn, "s3://", 5) == 0;
+}
+
 static inline const char *bench_backend(void)
 {
-    return bench_postgres() ? "postgres" : "sqlite";
+    return bench_postgres() ? "postgres" : bench_s3() ? "s3" : "sqlite";
 }
 
 static inline void bench_check(pgqrs_store *store, pgqrs_result result)
@@ -216,6 +221,7 @@ static inline bench_traffic bench_traffic_per(bench_traffic before, PGconn *conn
 #define BENCH_POSTGRES 1
 #define BENCH_SQLITE 2
 #define BENCH_BOTH 3
+#define BENCH_S3 4 /* its stores are made in s3.c */
 
 typedef struct bench_table {
     const char *name;
@@ -227,9 +233,10 @@ static inline int bench_main(int argc, char **argv, const bench_table *tables, s
 {
     if (argc != 2) bench_die("usage", "PROGRAM DSN");
     bench_dsn = argv[1];
-    if (!strstr(bench_dsn, "://")) bench_die("usage", "the DSN is sqlite://FILE or postgresql://...");
+    if (!strstr(bench_dsn, "://")) bench_die("usage", "the DSN is sqlite://FILE, postgresql://... or s3://BUCKET");
+    int backend = bench_postgres() ? BENCH_POSTGRES : bench_s3() ? BENCH_S3 : BENCH_SQLITE;
     for (size_t i = 0; i < count; i++) {
-        if (!(tables[i].backends & (bench_postgres() ? BENCH_POSTGRES : BENCH_SQLITE))) continue;
+        if (!(tables[i].backends & backend)) continue;
         if (!bench_wanted(tables[i].name)) continue;
         double begun = bench_seconds();
         bench_progress("%s: %s\n", bench_backend(), tables[i].name);

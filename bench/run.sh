@@ -6,9 +6,10 @@
 # JSON lines go to build/bench/results.jsonl, plots beside them. Private servers are started and stopped, unless
 # PGQRS_TEST_POSTGRES_DSN names one; there everything happens in schemas pgqrs_bench_… and is removed afterwards.
 #
-#   PGQRS_BENCH_QUICK    1: under three minutes, with rough figures; the whole takes twenty to twenty-five
+#   PGQRS_BENCH_QUICK    1: five minutes, with rough figures; the whole takes thirty to thirty-five
 #   PGQRS_BENCH_ONLY     names of tables, with commas: enqueue, drain, operations, payload, steady, wakeup, idle, backlog, queues,
-#                        pinned, processes, allocations, traffic, memory, handlers, producer, runs, workflow, resume, compile, size
+#                        pinned, processes, allocations, traffic, memory, handlers, producer, runs, workflow, resume, compile, size,
+#                        s3_consumer, s3_outstanding, s3_hosts, s3_requests, s3_state, s3_idle
 #   PGQRS_BENCH_ROUNDS   how often floor and candidate take turns
 set -euo pipefail
 
@@ -41,6 +42,7 @@ for program in queue threads workflow latency scale processes footprint; do
         "$programs/$program" "$dsn" >>"$results"
     done
 done
+TMPDIR=$scratch "$programs/s3" s3://pgqrs-bench >>"$results" # starts its own server, build/test/s3_server
 "$here/size.sh" >>"$results"
 awk -f "$here/json.awk" -f "$here/table.awk" "$results"
 awk -f "$here/json.awk" -f "$here/targets.awk" "$results"

@@ -23,6 +23,12 @@ BEGIN {
     caption["runs"] = "Runs of a three-step workflow on a pool of threads (0: the caller's), triggered before: runs per second."
     caption["workflow"] = "Runs triggered and worked off one by one, one worker. commit_over_floor: time of a run / (steps + 2) over the floor."
     caption["resume"] = "Resuming a run: claim, load, walk through its finished steps, end."
+    caption["s3_consumer"] = "S3, 60 ms round trip: one consumer that settles and claims in one commit: messages per second. The floor is one conditional PUT after\nthe other, as large as the object."
+    caption["s3_outstanding"] = "S3, 60 ms: 50 threads of one process, each with one operation at a time: operations per second."
+    caption["s3_hosts"] = "S3, 60 ms: processes that each enqueue, take and archive, on one machine and on as many (cache directories of their own): operations\nper second of all; lowest_share: of the slowest process, over the fair share; puts_refused: by HTTP 412, of all PUTs."
+    caption["s3_requests"] = "S3: requests for 1,000 messages, bytes uploaded per message. object_kb: the object at the end."
+    caption["s3_state"] = "S3, 60 ms: single enqueues into an object that holds so many messages. cpu_ms: of the process, per enqueue."
+    caption["s3_idle"] = "S3, 60 ms: workers on an empty queue, in one process: requests of all."
     caption["compile"] = "Compiling pgqrs_sqlite.h with its implementation."
     caption["size"] = "The quickstart, stripped, without libsqlite3."
 }
@@ -46,7 +52,7 @@ function print_row(bench, row,   i, name, text) {
     for (i = 1; i <= columns[bench]; i++) {
         name = column[bench, i]
         text = row == 0 ? name : (bench, row, name) in cell ? cell[bench, row, name] : "-"
-        printf "%" (name ~ /^(backend|operation|load|producer|compiler|options)$/ ? "-" : "") width[bench, name] "s%s", text, i < columns[bench] ? "  " : "\n"
+        printf "%" (name ~ /^(backend|operation|load|producer|compiler|options|state)$/ ? "-" : "") width[bench, name] "s%s", text, i < columns[bench] ? "  " : "\n"
     }
 }
 END {

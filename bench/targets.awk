@@ -16,6 +16,9 @@ function put(key, field) {
     if ("batch" in value) key = key " " value["batch"]
     if ("threads" in value) key = key " " value["threads"]
     if ("processes" in value) key = key " " value["processes"]
+    if ("hosts" in value) key = key " " value["hosts"]
+    if ("backlog" in value && value["bench"] ~ /^s3_/) key = key " " value["backlog"]
+    if ("state" in value) key = key " " value["state"] " " value["messages"]
     if ("compiler" in value) key = key " " value["compiler"]
     if ("options" in value) key = key " " value["options"]
     for (i = 1; i <= count; i++) put(key, names[i])
@@ -65,6 +68,16 @@ END {
     target("SQLite: allocations per message, archive and dequeue", "allocations_per_message sqlite archive and dequeue", "library", "<=", 0, "")
     target("Postgres: resident memory of a store", "memory postgres", "resident_kb_per_store", "<=", 1024, " KB")
     target("SQLite: resident memory of a store", "memory sqlite", "resident_kb_per_store", "<=", 1024, " KB")
+    target("S3 at 60 ms, one consumer, batch 1, messages per second", "s3_consumer s3 1 200", "per_s", ">=", 14, "")
+    target("S3 at 60 ms, one consumer, batch 50, messages per second", "s3_consumer s3 50 1500", "per_s", ">=", 650, "")
+    target("  ... with a backlog of 6,000 messages", "s3_consumer s3 50 6000", "per_s", ">=", 650, "")
+    target("S3 at 60 ms, 50 threads and a producer, enqueues per second", "s3_outstanding s3 enqueue, by a producer 50", "per_s", ">=", 600, "")
+    target("S3 at 60 ms, 50 threads of a pool, messages per second", "s3_outstanding s3 handle, on a pool 50", "per_s", ">=", 600, "")
+    target("S3, 4 processes on one machine: lowest share of the fair one", "s3_hosts s3 4 1", "lowest_share", ">=", 0.5, "")
+    target("  ... p99 of an operation", "s3_hosts s3 4 1", "p99_ms", "<=", 4000, " ms")
+    target("S3, 4 machines: lowest share of the fair one", "s3_hosts s3 4 4", "lowest_share", ">=", 0.5, "")
+    target("  ... p99 of an operation", "s3_hosts s3 4 4", "p99_ms", "<=", 4000, " ms")
+    target("S3, uploaded per enqueue at 20,000 messages", "s3_state s3 ready 20000", "kb_up_per_enqueue", "<=", 16, " KB")
     target("pgqrs_sqlite.h at -O2: compile time (processor)", "compile sqlite gcc -O2", "cpu_s", "<=", 2, " s")
     target("quickstart at -O2, stripped", "size sqlite gcc -O2", "stripped_bytes", "<=", 300000, " B")
     printf "\n%d of %d reached\n", reached, total
