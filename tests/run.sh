@@ -15,6 +15,7 @@
 #
 #   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3
 #                        s3-radosgw"; s3 is the server with faults
+#   PGQRS_TEST_RADOSGW_SHARE   on radosgw only every so manyth case of the conformance suite, beside the whole on the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
@@ -85,7 +86,11 @@ targets_of() {
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
         *) echo "sqlite-file sqlite-memory postgres pgbouncer" ;;
         esac ;;
-    */conformance) echo "$all_targets" ;;
+    # Likewise on S3, where the sanitizers cost little beside the server.
+    */conformance) case " $programs " in
+        *"/sanitize/conformance "*) echo "${all_targets/ s3 / }" ;;
+        *) echo "$all_targets" ;;
+        esac ;;
     esac
 }
 
@@ -238,6 +243,9 @@ run_one() {
         case $target in
         postgres) PGQRS_TEST_DSN=${PGQRS_TEST_POSTGRES_DSN:-} ;;
         pgbouncer) PGQRS_TEST_DSN=${PGQRS_TEST_PGBOUNCER_DSN:-} ;;
+        esac
+        case $target in
+        s3-radosgw) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
         esac
         if [ "$status" = 0 ]; then
             # `timeout` leads a process group of its own and passes a signal on to all that the program forked.
