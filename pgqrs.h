@@ -550,6 +550,8 @@
         PGQRS_POLL_INTERVAL_MS      poll_interval_ms             ms        250
         PGQRS_VALIDATION_CONFIG     validation_config            JSON                rules for payloads, see below
         PGQRS_SQLITE_USE_WAL        sqlite: use_wal                        true
+        PGQRS_S3_MODE               s3: mode                               durable   durable, local: pgqrs_config.s3_local
+        PGQRS_S3_CACHE_DIR          s3: cache_dir                                    pgqrs_config.s3_cache_dir
         PGQRS_POOLER                pooler                                 auto      auto, on, off
         PGQRS_CONFIG_FILE           -                                                the YAML file
 
@@ -2042,7 +2044,9 @@ typedef struct pgqrs_config_desc {
 typedef struct pgqrs_config {
     const char *dsn; /* never NULL */
     pgqrs_store_desc store;
-    int32_t max_connections; /* [16] for programs that open several stores; the library itself opens what you open */
+    int32_t max_connections;  /* [16] for programs that open several stores; the library itself opens what you open */
+    bool s3_local;            /* [false] for pgqrs_s3_desc.mode, which the program makes: true is PGQRS_S3_LOCAL */
+    const char *s3_cache_dir; /* [NULL] for pgqrs_s3_desc.cache_dir */
 } pgqrs_config;
 
 /* Reads the configuration: desc, then the environment, then the file; each field comes from the first that has it. A
@@ -19016,6 +19020,8 @@ typedef enum pgqrsi_field {
     PGQRSI_FIELD_POLL,
     PGQRSI_FIELD_POOLER,
     PGQRSI_FIELD_WAL,
+    PGQRSI_FIELD_S3_MODE,
+    PGQRSI_FIELD_S3_CACHE,
     PGQRSI_FIELD_PAYLOAD,
     PGQRSI_FIELD_STRING,
     PGQRSI_FIELD_DEPTH,
@@ -19032,6 +19038,7 @@ typedef enum pgqrsi_field_kind {
     PGQRSI_FIELD_IS_LIMIT, /* a number, or null: no limit */
     PGQRSI_FIELD_IS_FLAG,
     PGQRSI_FIELD_IS_SWITCH,
+    PGQRSI_FIELD_IS_MODE,
     PGQRSI_FIELD_IS_LIST
 } pgqrsi_field_kind;
 
@@ -19056,6 +19063,8 @@ static const pgqrsi_field_info pgqrsi_fields[] = {
     {"", "poll_interval_ms", "PGQRS_POLL_INTERVAL_MS", PGQRSI_FIELD_IS_NUMBER, 1, INT32_MAX},
     {"", "pooler", "PGQRS_POOLER", PGQRSI_FIELD_IS_SWITCH, 0, 0},
     {"sqlite", "use_wal", "PGQRS_SQLITE_USE_WAL", PGQRSI_FIELD_IS_FLAG, 0, 0},
+    {"s3", "mode", "PGQRS_S3_MODE", PGQRSI_FIELD_IS_MODE, 0, 0},
+    {"s3", "cache_dir", "PGQRS_S3_CACHE_DIR", PGQRSI_FIELD_IS_TEXT, 0, 0},
     {"validation_config", "max_payload_size_bytes", NULL, PGQRSI_FIELD_IS_NUMBER, 1, PGQRSI_CONFIG_SIZE_MAX},
     {"validation_config", "max_string_length", NULL, PGQRSI_FIELD_IS_LIMIT, 0, PGQRSI_CONFIG_SIZE_MAX},
     {"validation_config", "max_object_depth", NULL, PGQRSI_FIELD_IS_NUMBER, 1, INT32_MAX},
@@ -19141,6 +19150,8 @@ static pgqrs_result pgqrsi_config_refuse_value(pgqrsi_config_loader *loader, pgq
         return pgqrsi_config_refuse(loader, field, "must be true or false (or 1 or 0)");
     case PGQRSI_FIELD_IS_SWITCH:
         return pgqrsi_config_refuse(loader, field, "must be auto, on or off");
+    case PGQRSI_FIELD_IS_MODE:
+        return pgqrsi_config_refuse(loader, field, "must be durable or local");
     case PGQRSI_FIELD_IS_LIST:
         return pgqrsi_config_refuse(loader, field, "must be a list of texts");
     default:
@@ -19169,6 +19180,12 @@ static bool pgqrsi_config_switch(const char *text, size_t size, int64_t *out)
     for (*out = 0; *out < 3; (*out)++)
         if (pgqrsi_equal_nocase(text, size, words[*out])) return true;
     return false;
+}
+
+static bool pgqrsi_config_mode(const char *text, size_t size, int64_t *local)
+{
+    *local = pgqrsi_equal_nocase(text, size, "local");
+    return *local || pgqrsi_equal_nocase(text, size, "durable");
 }
 
 static pgqrs_result pgqrsi_config_text_value(pgqrsi_config_loader *loader, pgqrsi_field field, const char *text,
@@ -19217,6 +19234,8 @@ static pgqrs_result pgqrsi_config_scalar(pgqrsi_config_loader *loader, pgqrsi_fi
         good = pgqrsi_config_flag(text, size, &value.number);
     else if (info->kind == PGQRSI_FIELD_IS_SWITCH)
         good = pgqrsi_config_switch(text, size, &value.number);
+    else if (info->kind == PGQRSI_FIELD_IS_MODE)
+        good = pgqrsi_config_mode(text, size, &value.number);
     else if (!quoted && info->kind != PGQRSI_FIELD_IS_LIST)
         good =
             (null && info->kind == PGQRSI_FIELD_IS_LIMIT) ||
@@ -19368,9 +19387,6 @@ static pgqrs_result pgqrsi_config_environment(pgqrsi_config_loader *loader)
     }
     const char *validation = getenv("PGQRS_VALIDATION_CONFIG");
     if (result == PGQRS_OK && validation) result = pgqrsi_config_validation_variable(loader, validation);
-    if (result == PGQRS_OK && getenv("PGQRS_S3_MODE"))
-        result = pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG,
-                                  "PGQRS_S3_MODE is set, but this version has no S3 backend: unset it");
     pgqrsi_config_end_layer(loader);
     return result;
 }
@@ -19453,11 +19469,9 @@ static pgqrs_result pgqrsi_yaml_section(pgqrsi_config_loader *loader, yaml_docum
 static pgqrs_result pgqrsi_yaml_nested(pgqrsi_config_loader *loader, yaml_document_t *document, const char *key,
                                        size_t size, const yaml_node_t *value, bool *nested)
 {
-    static const char *const sections[] = {"sqlite", "validation_config"};
+    static const char *const sections[] = {"sqlite", "s3", "validation_config"};
     *nested = true;
-    if (pgqrsi_equal(key, size, "s3"))
-        return pgqrsi_yaml_refuse(loader, "", "s3", "cannot be used: this version has no S3 backend");
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 3; i++) {
         if (!pgqrsi_equal(key, size, sections[i])) continue;
         if (value->type != YAML_MAPPING_NODE)
             return pgqrsi_yaml_refuse(loader, "", sections[i], "must hold keys of its own, indented below it");
@@ -19595,6 +19609,8 @@ static void pgqrsi_config_fill(const pgqrsi_config_loader *loader)
     loader->config->max_connections = loader->has[PGQRSI_FIELD_CONNECTIONS]
                                           ? (int32_t)values[PGQRSI_FIELD_CONNECTIONS].number
                                           : PGQRSI_CONFIG_CONNECTIONS;
+    loader->config->s3_local = values[PGQRSI_FIELD_S3_MODE].number != 0;
+    loader->config->s3_cache_dir = values[PGQRSI_FIELD_S3_CACHE].text;
     store->schema = values[PGQRSI_FIELD_SCHEMA].text;
     store->connect_timeout_ms = values[PGQRSI_FIELD_CONNECT_TIMEOUT].number * 1000;
     store->default_lease_ms = values[PGQRSI_FIELD_LEASE].number * 1000;

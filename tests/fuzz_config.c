@@ -33,6 +33,8 @@ static const fuzz_variable fuzz_variables[] = {
     {"PGQRS_POLL_INTERVAL_MS", 1, 2147483647, NULL},
     {"PGQRS_POOLER", 0, 0, " auto on off "},
     {"PGQRS_SQLITE_USE_WAL", 0, 0, " true false 1 0 "},
+    {"PGQRS_S3_MODE", 0, 0, " durable local "},
+    {"PGQRS_S3_CACHE_DIR", 0, 0, NULL},
     {"PGQRS_VALIDATION_CONFIG", 0, 0, NULL},
 };
 #define FUZZ_VARIABLES (sizeof fuzz_variables / sizeof fuzz_variables[0])
@@ -45,7 +47,6 @@ static void fuzz_clear(void)
     for (size_t i = 0; i < FUZZ_VARIABLES; i++)
         unsetenv(fuzz_variables[i].name);
     unsetenv("PGQRS_CONFIG_FILE");
-    unsetenv("PGQRS_S3_MODE");
 }
 
 /* Sets the variables, and returns where the file begins; NULL: there is none. */

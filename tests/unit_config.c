@@ -28,6 +28,7 @@ static const char *const test_variables[] = {
     "PGQRS_SQLITE_USE_WAL",
     "PGQRS_POOLER",
     "PGQRS_S3_MODE",
+    "PGQRS_S3_CACHE_DIR",
     "PGQRS_CONFIG_FILE",
 };
 
@@ -122,6 +123,8 @@ static void test_only_a_dsn(void **state)
     assert_int_equal(config->store.default_max_attempts, 0);
     assert_int_equal(config->store.pooler, PGQRS_AUTO);
     assert_int_equal(config->store.sqlite_wal, PGQRS_AUTO);
+    assert_false(config->s3_local);
+    assert_null(config->s3_cache_dir);
     assert_int_equal(config->store.validation.max_payload_bytes, 0);
     assert_null(config->store.validation.forbidden_keys);
     pgqrs_free(config);
@@ -237,8 +240,12 @@ static void test_variable_values(void **state)
         {"PGQRS_POOLER", "Off", NULL},
         {"PGQRS_POOLER", "true", "auto, on or off"},
         {"PGQRS_POOLER", "", "auto, on or off"},
-        {"PGQRS_S3_MODE", "durable", "no S3 backend"},
-        {"PGQRS_S3_MODE", "", "no S3 backend"},
+        {"PGQRS_S3_MODE", "durable", NULL},
+        {"PGQRS_S3_MODE", "Local", NULL},
+        {"PGQRS_S3_MODE", "remote", "durable or local"},
+        {"PGQRS_S3_MODE", "", "durable or local"},
+        {"PGQRS_S3_CACHE_DIR", "/var/cache/jobs", NULL},
+        {"PGQRS_S3_CACHE_DIR", "", "not empty"},
         {"PGQRS_CONFIG_FILE", "", "must not be empty"},
         {"PGQRS_CONFIG_FILE", "missing.yaml", "missing.yaml cannot be opened: it is not there"},
         {"PGQRS_VALIDATION_CONFIG", "{}", NULL},
@@ -302,6 +309,8 @@ static void test_no_value_is_shown(void **state)
     setenv("PGQRS_DSN", "sqlite://jobs.db", 1);
     for (size_t i = 1; i < COUNT(test_variables) - 1; i++) {
         pgqrs_error err;
+        if (strcmp(test_variables[i], "PGQRS_S3_CACHE_DIR") == 0) /* any text will do */
+            continue;
         setenv(test_variables[i], "hunter2 is my password", 1);
         assert_null(pgqrs_config_load(NULL, &err));
         test_has(&err, test_variables[i]);
@@ -323,6 +332,7 @@ static const char test_file[] = "# all of it\n"
                                 "pooler: off\n"
                                 "sqlite:\n"
                                 "  use_wal: true\n"
+                                "s3: {mode: LOCAL, cache_dir: /var/cache/jobs}\n"
                                 "validation_config:\n"
                                 "  max_payload_size_bytes: 17\n"
                                 "  max_string_length: 18\n"
@@ -351,6 +361,8 @@ static void test_whole_file(void **state)
     assert_int_equal(store->poll_ms, 16);
     assert_int_equal(store->pooler, PGQRS_OFF);
     assert_int_equal(store->sqlite_wal, PGQRS_ON);
+    assert_true(config->s3_local);
+    assert_string_equal(config->s3_cache_dir, "/var/cache/jobs");
     assert_int_equal(store->validation.max_payload_bytes, 17);
     assert_int_equal(store->validation.max_string_bytes, 18);
     assert_int_equal(store->validation.max_depth, 19);
@@ -537,7 +549,8 @@ static void test_file_contents(void **state)
         {"line 2: key 'max_read_ct'", "max_read_ct: 5\nmax_read_ct: 5\n", "is there twice"},
         {"line 3: key 'sqlite.use_wal'", "sqlite: {use_wal: true}\nsqlite:\n  use_wal: true\n", "is there twice"},
         {"line 1: key 'pooler'", "pooler: maybe\n", "auto, on or off"},
-        {"line 1: key 's3'", "s3:\n  mode: durable\n", "no S3 backend"},
+        {"line 2: key 's3.mode'", "s3:\n  mode: both\n", "durable or local"},
+        {"line 2: key 's3.bucket'", "s3:\n  bucket: x\n", "not a setting"},
         {"line 1: key '<<'", "<<: {max_read_ct: 5}\n", "not a setting"},
         {"line 1: key ''", "'': 5\n", "not a setting"},
         {"line 1: key 'a?b'", "\"a\\nb\": 5\n", "not a setting"},
