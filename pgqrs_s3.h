@@ -775,7 +775,7 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     size_t rest;
     memset(out, 0, sizeof(*out));
     out->image_size = pgqrsi_s3_image_size(data, size);
-    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    if (!data || out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
     rest = size - out->image_size;
     if (rest == 0) return PGQRSI_S3_FINE;
     bytes = data + out->image_size;
