@@ -35,8 +35,9 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the object
- *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the
+ *     object shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one
+ *     GET that is answered "not modified"; so is a question.
  *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
  *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
  *
@@ -775,7 +776,7 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     size_t rest;
     memset(out, 0, sizeof(*out));
     out->image_size = pgqrsi_s3_image_size(data, size);
-    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    if (!data || out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
     rest = size - out->image_size;
     if (rest == 0) return PGQRSI_S3_FINE;
     bytes = data + out->image_size;
