@@ -15,7 +15,7 @@ UNIT := $(call name_of,$(wildcard tests/unit_*.c))
 CONFORMANCE := $(call name_of,$(wildcard tests/conformance.c tests/fault_*.c))
 PROGRAMS := $(call name_of,$(wildcard tests/test_*.c))
 # Started by tests/proof.sh, not by themselves.
-CHAOS := proof_chaos proof_fulldisk proof_s3_hosts
+CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
@@ -48,7 +48,7 @@ test: ## run every test; installs what is missing, starts private servers (a few
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -62,10 +62,11 @@ test-conformance: ## run the conformance suite and the fault tests on every back
 
 test-matrix: ## compile with gcc and clang in every C and C++ version, every include order
 	@tests/install-deps.sh test
-	@tests/run.sh -v tests/matrix.sh
+	@tests/run.sh -v tests/matrix.sh tests/adapters.sh
 
 test-examples: ## compile and run every program in examples/
 	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory build/test/s3_server
 	@tests/run.sh -v tests/examples.sh
 
 test-manual: ## compile and run every example in the manual and the README
@@ -79,10 +80,12 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power
+	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
+	  build/test/proof_s3_hosts build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
@@ -122,7 +125,7 @@ install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it
 clean: ## remove build/
 	rm -rf build
 
-build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos proof_s3_hosts s3_server s3_request)
+build-tests: $(call test_binaries,$(ALL_TESTS) proof_chaos s3_server s3_request)
 
 build-fuzz: $(call fuzz_binaries,$(FUZZ))
 

@@ -710,6 +710,7 @@ extern "C" {
     X(ERR_TRANSACTION, -52, MISUSE, "the caller's transaction has failed or does not allow this call")                 \
     X(ERR_OBJECT_EXISTS, -53, CONFLICT, "the object is in the bucket already")                                         \
     X(ERR_OBJECT_GONE, -54, FATAL, "the object was in the bucket and is there no more")                                \
+    X(ERR_OBJECT_CHANGED, -55, CONFLICT, "the object and the local copy were both changed since the last sync")        \
     /* objects */                                                                                                      \
     X(ERR_QUEUE_NOT_FOUND, -60, MISUSE, "no queue of this name")                                                       \
     X(ERR_QUEUE_EXISTS, -61, CONFLICT, "a queue of this name is there already")                                        \
@@ -929,15 +930,15 @@ typedef struct pgqrs_store_desc {
     pgqrs_json json;
     pgqrs_observer observer;
     pgqrs_validation validation;
-    int64_t connect_timeout_ms;   /* [30000] for connecting, and for waiting on a locked SQLite file */
-    int32_t retry_limit;          /* [5] how often a safe call is tried again after a passing error; -1: never */
-    int64_t default_lease_ms;     /* [30000] lease of queues created through this store */
-    int32_t default_max_attempts; /* [5] the same for max_attempts */
-    int32_t default_batch;        /* [16] messages a worker takes at once */
-    int64_t heartbeat_ms;         /* [5000] between the heartbeats of a worker */
-    int64_t poll_ms;              /* [250] a waiting consumer looks this often even when nobody wakes it */
-    pgqrs_switch pooler;          /* [auto] Postgres: is there a transaction pooler between? on: no session state */
-    pgqrs_switch sqlite_wal;      /* [on] SQLite: write-ahead log; off: rollback journal */
+    int64_t connect_timeout_ms;     /* [30000] for connecting, and for waiting on a locked SQLite file */
+    int32_t retry_limit;            /* [5] how often a safe call is tried again after a passing error; -1: never */
+    int64_t default_lease_ms;       /* [30000] lease of queues created through this store */
+    int32_t default_max_attempts;   /* [5] the same for max_attempts */
+    int32_t default_batch;          /* [16] messages a worker takes at once */
+    int64_t heartbeat_ms;           /* [5000] between the heartbeats of a worker */
+    int64_t poll_ms;                /* [250] a waiting consumer looks this often even when nobody wakes it */
+    pgqrs_switch pooler;            /* [auto] Postgres: is there a transaction pooler between? on: no session state */
+    pgqrs_switch sqlite_wal;        /* [on] SQLite: write-ahead log; off: rollback journal */
     const struct pgqrs_s3_desc *s3; /* S3: required, see pgqrs_s3.h; read by pgqrs_open only */
 } pgqrs_store_desc;
 
@@ -2079,7 +2080,7 @@ typedef struct pgqrs_backend_open {
     struct pg_conn *connection;
     struct sqlite3 *database;
     const pgqrs_store_desc *settings; /* resolved; lives as long as the store */
-    const char *name; /* for messages about `database`, lives as long as the store; NULL: it has none */
+    const char *name;                 /* for messages about `database`, lives as long as the store; NULL: it has none */
 } pgqrs_backend_open;
 
 typedef struct pgqrs_backend_message {
@@ -17480,9 +17481,11 @@ static const pgqrs_backend *pgqrsi_backend_for(const char *scheme, size_t length
 static const struct {
     const char *scheme;
     const char *header;
-} pgqrsi_known_schemes[] = {
-    {"sqlite", "pgqrs_sqlite.h"}, {"turso", "pgqrs_sqlite.h"}, {"postgresql", "pgqrs.h"}, {"postgres", "pgqrs.h"},
-    {"s3", "pgqrs_s3.h"}};
+} pgqrsi_known_schemes[] = {{"sqlite", "pgqrs_sqlite.h"},
+                            {"turso", "pgqrs_sqlite.h"},
+                            {"postgresql", "pgqrs.h"},
+                            {"postgres", "pgqrs.h"},
+                            {"s3", "pgqrs_s3.h"}};
 
 static pgqrs_result pgqrsi_backend_missing(const char *scheme, size_t length, pgqrs_error *err)
 {
@@ -17583,9 +17586,11 @@ PGQRS_API pgqrs_result pgqrs_backend_enter(pgqrs_store *store, const pgqrs_backe
     pgqrs_result result = pgqrsi_begin(store);
     *self = NULL;
     if (result) return result;
-    if (store->backend != backend)
-        return pgqrsi_end(store, pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED, "this is not for a store on %s, only on %s",
-                                             store->scheme, backend->name));
+    if (store->backend != backend) {
+        pgqrsi_end(store, pgqrsi_fail(store, PGQRS_ERR_UNSUPPORTED, "this is not for a store on %s, only on %s",
+                                      store->scheme, backend->name));
+        return PGQRS_ERR_UNSUPPORTED;
+    }
     *self = store->self;
     return PGQRS_OK;
 }

@@ -35,8 +35,8 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention, and keep large
- *     payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the object
+ *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
  *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
  *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
  *
@@ -50,8 +50,18 @@
  *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
  *
  * Transactional steps (pgqrs_step_desc.transaction)
- *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step. Others
+ *     pgqrs_run_sqlite3 is the copy of the object in memory; what the body writes there is part of the object after the step (give
+ *     tables of your own an INTEGER PRIMARY KEY: the file is made anew now and then, as by VACUUM). Others
  *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
+ *
+ * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
+ *     The store is a SQLite file in the cache directory, for any number of processes of one machine, and no call waits for the
+ *     network. pgqrs_s3_sync uploads what was changed since the last time, pgqrs_s3_snapshot fetches what others have uploaded, and
+ *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
+ *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
+ *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     An upload whose reply was lost, or whose process ended before it came, is recognised by the next sync. Durable and local
+ *     stores of one object have separate caches.
  *
  * What it does not do
  *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
@@ -82,8 +92,9 @@ typedef struct pgqrs_http_field {
 } pgqrs_http_field;
 
 typedef struct pgqrs_http_request {
-    const char *method, *url;       /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
-    const pgqrs_http_field *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
+    const char *method, *url; /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
+    const pgqrs_http_field
+        *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
     size_t field_count;
     const void *body;
     size_t body_size;   /* PUT: to be sent as Content-Length */
@@ -110,15 +121,21 @@ typedef struct pgqrs_http {
  * >>settings
  * --------------------------------------------------------------------------------------------------------------- */
 
+typedef enum pgqrs_s3_mode {
+    PGQRS_S3_DURABLE = 0, /* what a call has changed is in the bucket when it returns */
+    PGQRS_S3_LOCAL = 1    /* it is in a file of this machine until pgqrs_s3_sync */
+} pgqrs_s3_mode;
+
 /* pgqrs_store_desc.s3. Zero means the default in brackets. Strings are copied; http.user must outlive the store. */
 typedef struct pgqrs_s3_desc {
-    pgqrs_http http;           /* required */
-    const char *endpoint;      /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
-    const char *region;        /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
-    const char *access_key;    /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
-    const char *secret_key;    /* [AWS_SECRET_ACCESS_KEY] */
-    const char *session_token; /* [AWS_SESSION_TOKEN, if any] */
-    const char *cache_dir;     /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
+    pgqrs_http http;            /* required */
+    pgqrs_s3_mode mode;         /* [PGQRS_S3_DURABLE] */
+    const char *endpoint;       /* [AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, https://s3.REGION.amazonaws.com] */
+    const char *region;         /* [AWS_REGION, AWS_DEFAULT_REGION, us-east-1] */
+    const char *access_key;     /* [AWS_ACCESS_KEY_ID]; with it come secret_key and session_token from here as well */
+    const char *secret_key;     /* [AWS_SECRET_ACCESS_KEY] */
+    const char *session_token;  /* [AWS_SESSION_TOKEN, if any] */
+    const char *cache_dir;      /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
     int64_t request_timeout_ms; /* [10000] of one HTTP exchange */
     int64_t deadline_ms;        /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN */
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
@@ -129,6 +146,29 @@ typedef struct pgqrs_s3_desc {
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
  * pgqrs_install is the everyday way: it makes the object or brings it up to date, and refuses only what was deleted. */
 PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store);
+
+typedef enum pgqrs_s3_state {
+    PGQRS_S3_LOCAL_MISSING = 1,        /* the local file was removed */
+    PGQRS_S3_REMOTE_MISSING_CLEAN = 2, /* there is no object, and nothing to sync */
+    PGQRS_S3_REMOTE_MISSING_DIRTY = 3, /* there is no object; sync would make it */
+    PGQRS_S3_IN_SYNC = 4,
+    PGQRS_S3_LOCAL_CHANGES = 5,     /* sync would upload them */
+    PGQRS_S3_REMOTE_CHANGES = 6,    /* snapshot would fetch them */
+    PGQRS_S3_CONCURRENT_CHANGES = 7 /* both: sync would be PGQRS_ERR_OBJECT_CHANGED */
+} pgqrs_s3_state;
+
+/* Compares the local file, what it was at the last sync or snapshot, and the object. Changes nothing. A durable store is in sync, or
+ * has no object. */
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state);
+
+/* Uploads the local file, as one consistent version, if it was changed; also where the object was deleted. Others may write to the
+ * file meanwhile; what they write is for the next sync. Nothing changed: nothing is sent. PGQRS_ERR_OBJECT_CHANGED: the object was
+ * changed by others since the last sync or snapshot; both are as they were. A durable store: nothing to do. */
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
+
+/* Makes the local file what the object is. With changes that were not synced it is PGQRS_ERR_OBJECT_CHANGED, unless `discard` is set: then
+ * they are lost. PGQRS_ERR_OBJECT_GONE: there is no object. A durable store looks for a newer version, no more. */
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard);
 
 /* The backend's table, for pgqrs_backend_register. */
 PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
@@ -197,7 +237,7 @@ static uint32_t pgqrsi_s3_big32(const unsigned char *bytes)
 static void pgqrsi_s3_sha_block(pgqrsi_s3_sha *sha, const unsigned char *block)
 {
     uint32_t w[64], s[8];
-    int i;
+    size_t i;
     for (i = 0; i < 16; i++)
         w[i] = pgqrsi_s3_big32(block + 4 * i);
     for (; i < 64; i++) {
@@ -305,7 +345,7 @@ static void pgqrsi_s3_hmac(const void *key, size_t key_size, const char *text, u
 static void pgqrsi_s3_hex(const unsigned char digest[32], char out[65])
 {
     static const char digits[] = "0123456789abcdef";
-    int i;
+    size_t i;
     for (i = 0; i < 32; i++) {
         out[2 * i] = digits[digest[i] >> 4];
         out[2 * i + 1] = digits[digest[i] & 15];
@@ -408,7 +448,8 @@ static int pgqrsi_s3_digits(const char *text, int count)
 static int64_t pgqrsi_s3_http_date(const char *text, size_t size)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    int day, month, year, hour, minute, second;
+    int day, year, hour, minute, second;
+    size_t month;
     if (size != 29 || text[3] != ',' || text[16] != ' ' || text[19] != ':' || text[22] != ':' ||
         memcmp(text + 25, " GMT", 4) != 0)
         return 0;
@@ -422,7 +463,8 @@ static int64_t pgqrsi_s3_http_date(const char *text, size_t size)
     if (month == 12 || day < 1 || day > 31 || year < 1970 || hour < 0 || hour > 23 || minute < 0 || minute > 59 ||
         second < 0 || second > 60)
         return 0;
-    return (pgqrsi_s3_days(year, month + 1, day) * 86400 + hour * 3600 + minute * 60 + second) * INT64_C(1000000);
+    return (pgqrsi_s3_days(year, (int)month + 1, day) * 86400 + (int64_t)hour * 3600 + (int64_t)minute * 60 + second) *
+           INT64_C(1000000);
 }
 
 static bool pgqrsi_s3_same_word(const char *text, size_t size, const char *word)
@@ -733,7 +775,7 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     size_t rest;
     memset(out, 0, sizeof(*out));
     out->image_size = pgqrsi_s3_image_size(data, size);
-    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    if (!data || out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
     rest = size - out->image_size;
     if (rest == 0) return PGQRSI_S3_FINE;
     bytes = data + out->image_size;
@@ -792,8 +834,8 @@ static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
 
 /* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
  * left out; of too many, those that committed first. */
-static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth, uint32_t flags,
-                                     uint32_t place, const pgqrsi_s3_writer *me)
+static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
+                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
 {
     unsigned char *head = body->data + body->size;
     unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
@@ -842,7 +884,11 @@ typedef enum pgqrsi_s3_presence {
 typedef struct pgqrsi_s3 {
     pgqrs_store *store;
     void *inner; /* of the SQLite backend, on db */
-    sqlite3 *db; /* in memory: the base, and what a call has just changed */
+    sqlite3 *db; /* in memory: the base, and what a call has just changed; in local mode only for a moment */
+    bool local;
+    pgqrs_store_desc local_settings;
+    const char *local_path;
+    const char *pending_path;
 
     /* settings: the texts share one result object */
     void *owned;
@@ -1022,18 +1068,20 @@ static pgqrs_result pgqrsi_s3_read_credentials(pgqrsi_s3 *self, const pgqrs_s3_d
     const char *token = given ? desc->session_token : pgqrsi_s3_environment("AWS_SESSION_TOKEN");
     const char *region = pgqrsi_s3_first(desc->region, "AWS_REGION", "AWS_DEFAULT_REGION");
     if (!key || !secret || !*secret)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
-                                  "secret_key of pgqrs_s3_desc",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or access_key and "
+            "secret_key of pgqrs_s3_desc",
+            self->name);
     if (!region) region = "us-east-1";
     if (!pgqrsi_s3_printable(key) || !pgqrsi_s3_printable(secret) || !pgqrsi_s3_printable(region) ||
         (token && !pgqrsi_s3_printable(token)) || strlen(key) >= PGQRSI_S3_NAME_MAX || strlen(secret) > 250 ||
         strlen(region) >= PGQRSI_S3_NAME_MAX)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: the access key, the secret key, the session token or the region is too long, or has "
-                                  "white space or a line break in it",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the access key, the secret key, the session token or the region is too long, or has "
+            "white space or a line break in it",
+            self->name);
     self->access_key = pgqrsi_s3_own(self, key);
     self->secret_key = pgqrsi_s3_own(self, secret);
     self->session_token = token && *token ? pgqrsi_s3_own(self, token) : NULL;
@@ -1086,10 +1134,11 @@ static pgqrs_result pgqrsi_s3_read_endpoint(pgqrsi_s3 *self, const pgqrs_s3_desc
     snprintf(standard, sizeof(standard), "https://s3.%s.amazonaws.com", self->region);
     if (!endpoint) endpoint = standard;
     if (!pgqrsi_s3_endpoint_fine(endpoint))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: the endpoint is not of the form https://host, http://host:port (pgqrs_s3_desc.endpoint, "
-                                  "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL); it takes no user, password or options",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: the endpoint is not of the form https://host, http://host:port (pgqrs_s3_desc.endpoint, "
+            "AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL); it takes no user, password or options",
+            self->name);
     return pgqrsi_s3_make_url(self, endpoint, key);
 }
 
@@ -1104,13 +1153,16 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
     if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
         desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
         desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-                                  "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
-                                  "between 0 and 1 GiB",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
+            "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
+            "between 0 and 1 GiB",
+            self->name);
+    self->local = desc->mode == PGQRS_S3_LOCAL;
     self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
     self->deadline_us = pgqrsi_s3_default(desc->deadline_ms, 30000) * 1000;
-    self->heartbeat_us = desc->heartbeat_ms < 0 ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
+    self->heartbeat_us =
+        desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
     return PGQRS_OK;
@@ -1181,8 +1233,8 @@ static bool pgqrsi_s3_is_network(uint64_t type)
 static pgqrs_result pgqrsi_s3_bad_cache(pgqrsi_s3 *self, const char *path, const char *why)
 {
     return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, errno, NULL,
-                              "the cache directory %s cannot be used: %s; name another one in pgqrs_s3_desc.cache_dir", path,
-                              why);
+                              "the cache directory %s cannot be used: %s; name another one in pgqrs_s3_desc.cache_dir",
+                              path, why);
 }
 
 static bool pgqrsi_s3_make_directories(char *path)
@@ -1228,15 +1280,21 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
                                   "directory in pgqrs_s3_desc.cache_dir");
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
-    room = strlen(base) + strlen(between) + strlen(self->bucket) + 40;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 3 * room);
+    room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 5 * room);
     if (!paths) return pgqrsi_s3_no_memory(self);
-    snprintf(paths, room, "%s%s/%s-%.16s", base, between, self->bucket, hex);
+    snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
     size = strlen(paths);
     memcpy(paths + room, paths, size);
     memcpy(paths + 2 * room, paths, size);
     memcpy(paths + room + size, "/image", sizeof("/image"));
     memcpy(paths + 2 * room + size, "/image.new", sizeof("/image.new"));
+    memcpy(paths + 3 * room, paths, size);
+    memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
+    memcpy(paths + 4 * room, paths, size);
+    memcpy(paths + 4 * room + size, "/pending", sizeof("/pending"));
+    self->pending_path = paths + 4 * room;
+    self->local_path = paths + 3 * room;
     self->directory = paths;
     self->image_path = paths + room;
     self->temporary_path = paths + 2 * room;
@@ -1290,13 +1348,15 @@ static void pgqrsi_s3_real_pause(int64_t us)
 static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
 {
     if (errno != EWOULDBLOCK) return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, errno, NULL,
-                              "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
-                              "raise connect_timeout_ms",
-                              self->name, self->directory);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_BUSY, errno, NULL,
+        "%s: another store of this machine kept the lock in %s for too long; end its transaction or "
+        "raise connect_timeout_ms",
+        self->name, self->directory);
 }
 
-#define PGQRSI_S3_LINE_US INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
+#define PGQRSI_S3_LINE_US                                                                                              \
+    INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
 
 /* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
  * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
@@ -1380,8 +1440,8 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
-    if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size || url_size > sizeof(url) ||
-        etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
+    if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size ||
+        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
         out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
         return false;
     at = (off_t)out->size;
@@ -1451,8 +1511,8 @@ static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
 static pgqrs_result pgqrsi_s3_open_database(pgqrsi_s3 *self)
 {
     pgqrs_backend_open request;
-    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL) !=
-        SQLITE_OK)
+    if (sqlite3_open_v2(":memory:", &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
+                        NULL) != SQLITE_OK)
         return pgqrsi_s3_no_memory(self);
     memset(&request, 0, sizeof(request));
     request.database = self->db;
@@ -1511,7 +1571,8 @@ static pgqrs_result pgqrsi_s3_exec(pgqrsi_s3 *self, const char *sql)
     int rc = sqlite3_exec(self->db, sql, NULL, NULL, NULL);
     if (rc == SQLITE_OK) return PGQRS_OK;
     if (rc == SQLITE_NOMEM) return pgqrsi_s3_no_memory(self);
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->name, sqlite3_errmsg(self->db));
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->name,
+                              sqlite3_errmsg(self->db));
 }
 
 static void pgqrsi_s3_rollback(pgqrsi_s3 *self)
@@ -1679,10 +1740,11 @@ static pgqrs_result pgqrsi_s3_fail_access(pgqrsi_s3 *self, const pgqrs_http_repl
     if (strcmp(reply->code, "ExpiredToken") == 0) cure = "the session token has expired; open the store with a new one";
     if (strcmp(reply->code, "SignatureDoesNotMatch") == 0) cure = "check the secret key and the region";
     if (strcmp(reply->code, "AccessDenied") == 0)
-        cure = "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
-               "denied too";
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, reply->status, NULL, "%s: the store refuses (HTTP %d %s): %s",
-                              self->name, reply->status, reply->code, cure);
+        cure =
+            "the key needs s3:GetObject, s3:PutObject and s3:ListBucket, without which an object that is not there is "
+            "denied too";
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_ACCESS_DENIED, reply->status, NULL,
+                              "%s: the store refuses (HTTP %d %s): %s", self->name, reply->status, reply->code, cure);
 }
 
 /* What a status says to whoever called; the outcome of a change is known to be: nothing. */
@@ -1694,25 +1756,27 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
                                   "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
                                   self->name);
-    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 || strcmp(reply->code, "InvalidToken") == 0)
+    if (status == 401 || status == 403 || strcmp(reply->code, "ExpiredToken") == 0 ||
+        strcmp(reply->code, "InvalidToken") == 0)
         return pgqrsi_s3_fail_access(self, reply);
     if (status == 404 && strcmp(reply->code, "NoSuchBucket") == 0)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, status, NULL,
-                                  "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name, self->bucket);
+                                  "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name,
+                                  self->bucket);
     if (status == 301 || status == 307 || status == 308 || reply->region[0])
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, status, NULL,
-                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name, status,
-                                  reply->region[0] ? ", in the region " : "", reply->region);
+                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name,
+                                  status, reply->region[0] ? ", in the region " : "", reply->region);
     if (status == 429 || status == 503)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
     if (pgqrsi_s3_is_passing(reply))
         return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
-                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network", self->name,
-                                  self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s", self->name,
-                              status, reply->code);
+                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network",
+                                  self->name, self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s",
+                              self->name, status, reply->code);
 }
 
 static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
@@ -1720,8 +1784,9 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
     const char *what = "is damaged: its checksum is wrong; restore an earlier version";
     if (shape == PGQRSI_S3_NO_SQLITE) what = "is not a SQLite file; another key is meant, or it was overwritten";
     if (shape == PGQRSI_S3_FOREIGN)
-        what = "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
-               "upload what VACUUM INTO makes of it";
+        what =
+            "is a SQLite file with something after its end that is not of this library: another program wrote to it; "
+            "upload what VACUUM INTO makes of it";
     if (shape == PGQRSI_S3_OLDER) what = "was answered with an older version than before";
     if (shape == PGQRSI_S3_NEWER)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_SCHEMA_NEWER, 0, NULL,
@@ -1754,10 +1819,11 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
 
 static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
 {
-    return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL,
-                              "%s was there and is gone: somebody deleted it; restore it, or call pgqrs_s3_bootstrap to begin "
-                              "again with nothing",
-                              self->name);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL,
+        "%s was there and is gone: somebody deleted it; restore it, or call pgqrs_s3_bootstrap to begin "
+        "again with nothing",
+        self->name);
 }
 
 /* Other stores of this machine may have it from here, unless they have something newer, or are about to. */
@@ -1766,6 +1832,7 @@ static void pgqrsi_s3_share(pgqrsi_s3 *self)
     pgqrsi_s3_cached cached;
     bool mine = self->locked, newer = false;
     int descriptor;
+    if (self->local) return; /* there it is what the local file was made from */
     if (!mine && pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
     self->locked = true;
     descriptor = mine ? -1 : pgqrsi_s3_open_file(self->image_path, O_RDONLY);
@@ -1826,7 +1893,8 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             result = pgqrsi_s3_fail_status(self, &reply);
         }
         /* A body may be damaged on its way; the clock has just been set by the refusal's own Date. */
-        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) || (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
+        again = (shape != PGQRSI_S3_FINE && odd++ < PGQRSI_S3_ODD_MAX) ||
+                (pgqrsi_s3_is_passing(&reply) && !reply.too_large && !reply.no_memory) ||
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
@@ -1866,17 +1934,15 @@ static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
     return birth ? birth : pgqrsi_s3_unique();
 }
 
-static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size)
 {
     pgqrsi_s3_writer me;
     uint64_t birth = pgqrsi_s3_birth(self);
-    size_t size;
-    const unsigned char *image = pgqrsi_s3_image(self, &size);
     if (!image) return pgqrsi_s3_no_memory(self);
     if (size > self->most)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
-                                  "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
-                                  self->name);
+        return pgqrs_backend_fail(
+            self->store, PGQRS_ERR_FULL, 0, NULL,
+            "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
     if (!pgqrsi_s3_reserve(self->store, &commit->body, size + pgqrsi_s3_trailer_room(&self->trailer)))
         return pgqrsi_s3_no_memory(self);
     memcpy(commit->body.data, image, size);
@@ -1907,10 +1973,11 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
                              now->horizon < commit->trailer.seq)
         return PGQRSI_S3_LOST;
     /* Replaced as a whole, or an earlier version restored, and no try of ours left open. */
-    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq)) return PGQRSI_S3_LOST;
-    commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                        "%s was replaced by a version that does not tell whether the change was in it",
-                                        self->name);
+    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq))
+        return PGQRSI_S3_LOST;
+    commit->result =
+        pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                           "%s was replaced by a version that does not tell whether the change was in it", self->name);
     return PGQRSI_S3_FAILED;
 }
 
@@ -1931,8 +1998,8 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
         commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s", self->name,
-                                    status, pgqrs_result_name(result));
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
+                                    self->name, status, pgqrs_result_name(result));
     }
     commit->result = result;
     return PGQRSI_S3_FAILED;
@@ -1975,10 +2042,9 @@ static pgqrsi_s3_outcome pgqrsi_s3_put_refused(pgqrsi_s3 *self, pgqrsi_s3_commit
     if (++commit->refusals == 1) return PGQRSI_S3_LOST;
     if (commit->refusals < 8) return pgqrsi_s3_put_later(self, commit, 0, patience, again);
     *again = false;
-    commit->result = pgqrs_backend_fail(self->store,
-                                        commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
-                                        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)",
-                                        self->name);
+    commit->result = pgqrs_backend_fail(
+        self->store, commit->uncertain ? PGQRS_ERR_OUTCOME_UNKNOWN : PGQRS_ERR_UNSUPPORTED, 412, NULL,
+        "%s: the store refuses a condition that holds (HTTP 412 for the ETag it gave)", self->name);
     return PGQRSI_S3_FAILED;
 }
 
@@ -2015,8 +2081,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         if (status == 412) return pgqrsi_s3_put_refused(self, commit, patience, again);
         return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
     }
-    if (status < 0 || status == 429)
-        return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
+    if (status < 0 || status == 429) return pgqrsi_s3_put_later(self, commit, reply->retry_after_ms, patience, again);
     if (status == 403 && strcmp(reply->code, "RequestTimeTooSkewed") == 0 && commit->skewed++ == 0) {
         *again = true; /* our clock has just been set by the Date of the refusal */
         return PGQRSI_S3_LOST;
@@ -2076,10 +2141,11 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
         if (status == 412 || status == 409)
             i++;
         else if ((status >= 200 && status < 300) || status == 501)
-            result = pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
-                                        "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
-                                        "overwrite each other; use one that does",
-                                        self->name, conditions[i][0], status);
+            result =
+                pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, status, NULL,
+                                   "%s: this store does not honour conditions on PUT (%s, HTTP %d), so commits would "
+                                   "overwrite each other; use one that does",
+                                   self->name, conditions[i][0], status);
         else
             result = pgqrsi_s3_fail_status(self, &reply);
         again = again && result != PGQRS_OK && pgqrsi_s3_back_off(self, patience, reply.retry_after_ms);
@@ -2090,32 +2156,38 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
     return PGQRS_OK;
 }
 
-/* Stores what db holds now as the successor of base. */
-static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+/* Stores the image as the successor of base. */
+static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned char *image, size_t size,
+                                              pgqrsi_s3_patience *patience, pgqrs_result *result)
 {
     pgqrsi_s3_commit commit;
     pgqrsi_s3_outcome outcome = PGQRSI_S3_FAILED;
     memset(&commit, 0, sizeof(commit));
     commit.create = self->presence != PGQRSI_S3_PRESENT;
     if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
-    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size);
     if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
     if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
     if (outcome == PGQRSI_S3_LANDED) {
-        size_t size;
-        const unsigned char *image = pgqrsi_s3_image(self, &size);
-        /* db is what we sent, unless others have committed on top of it meanwhile. */
-        self->loaded = image && self->trailer.seq == commit.trailer.seq && size == self->trailer.image_size &&
-                       memcmp(image, self->base.data, size) == 0;
-        if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
         pgqrsi_s3_save(self);
         if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
         if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
-    } else {
-        self->loaded = false;
     }
     pgqrsi_s3_release(self->store, &commit.body);
     *result = commit.result;
+    return outcome;
+}
+
+/* Stores what db holds now. */
+static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    size_t size;
+    const unsigned char *image = pgqrsi_s3_image(self, &size);
+    pgqrsi_s3_outcome outcome = pgqrsi_s3_push_image(self, image, size, patience, result);
+    /* db is what we sent, unless others have committed on top of it meanwhile. */
+    self->loaded =
+        outcome == PGQRSI_S3_LANDED && size == self->trailer.image_size && memcmp(image, self->base.data, size) == 0;
+    if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
     return outcome;
 }
 
@@ -2288,6 +2360,19 @@ static bool pgqrsi_s3_answer(pgqrsi_s3_op *op)
     return pgqrsi_s3_end(op, answer);
 }
 
+/* What was removed leaves pages behind that are uploaded with every commit: when they are most of the file it is made anew. Not
+ * being able to is no reason to fail. */
+static void pgqrsi_s3_shrink(pgqrsi_s3 *self)
+{
+    size_t size;
+    const unsigned char *data = pgqrsi_s3_image(self, &size);
+    uint32_t pages, unused;
+    if (!data || size < 100) return;
+    pages = pgqrsi_s3_big32(data + 28);
+    unused = pgqrsi_s3_big32(data + 36);
+    if (pages > 128 && unused > pages / 2) sqlite3_exec(self->db, "VACUUM", NULL, NULL, NULL);
+}
+
 static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
 {
     pgqrsi_s3 *self = op->self;
@@ -2308,11 +2393,12 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
         return pgqrsi_s3_end(op, op->result);
     }
     if (!pgqrsi_s3_changed(self)) return pgqrsi_s3_answer(op);
+    pgqrsi_s3_shrink(self);
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
-        self->yield_until_us = pgqrs_backend_monotonic() +
-                               (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 * (pgqrsi_s3_active_writers(self) - 1);
+        self->yield_until_us = pgqrs_backend_monotonic() + (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 *
+                                                               (pgqrsi_s3_active_writers(self) - 1);
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
@@ -2331,7 +2417,7 @@ static bool pgqrsi_s3_again(pgqrsi_s3_op *op)
 {
     switch (op->stage) {
     case PGQRSI_S3_START:
-        if (!op->self->spanning) return pgqrsi_s3_run(op, op->kind == PGQRSI_S3_WRITE);
+        if (!op->self->spanning && !op->self->local) return pgqrsi_s3_run(op, op->kind == PGQRSI_S3_WRITE);
         op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(op->self);
         op->stage = PGQRSI_S3_PASSING;
         return true;
@@ -2373,9 +2459,9 @@ static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
     self->spanning = false;
     if (verb == PGQRS_BACKEND_COMMIT && result == PGQRS_OK && pgqrsi_s3_changed(self) &&
         pgqrsi_s3_push(self, &patience, &result) == PGQRSI_S3_LOST)
-        result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONFLICT, 0, NULL,
-                                    "%s: another machine committed during the transaction, which was undone; do it again",
-                                    self->name);
+        result = pgqrs_backend_fail(
+            self->store, PGQRS_ERR_CONFLICT, 0, NULL,
+            "%s: another machine committed during the transaction, which was undone; do it again", self->name);
     /* What the program's statements may have done outside of the transaction is not part of the object. */
     if (result != PGQRS_OK || verb == PGQRS_BACKEND_ROLLBACK) {
         pgqrsi_s3_rollback(self);
@@ -2388,12 +2474,14 @@ static pgqrs_result pgqrsi_s3_end_span(pgqrsi_s3 *self, pgqrs_backend_verb verb)
 static pgqrs_result pgqrsi_s3_transact(void *context, pgqrs_backend_verb verb)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) return pgqrs_sqlite_backend()->transaction(self->inner, verb);
     return verb == PGQRS_BACKEND_BEGIN ? pgqrsi_s3_span(self) : pgqrsi_s3_end_span(self, verb);
 }
 
 static sqlite3 *pgqrsi_s3_database(void *context)
 {
-    return ((pgqrsi_s3 *)context)->db;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->database(self->inner) : self->db;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -2455,6 +2543,41 @@ static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
     return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
 }
 
+/* A connection to the local file; NULL: there is no such file, or no memory. */
+static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
+{
+    sqlite3 *db = NULL;
+    int timeout_ms = self->patience_us / 1000 < INT_MAX ? (int)(self->patience_us / 1000) : INT_MAX;
+    if (sqlite3_open_v2(self->local_path, &db, SQLITE_OPEN_READWRITE | flags, NULL) == SQLITE_OK) {
+        sqlite3_busy_timeout(db, timeout_ms);
+        return db;
+    }
+    sqlite3_close(db);
+    return NULL;
+}
+
+/* In local mode nobody is asked anything: the file is made, or is what it was when the last program ended. */
+static pgqrs_result pgqrsi_s3_open_local(pgqrsi_s3 *self)
+{
+    pgqrs_backend_open request;
+    char dsn[4200];
+    if (access(self->local_path, F_OK) != 0) {
+        sqlite3 *db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
+        int rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
+        sqlite3_close(db);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+            return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
+                                      self->name, self->local_path);
+    }
+    self->local_settings = *pgqrs_store_settings(self->store);
+    self->local_settings.sqlite_wal = PGQRS_OFF; /* so that the file alone is all there is */
+    memset(&request, 0, sizeof(request));
+    snprintf(dsn, sizeof(dsn), "sqlite://%s", self->local_path);
+    request.dsn = dsn;
+    request.settings = &self->local_settings;
+    return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
+}
+
 static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_backend_open *request, void **out)
 {
     pgqrsi_s3 *self;
@@ -2471,7 +2594,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
     self->writer = pgqrsi_s3_unique();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
-    if (result == PGQRS_OK) result = pgqrsi_s3_first_look(self);
+    if (result == PGQRS_OK) result = self->local ? pgqrsi_s3_open_local(self) : pgqrsi_s3_first_look(self);
     if (result != PGQRS_OK) {
         pgqrsi_s3_close(self);
         return result;
@@ -2483,6 +2606,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
 static uint32_t pgqrsi_s3_capabilities(void *context)
 {
     const pgqrsi_s3 *self = (const pgqrsi_s3 *)context;
+    if (self->local) return PGQRS_CAN_CLOCK | pgqrs_sqlite_backend()->capabilities(self->inner);
     return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | (self->wake_fd >= 0 ? PGQRS_CAN_WAKE : 0u);
 }
 
@@ -2563,8 +2687,8 @@ static pgqrs_result pgqrsi_s3_queue_delete(void *context, int64_t now_us, const 
                         queue_delete(self->inner, op.now_us, queue, force));
 }
 
-static pgqrs_result pgqrsi_s3_queue_purge(void *context, int64_t now_us, const char *queue, const pgqrs_purge_desc *desc,
-                                          int64_t *removed)
+static pgqrs_result pgqrsi_s3_queue_purge(void *context, int64_t now_us, const char *queue,
+                                          const pgqrs_purge_desc *desc, int64_t *removed)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, *removed = 0,
                         queue_purge(self->inner, op.now_us, queue, desc, removed));
@@ -2625,8 +2749,8 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
         first = false;
         exchange->now_us = op.now_us;
         if (beat)
-            claim->heartbeat = self->locked || exchange->verdict_count > 0 ||
-                               pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
+            claim->heartbeat =
+                self->locked || exchange->verdict_count > 0 || pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
         op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
     }
     if (op.result != PGQRS_OK)
@@ -2643,9 +2767,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
 static pgqrs_result pgqrsi_s3_wait_begin(void *context, int64_t now_us, const char *queue, int64_t for_us)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
-    (void)now_us;
-    (void)queue;
-    (void)for_us;
+    if (self->local) return pgqrs_sqlite_backend()->wait_begin(self->inner, now_us, queue, for_us);
     self->waiting = true;
     pgqrsi_s3_drain(self);
     return PGQRS_OK;
@@ -2659,12 +2781,14 @@ static pgqrs_result pgqrsi_s3_run_wait_begin(void *context, int64_t now_us, int6
 
 static int pgqrsi_s3_wait_fd(void *context)
 {
-    return ((pgqrsi_s3 *)context)->wake_fd;
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    return self->local ? pgqrs_sqlite_backend()->wait_fd(self->inner) : self->wake_fd;
 }
 
 static void pgqrsi_s3_wait_end(void *context)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) pgqrs_sqlite_backend()->wait_end(self->inner);
     self->waiting = false;
     pgqrsi_s3_drain(self);
 }
@@ -2697,8 +2821,8 @@ static pgqrs_result pgqrsi_s3_message_count(void *context, int64_t now_us, const
                         message_count(self->inner, op.now_us, filter, count));
 }
 
-static pgqrs_result pgqrsi_s3_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count, bool force,
-                                             pgqrs_result *results)
+static pgqrs_result pgqrsi_s3_message_delete(void *context, int64_t now_us, const int64_t *ids, size_t count,
+                                             bool force, pgqrs_result *results)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
                         message_delete(self->inner, op.now_us, ids, count, force, results));
@@ -2720,8 +2844,9 @@ static pgqrs_result pgqrsi_s3_message_replay(void *context, int64_t now_us, cons
 
 /* --- workers */
 
-static pgqrs_result pgqrsi_s3_worker_register(void *context, int64_t now_us, const char *name, const char *queue_or_null,
-                                              int64_t stale_us, int64_t epoch, pgqrs_worker_ref *out)
+static pgqrs_result pgqrsi_s3_worker_register(void *context, int64_t now_us, const char *name,
+                                              const char *queue_or_null, int64_t stale_us, int64_t epoch,
+                                              pgqrs_worker_ref *out)
 {
     PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, now_us, PGQRSI_S3_NOTHING,
                         worker_register(self->inner, op.now_us, name, queue_or_null, stale_us, epoch, out));
@@ -3057,12 +3182,316 @@ static pgqrs_result pgqrsi_s3_make_object(pgqrsi_s3 *self)
     return op.result;
 }
 
+/* --- local mode: the file, the base it was made from, and the object */
+
+typedef struct pgqrsi_s3_copy {
+    sqlite3 *db;          /* the local file; NULL: it is not there */
+    unsigned char *image; /* what is in it; SQLite's memory */
+    size_t size;
+    bool dirty;
+} pgqrsi_s3_copy;
+
+/* Apart from what SQLite counts in the header at every commit and every change of the schema, and the mode of the journal. */
+static bool pgqrsi_s3_same_image(const unsigned char *a, size_t a_size, const unsigned char *b, size_t b_size)
+{
+    return a_size == b_size && a_size >= 100 && memcmp(a, b, 18) == 0 && memcmp(a + 20, b + 20, 4) == 0 &&
+           memcmp(a + 28, b + 28, 12) == 0 && memcmp(a + 44, b + 44, 48) == 0 &&
+           memcmp(a + 100, b + 100, a_size - 100) == 0;
+}
+
+static void pgqrsi_s3_close_copy(pgqrsi_s3_copy *copy)
+{
+    sqlite3_free(copy->image);
+    sqlite3_close(copy->db);
+    memset(copy, 0, sizeof(*copy));
+}
+
+static bool pgqrsi_s3_has_tables(sqlite3 *db)
+{
+    sqlite3_stmt *statement = NULL;
+    bool has = sqlite3_prepare_v2(db, "SELECT 1 FROM sqlite_master LIMIT 1", -1, &statement, NULL) == SQLITE_OK &&
+               sqlite3_step(statement) == SQLITE_ROW;
+    sqlite3_finalize(statement);
+    return has;
+}
+
+static pgqrs_result pgqrsi_s3_fail_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    int rc = sqlite3_errcode(copy->db);
+    if (rc == SQLITE_BUSY)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, rc, NULL,
+                                  "%s is in use by another program for too long; try again", self->local_path);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: %s", self->local_path,
+                              sqlite3_errmsg(copy->db));
+}
+
+/* Reads the local file as one version of it. `keep_out`: nobody else gets at it until the copy is closed. */
+static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    /* In this order: in exclusive mode it would keep its first, shared lock while it waits for a writer that waits for that. */
+    const char *begin = keep_out ? "BEGIN EXCLUSIVE; PRAGMA locking_mode=EXCLUSIVE" : "BEGIN IMMEDIATE";
+    sqlite3_int64 size = 0;
+    copy->db = access(self->local_path, F_OK) == 0 ? pgqrsi_s3_connect_local(self, 0) : NULL;
+    if (!copy->db) return PGQRS_OK;
+    if (sqlite3_exec(copy->db, begin, NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    copy->dirty = pgqrsi_s3_has_tables(copy->db);
+    copy->image = sqlite3_serialize(copy->db, "main", &size, 0);
+    copy->size = copy->image ? (size_t)size : 0;
+    if (sqlite3_exec(copy->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
+    if (!copy->image) return pgqrsi_s3_no_memory(self);
+    if (copy->size >= 100) copy->image[18] = copy->image[19] = 1;
+    if (self->presence == PGQRSI_S3_PRESENT)
+        copy->dirty = !pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+    return PGQRS_OK;
+}
+
+/* The base is read anew each time, because another process may have synced. */
+static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
+{
+    pgqrs_result result;
+    memset(copy, 0, sizeof(*copy));
+    result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    self->presence = PGQRSI_S3_UNKNOWN;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    pgqrsi_s3_catch_up(self);
+    return pgqrsi_s3_open_copy(self, keep_out, copy);
+}
+
+static pgqrs_result pgqrsi_s3_end_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, pgqrs_result result)
+{
+    pgqrsi_s3_close_copy(copy);
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fail_missing(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, 0, NULL,
+                              "the local file %s was removed while the store was open; open the store anew and take a "
+                              "snapshot",
+                              self->local_path);
+}
+
+static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_CHANGED, 0, NULL, "%s: %s", self->name, what);
+}
+
+/* Before an upload its writer and counter are written down. So whoever finds the object changed can tell whether it was that one,
+ * whose end nobody saw, also after a restart. */
+#define PGQRSI_S3_PENDING 20
+
+static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter)
+{
+    unsigned char bytes[PGQRSI_S3_PENDING];
+    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_WRONLY | O_CREAT | O_TRUNC);
+    pgqrsi_s3_put(bytes, 8, self->writer);
+    pgqrsi_s3_put(bytes + 8, 8, counter);
+    pgqrsi_s3_put(bytes + 16, 4, pgqrsi_s3_crc(0, bytes, 16));
+    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)))
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
+                          strerror(errno));
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+/* All zero: there is none. */
+static pgqrsi_s3_writer pgqrsi_s3_read_pending(pgqrsi_s3 *self)
+{
+    unsigned char bytes[PGQRSI_S3_PENDING];
+    pgqrsi_s3_writer pending;
+    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_RDONLY);
+    memset(&pending, 0, sizeof(pending));
+    if (descriptor >= 0 && pgqrsi_s3_read_at(descriptor, bytes, sizeof(bytes), 0) &&
+        pgqrsi_s3_crc(0, bytes, 16) == pgqrsi_s3_get(bytes + 16, 4)) {
+        pending.id = pgqrsi_s3_get(bytes, 8);
+        pending.counter = pgqrsi_s3_get(bytes + 8, 8);
+    }
+    pgqrsi_s3_close_file(&descriptor);
+    return pending;
+}
+
+/* Is the object's last commit this one? */
+static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_writer *pending)
+{
+    const pgqrsi_s3_trailer *trailer = &self->trailer;
+    pgqrsi_s3_writer last;
+    if (pending->id == 0 || trailer->writer_count == 0) return false;
+    last = pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1);
+    return last.id == pending->id && last.counter == pending->counter;
+}
+
+static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrsi_s3_writer pending = pgqrsi_s3_read_pending(self);
+    pgqrs_result result = PGQRS_OK;
+    int times;
+    for (times = 0; times < 3; times++) {
+        pgqrsi_s3_outcome outcome;
+        pgqrsi_s3_write_pending(self, self->counter + 1);
+        outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
+        if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
+        if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
+            self->presence = PGQRSI_S3_ABSENT;
+            memset(&self->trailer, 0, sizeof(self->trailer));
+            continue;
+        }
+        if (outcome == PGQRSI_S3_LOST && !pgqrsi_s3_is_last(self, &pending)) break;
+        if (outcome == PGQRSI_S3_LOST) pgqrsi_s3_save(self); /* an earlier upload of ours is what the object is */
+        if (outcome == PGQRSI_S3_LANDED ||
+            pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+            unlink(self->pending_path);
+            return PGQRS_OK;
+        }
+    }
+    return pgqrsi_s3_fail_changed(
+        self, "it was changed by others since the last sync or snapshot, and so was the local file; "
+              "take a snapshot that discards the local changes, and do them again");
+}
+
+static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_copy copy;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    if (result == PGQRS_OK && copy.dirty) {
+        sqlite3_close(copy.db); /* others may write while we upload */
+        copy.db = NULL;
+        result = pgqrsi_s3_upload(self, &copy);
+    }
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+/* Writes the base into the local file, in one transaction: whoever has it open sees the one or the other. */
+static pgqrs_result pgqrsi_s3_restore_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy)
+{
+    sqlite3_backup *backup = NULL;
+    pgqrs_result result;
+    self->loaded = false;
+    result = pgqrsi_s3_load(self); /* base, as a database in memory */
+    if (result == PGQRS_OK) backup = sqlite3_backup_init(copy->db, "main", self->db, "main");
+    if (result == PGQRS_OK && (!backup || sqlite3_backup_step(backup, -1) != SQLITE_DONE))
+        result = pgqrsi_s3_fail_copy(self, copy);
+    if (backup && sqlite3_backup_finish(backup) != SQLITE_OK && result == PGQRS_OK)
+        result = pgqrsi_s3_fail_copy(self, copy);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_fetch(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, bool discard)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    bool moved;
+    pgqrs_result result;
+    if (copy->dirty && !discard)
+        return pgqrsi_s3_fail_changed(self, "the local file has unsynced writes; sync, or discard them");
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    if (result != PGQRS_OK) return result;
+    if (self->presence == PGQRSI_S3_ABSENT)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
+    if (!moved && !copy->dirty) return PGQRS_OK;
+    result = pgqrsi_s3_restore_copy(self, copy);
+    if (result == PGQRS_OK) pgqrsi_s3_save(self);
+    return result;
+}
+
+/* The store's own connection stays; what is loaded to copy from is another one, and goes again. */
+static pgqrs_result pgqrsi_s3_snapshot_file(pgqrsi_s3 *self, bool discard)
+{
+    pgqrsi_s3_copy copy;
+    void *inner = self->inner;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, true, &copy);
+    if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    self->inner = NULL;
+    if (result == PGQRS_OK) result = pgqrsi_s3_fetch(self, &copy, discard);
+    pgqrsi_s3_close_database(self);
+    self->inner = inner;
+    return pgqrsi_s3_end_copy(self, &copy, result);
+}
+
+static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)
+{
+    pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    pgqrsi_s3_copy copy;
+    bool moved = false, missing;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &copy);
+    *state = PGQRS_S3_LOCAL_MISSING;
+    if (result != PGQRS_OK || !copy.db) return pgqrsi_s3_end_copy(self, &copy, result);
+    result = pgqrsi_s3_look(self, &patience, &moved);
+    missing = result == PGQRS_ERR_OBJECT_GONE || (result == PGQRS_OK && self->presence == PGQRSI_S3_ABSENT);
+    if (missing)
+        *state = copy.dirty ? PGQRS_S3_REMOTE_MISSING_DIRTY : PGQRS_S3_REMOTE_MISSING_CLEAN;
+    else if (moved)
+        *state = copy.dirty ? PGQRS_S3_CONCURRENT_CHANGES : PGQRS_S3_REMOTE_CHANGES;
+    else
+        *state = copy.dirty ? PGQRS_S3_LOCAL_CHANGES : PGQRS_S3_IN_SYNC;
+    return pgqrsi_s3_end_copy(self, &copy, missing ? PGQRS_OK : result);
+}
+
+/* --- the entry points */
+
+static pgqrs_result pgqrsi_s3_look_once(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_READ, 0);
+    bool moved;
+    return pgqrsi_s3_op_look(&op, &moved);
+}
+
 PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store)
 {
-    void *self;
-    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &self);
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
     if (result != PGQRS_OK) return result;
-    return pgqrs_backend_leave(store, pgqrsi_s3_make_object((pgqrsi_s3 *)self));
+    self = (pgqrsi_s3 *)context;
+    if (self->local)
+        result = pgqrs_backend_fail(store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
+                                    "%s: in local mode call pgqrs_install, then pgqrs_s3_sync", self->name);
+    else
+        result = pgqrsi_s3_make_object(self);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *state)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    if (!state) {
+        result = pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "state is NULL");
+    } else if (self->local) {
+        result = pgqrsi_s3_compare(self, state);
+    } else {
+        bool there;
+        result = pgqrsi_s3_look_once(self);
+        there = result == PGQRS_OK && self->presence == PGQRSI_S3_PRESENT;
+        *state = there ? PGQRS_S3_IN_SYNC : PGQRS_S3_REMOTE_MISSING_CLEAN;
+        if (result == PGQRS_ERR_OBJECT_GONE) result = PGQRS_OK;
+    }
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local) result = pgqrsi_s3_sync_file((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard)
+{
+    void *context;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    if (((pgqrsi_s3 *)context)->local)
+        result = pgqrsi_s3_snapshot_file((pgqrsi_s3 *)context, discard);
+    else
+        result = pgqrsi_s3_look_once((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
 }
 
 #if defined(__GNUC__) || defined(__clang__)

@@ -660,7 +660,7 @@ typedef struct pgqrsi_sqlite {
     char *paths;
     size_t paths_size;
     const char *called; /* what messages call it; NULL: by its path */
-    const char *path; /* NULL: in memory */
+    const char *path;   /* NULL: in memory */
     const char *lock_path;
     const char *log_path;
     int lock_fd;

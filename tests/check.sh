@@ -15,6 +15,7 @@ mkdir -p "$out"
 
 printf '#define PGQRS_IMPLEMENTATION\n#include "pgqrs_sqlite.h"\n' >"$out/sqlite.c"
 printf '#define PGQRS_IMPLEMENTATION\n#include "pgqrs.h"\n' >"$out/postgres.c"
+printf '#define PGQRS_IMPLEMENTATION\n#include "pgqrs_s3.h"\n' >"$out/s3.c"
 
 compile() { # NAME FLAGS...
     local name=$1
@@ -38,7 +39,7 @@ only_our_symbols() { # NAME
     fi
 }
 
-for name in sqlite postgres; do
+for name in sqlite postgres s3; do
     if compile "$name" -O1 >"$out/$name.log" 2>&1; then
         tap_check "exported symbols, $name" "$out/$name.log" only_our_symbols "$name"
     else
@@ -59,6 +60,8 @@ tidy pgqrs.h >"$out/tidy-pgqrs.log" 2>&1 &
 tidy_pgqrs=$!
 tidy pgqrs_sqlite.h >"$out/tidy-sqlite.log" 2>&1 &
 tidy_sqlite=$!
+tidy pgqrs_s3.h >"$out/tidy-s3.log" 2>&1 &
+tidy_s3=$!
 
 # What would be committed: files that are ignored do not count.
 if git rev-parse --git-dir >/dev/null 2>&1; then
@@ -120,5 +123,6 @@ tidied() { # PID LOG
 }
 tap_check "clang-tidy, pgqrs.h" "$out/tidied.log" tidied "$tidy_pgqrs" "$out/tidy-pgqrs.log"
 tap_check "clang-tidy, pgqrs_sqlite.h" "$out/tidied.log" tidied "$tidy_sqlite" "$out/tidy-sqlite.log"
+tap_check "clang-tidy, pgqrs_s3.h" "$out/tidied.log" tidied "$tidy_s3" "$out/tidy-s3.log"
 
 tap_end

@@ -308,7 +308,7 @@ static void default_settings_work(void)
 
 static void backend_has_a_name(void)
 {
-    SAME(on(ON_SERVER) ? "postgres" : on(ON_S3) ? "s3" : "sqlite", pgqrs_store_backend(T.store));
+    SAME(on(ON_SERVER) ? "postgres" : on(ON_BUCKET) ? "s3" : "sqlite", pgqrs_store_backend(T.store));
 }
 
 static void turso_dsn_is_served_too(void)
@@ -1258,7 +1258,7 @@ static void config_takes_the_dsn_from_code_first(void)
     keep(config);
     SAME(T.dsn, config->dsn);
     EQ(16, config->max_connections);
-    if (on(ON_S3))
+    if (on(ON_BUCKET))
         config->store.s3 = test_s3_desc();
     store = remember_store(pgqrs_open(config->dsn, &config->store, &err));
     assert_non_null(store);

@@ -14,7 +14,7 @@ pg_lib=$(pg_config --libdir)
 
 c_standards="c99 c11 c17"
 cxx_standards="c++11 c++17 c++20"
-layouts="sqlite postgres sqlite+postgres postgres+sqlite static-sqlite static-both threads static-threads"
+layouts="sqlite postgres s3 s3+postgres sqlite+postgres postgres+sqlite static-sqlite static-s3 static-both threads static-threads"
 
 lines() { printf '%s\n' "$@"; }
 
@@ -23,6 +23,8 @@ include_lines() {
     case $1 in
     sqlite | static-sqlite) lines '#include "pgqrs_sqlite.h"' ;;
     postgres) lines '#include "pgqrs.h"' ;;
+    s3 | static-s3) lines '#include "pgqrs_s3.h"' ;;
+    s3+postgres) lines '#include "pgqrs_s3.h"' '#include "pgqrs_sqlite.h"' '#include "pgqrs.h"' ;;
     sqlite+postgres | static-both | threads | static-threads) lines '#include "pgqrs_sqlite.h"' '#include "pgqrs.h"' ;;
     postgres+sqlite) lines '#include "pgqrs.h"' '#include "pgqrs_sqlite.h"' ;;
     esac
@@ -120,7 +122,7 @@ build_cell() { # COMPILER STANDARD OPTIMIZATION LAYOUT DIR
     cc=$(compiler_for "$1" "$2")
     case $2 in c++*) ext=cpp ;; esac
     case $4 in
-    sqlite | static-sqlite) includes="-isystem $out/no-libpq" ;;
+    sqlite | s3 | static-sqlite | static-s3) includes="-isystem $out/no-libpq" ;;
     *) includes="-isystem $pg_include" libs="-L$pg_lib -lpq -lsqlite3" ;;
     esac
     # shellcheck disable=SC2086
@@ -167,7 +169,7 @@ cells() {
             for layout in $layouts; do
                 echo "$cc $std -O0 $layout"
             done
-            for layout in declarations-of-pgqrs.h declarations-of-pgqrs_sqlite.h; do
+            for layout in declarations-of-pgqrs.h declarations-of-pgqrs_sqlite.h declarations-of-pgqrs_s3.h; do
                 echo "$cc $std -O0 $layout"
             done
         done

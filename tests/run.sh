@@ -13,7 +13,8 @@
 # everything else once; fault_*.c only once per target when its sanitized build is given, too. Whatever uses Postgres gets a database of
 # its own.
 #
-#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3"
+#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3
+#                        s3-radosgw"; s3 is the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
@@ -37,7 +38,7 @@ fi
     exit 2
 }
 
-all_targets="sqlite-file sqlite-memory postgres pgbouncer s3"
+all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-local s3-radosgw"
 wanted_targets=${PGQRS_TEST_TARGETS:-$all_targets}
 for target in $wanted_targets; do
     case " $all_targets " in
@@ -69,20 +70,20 @@ targets_of() {
     *.c) ;;
     *) return ;;
     esac
-    declared=$(sed -n 's/^[^A-Za-z]*test targets: *\([a-z -]*[a-z]\).*/\1/p' "$source" | head -n 1)
+    declared=$(sed -n 's/^[^A-Za-z]*test targets: *\([a-z0-9 -]*[a-z0-9]\).*/\1/p' "$source" | head -n 1)
     if [ -n "$declared" ]; then
         echo "$declared"
         return
     fi
     case $1 in
-    # Behind the pooler there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
+    # Behind the pooler and on another S3 server there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
     # without, not both.
-    */sanitize/conformance) echo "${all_targets/ pgbouncer/}" ;;
+    */sanitize/conformance) echo "sqlite-file sqlite-memory postgres s3" ;;
     # What fails inside of SQLite is the same below S3, which has faults of its own in test_s3_store.c.
-    */sanitize/fault_*) echo "${all_targets% pgbouncer s3}" ;;
+    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres" ;;
     */fault_*) case " $programs " in
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
-        *) echo "${all_targets% s3}" ;;
+        *) echo "sqlite-file sqlite-memory postgres pgbouncer" ;;
         esac ;;
     */conformance) echo "$all_targets" ;;
     esac
@@ -171,7 +172,7 @@ uses_postgres() {
 }
 uses_s3() {
     case ${run_targets[$1]}:${run_programs[$1]} in
-    s3*:* | :*/test_s3_http | :*/examples.sh) return 0 ;;
+    s3-radosgw:* | :*/test_s3_http) return 0 ;;
     esac
     return 1
 }

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "s3_signature.h"
@@ -129,25 +130,63 @@ static bool s3_exchange_bytes(int port, const void *data, size_t size, s3_text *
     return moved == 0 && !reply->failed;
 }
 
-/* An unsigned request: /_control, /_raw/bucket/key. The status, 0: no reply; `body` may be NULL. */
-static int s3_raw(int port, const char *method, const char *path, const void *data, size_t size, s3_text *body)
+/* Head and body of one request to a port, and the status and body of the reply; 0: there is none. */
+static int s3_ask(int port, s3_text *head, const void *data, size_t size, s3_text *body)
 {
-    s3_text request = {NULL, 0, 0, false}, reply = {NULL, 0, 0, false};
-    char head[600];
+    s3_text reply = {NULL, 0, 0, false};
     const char *end = NULL;
     int status = 0;
-    snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n", method, path, size);
-    s3_put(&request, head);
-    s3_add(&request, data, size);
-    if (!request.failed && s3_exchange_bytes(port, request.data, request.size, &reply))
+    s3_add(head, data, size);
+    if (!head->failed && s3_exchange_bytes(port, head->data, head->size, &reply))
         end = strstr(reply.data, "\r\n\r\n");
     if (!end || sscanf(reply.data, "HTTP/1.1 %d", &status) != 1)
         status = 0;
     if (body && end)
         s3_add(body, end + 4, reply.size - (size_t)(end + 4 - reply.data));
-    s3_free(&request);
+    s3_free(head);
     s3_free(&reply);
     return status;
+}
+
+/* An unsigned request: /_control, /_raw/bucket/key. The status, 0: no reply; `body` may be NULL. */
+static int s3_raw(int port, const char *method, const char *path, const void *data, size_t size, s3_text *body)
+{
+    s3_text request = {NULL, 0, 0, false};
+    char head[2000];
+    snprintf(head, sizeof(head), "%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n", method, path, size);
+    s3_put(&request, head);
+    return s3_ask(port, &request, data, size, body);
+}
+
+/* A server on this machine that wants signatures. */
+typedef struct s3_account {
+    const char *endpoint; /* http://127.0.0.1:1234 */
+    const char *access_key, *secret_key;
+} s3_account;
+
+/* The same, signed; for any server. `target`: /bucket/key, percent-encoded. */
+static int s3_signed(const s3_account *account, const char *method, const char *target, const void *data, size_t size, s3_text *body)
+{
+    static const char names[] = "host;x-amz-content-sha256;x-amz-date", unsigned_payload[] = "UNSIGNED-PAYLOAD";
+    const char *host = strstr(account->endpoint, "://") ? strstr(account->endpoint, "://") + 3 : account->endpoint;
+    s3_text canonical = {NULL, 0, 0, false}, request = {NULL, 0, 0, false};
+    char stamp[20], signature[65], head[2600];
+    time_t now = time(NULL);
+    struct tm parts;
+    gmtime_r(&now, &parts);
+    strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &parts);
+    {
+        const s3_field fields[] = {{"host", host}, {"x-amz-content-sha256", unsigned_payload}, {"x-amz-date", stamp}};
+        s3_canonical_request(&canonical, method, target, fields, 3, names, unsigned_payload);
+    }
+    s3_signature(account->secret_key, stamp, "us-east-1", &canonical, signature);
+    s3_free(&canonical);
+    snprintf(head, sizeof(head),
+             "%s %s HTTP/1.1\r\nHost: %s\r\nx-amz-content-sha256: %s\r\nx-amz-date: %s\r\nAuthorization: AWS4-HMAC-SHA256 "
+             "Credential=%s/%.8s/us-east-1/s3/aws4_request, SignedHeaders=%s, Signature=%s\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+             method, target, host, unsigned_payload, stamp, account->access_key, stamp, names, signature, size);
+    s3_put(&request, head);
+    return s3_ask(strrchr(host, ':') ? atoi(strrchr(host, ':') + 1) : 80, &request, data, size, body);
 }
 
 /* Settings as the head of s3_server.c lists them, one per line. */

@@ -282,7 +282,7 @@ pid_file = $dir/s3/mon.pid
 pid_file = $dir/s3/osd.pid
 [client.radosgw]
 pid_file = $dir/s3/radosgw.pid
-rgw_frontends = beast endpoint=127.0.0.1:$s3_port
+rgw_frontends = beast endpoint=127.0.0.1:$s3_port tcp_nodelay=1
 END
 }
 

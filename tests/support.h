@@ -73,11 +73,13 @@ typedef enum test_target {
     ON_POSTGRES = 4,
     ON_PGBOUNCER = 8,
     ON_S3 = 16,
+    ON_S3_LOCAL = 32, /* its local mode, which no test of the suite needs a store for */
+    ON_BUCKET = ON_S3 | ON_S3_LOCAL,
     ON_SQLITE = ON_SQLITE_FILE | ON_SQLITE_MEMORY,
     ON_SERVER = ON_POSTGRES | ON_PGBOUNCER,
-    ON_SHARED = ON_SQLITE_FILE | ON_SERVER | ON_S3, /* several processes, reopening */
+    ON_SHARED = ON_SQLITE_FILE | ON_SERVER | ON_BUCKET, /* several processes, reopening */
     ON_LENT = ON_SQLITE | ON_SERVER, /* stores on a connection of the program's, and without settings */
-    ON_ALL = ON_SQLITE | ON_SERVER | ON_S3
+    ON_ALL = ON_SQLITE | ON_SERVER | ON_BUCKET
 } test_target;
 
 enum {
@@ -112,7 +114,9 @@ static struct {
     int case_number;
     bool loud;
     pid_t pid;
-    s3_process s3_server;
+    s3_process s3_server; /* not running: the server is another one, without control and counters */
+    s3_account s3_account;
+    const char *s3_bucket;
     char s3_endpoint[64];
 } run;
 
@@ -540,12 +544,24 @@ static const pgqrs_s3_desc *test_s3_desc(void)
     memset(&S3.desc, 0, sizeof(S3.desc));
     S3.desc.http.exchange = s3_exchange;
     S3.desc.endpoint = run.s3_endpoint;
-    S3.desc.access_key = "test";
-    S3.desc.secret_key = "secret-of-the-tests";
+    S3.desc.access_key = run.s3_account.access_key;
+    S3.desc.secret_key = run.s3_account.secret_key;
     S3.desc.region = "us-east-1";
     S3.desc.cache_dir = S3.cache;
     S3.desc.heartbeat_ms = -1; /* the cases want to see each one; what is saved has cases of its own */
+    S3.desc.mode = on(ON_S3_LOCAL) ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
     return &S3.desc;
+}
+
+/* Where a store in local mode has its file. */
+static void s3_local_file(char *out, size_t room)
+{
+    unsigned char digest[32];
+    char url[800], hex[65];
+    snprintf(url, sizeof(url), "%s/%.600s", run.s3_endpoint, T.dsn + 5);
+    pgqrsi_s3_sha_of(url, strlen(url), digest);
+    pgqrsi_s3_hex(digest, hex);
+    snprintf(out, room, "%.400s/%.60s-%.16s-local/local.sqlite", S3.cache, run.s3_bucket, hex);
 }
 
 /* Every hook is ours, time is moved by hand. */
@@ -553,7 +569,7 @@ static pgqrs_store_desc test_desc(void)
 {
     pgqrs_store_desc desc;
     memset(&desc, 0, sizeof(desc));
-    if (on(ON_S3))
+    if (on(ON_BUCKET))
         desc.s3 = test_s3_desc();
     if (on(ON_SERVER))
         desc.schema = T.schema;
@@ -700,14 +716,21 @@ static void qualify(char *out, size_t room, const char *sql)
     out[used] = '\0';
 }
 
+/* The case's object, past the library and, where that can be, past faults and counters. */
+static int s3_object(const char *method, const void *data, size_t size, s3_text *body)
+{
+    char path[700];
+    snprintf(path, sizeof(path), "%s/%.600s", run.s3_server.pid ? "/_raw" : "", T.dsn + 5);
+    return run.s3_server.pid ? s3_raw(run.s3_server.port, method, path, data, size, body)
+                             : s3_signed(&run.s3_account, method, path, data, size, body);
+}
+
 /* The object as a file, for sqlite3; and back, when that has changed it. */
 static void s3_fetch_object(void)
 {
     s3_text body = {NULL, 0, 0, false};
     FILE *file = fopen(T.file, "wb");
-    char path[700];
-    snprintf(path, sizeof(path), "/_raw/%.600s", T.dsn + 5);
-    if (!file || s3_raw(run.s3_server.port, "GET", path, NULL, 0, &body) != 200)
+    if (!file || s3_object("GET", NULL, 0, &body) != 200)
         fail_at(__FILE__, __LINE__, "%s cannot be fetched", T.dsn);
     fwrite(body.data, 1, body.size, file);
     fclose(file);
@@ -718,7 +741,6 @@ static void s3_fetch_object(void)
 static void s3_store_object(void)
 {
     static unsigned char data[4 << 20];
-    char path[700];
     FILE *file = fopen(T.file, "rb");
     size_t size = file ? fread(data, 1, sizeof(data), file) : 0;
     if (file)
@@ -727,9 +749,7 @@ static void s3_store_object(void)
     size = pgqrsi_s3_image_size(data, size);
     if (size == 0)
         fail_at(__FILE__, __LINE__, "what was %s is no SQLite file any more", T.dsn);
-    snprintf(path, sizeof(path), "/_raw/%.600s", T.dsn + 5);
-    if (pgqrsi_s3_big32(data + 24) != T.object_counter &&
-        s3_raw(run.s3_server.port, "PUT", path, data, size, NULL) != 200)
+    if (pgqrsi_s3_big32(data + 24) != T.object_counter && s3_object("PUT", data, size, NULL) != 200)
         fail_at(__FILE__, __LINE__, "%s cannot be stored", T.dsn);
 }
 
@@ -1389,9 +1409,12 @@ static void place_for_case(const test_case *test)
         snprintf(T.dsn, sizeof(T.dsn), "sqlite://%s", T.file);
         break;
     case ON_S3:
+    case ON_S3_LOCAL:
         snprintf(T.file, sizeof(T.file), "%s/case%d.db", run.dir, run.case_number);
-        snprintf(T.dsn, sizeof(T.dsn), "s3://pgqrs-test/case%d.sqlite", run.case_number);
+        snprintf(T.dsn, sizeof(T.dsn), "s3://%s/run%d/case%d.sqlite", run.s3_bucket, (int)run.pid, run.case_number);
         snprintf(S3.cache, sizeof(S3.cache), "%s/cache%d", run.dir, run.case_number);
+        if (on(ON_S3_LOCAL))
+            s3_local_file(T.file, sizeof(T.file));
         break;
     case ON_SQLITE_MEMORY:
         snprintf(T.dsn, sizeof(T.dsn), "sqlite::memory:");
@@ -1422,10 +1445,10 @@ static void remove_file(const char *file)
 static void s3_remove_case(void)
 {
     char command[800];
-    snprintf(command, sizeof(command), "/_raw/%.600s", T.dsn + 5);
-    s3_raw(run.s3_server.port, "DELETE", command, NULL, 0, NULL);
-    s3_control(run.s3_server.port, "clock_s=0\nwrite_interval_ms=0\nread_only=0\nhonour=both\nmatch=any\netag=quoted\n"
-                                   "etag_from=content\nabsent_match=404\nretry_after=1");
+    s3_object("DELETE", NULL, 0, NULL);
+    if (run.s3_server.pid)
+        s3_control(run.s3_server.port, "clock_s=0\nwrite_interval_ms=0\nread_only=0\nhonour=both\nmatch=any\netag=quoted\n"
+                                       "etag_from=content\nabsent_match=404\nretry_after=1");
     snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
     if (S3.cache[0] && system(command) != 0)
         fprintf(stderr, "# %s failed\n", command);
@@ -1440,9 +1463,9 @@ static void tidy_up_case(void)
     close_all_stores();
     free_results();
     close_connections();
-    if ((on(ON_SQLITE_FILE) || on(ON_S3)) && T.file[0])
+    if ((on(ON_SQLITE_FILE) || on(ON_BUCKET)) && T.file[0])
         remove_file(T.file);
-    if (on(ON_S3))
+    if (on(ON_BUCKET))
         s3_remove_case();
     if (on(ON_SERVER) && strcmp(T.schema, run.schema) != 0 && T.schema[0])
         server_exec("SET client_min_messages TO warning; DROP SCHEMA IF EXISTS \"%s\" CASCADE", T.schema);
@@ -1530,6 +1553,30 @@ static bool ci(void)
 }
 
 /* Reads target and DSN. Not 0: the program ends with that status minus one, having said why. */
+/* A server of our own, or the one that was started for us. */
+static bool start_s3(bool other)
+{
+    static const char *const settings[] = {"access_key=test", "secret_key=secret-of-the-tests", "bucket=pgqrs-test", NULL};
+    const char *endpoint = getenv("PGQRS_TEST_S3_ENDPOINT");
+    run.s3_account.access_key = other ? getenv("PGQRS_TEST_S3_ACCESS_KEY") : "test";
+    run.s3_account.secret_key = other ? getenv("PGQRS_TEST_S3_SECRET_KEY") : "secret-of-the-tests";
+    run.s3_bucket = other ? getenv("PGQRS_TEST_S3_BUCKET") : "pgqrs-test";
+    if (other && (!endpoint || !run.s3_account.access_key || !run.s3_account.secret_key || !run.s3_bucket)) {
+        fprintf(stderr, "PGQRS_TEST_S3_ENDPOINT, _ACCESS_KEY, _SECRET_KEY or _BUCKET is not set (tests/servers.sh start DIR s3)\n");
+        return false;
+    }
+    if (!other && !s3_process_start(&run.s3_server, settings)) {
+        fprintf(stderr, "the S3 server of the tests does not start; make build/test/s3_server\n");
+        return false;
+    }
+    snprintf(run.s3_endpoint, sizeof(run.s3_endpoint), "http://127.0.0.1:%d", run.s3_server.port);
+    if (other)
+        snprintf(run.s3_endpoint, sizeof(run.s3_endpoint), "%s", endpoint);
+    run.s3_account.endpoint = run.s3_endpoint;
+    snprintf(run.password, sizeof(run.password), "%s", run.s3_account.secret_key);
+    return true;
+}
+
 static int begin_run(void)
 {
     static const struct {
@@ -1539,7 +1586,9 @@ static int begin_run(void)
                    {"sqlite-memory", ON_SQLITE_MEMORY},
                    {"postgres", ON_POSTGRES},
                    {"pgbouncer", ON_PGBOUNCER},
-                   {"s3", ON_S3}};
+                   {"s3", ON_S3},
+                   {"s3-local", ON_S3_LOCAL},
+                   {"s3-radosgw", ON_S3}};
     const char *name = getenv("PGQRS_TEST_TARGET");
     const char *dsn = getenv("PGQRS_TEST_DSN");
     size_t i;
@@ -1555,7 +1604,7 @@ static int begin_run(void)
         if (strcmp(name, targets[i].name) == 0)
             run.target = targets[i].target;
     if (!run.target) {
-        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3\n", name);
+        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-local, s3-radosgw\n", name);
         return 3;
     }
     printf("# target %s, seed %" PRIu64 " (PGQRS_TEST_SEED repeats it)\n", name, run.seed);
@@ -1571,16 +1620,9 @@ static int begin_run(void)
         snprintf(run.schema, sizeof(run.schema), "t%08x%04x", (unsigned)(run.seed * UINT64_C(0x9E3779B97F4A7C15) >> 32),
                  (unsigned)getpid() & 0xffffu);
     }
-    if (run.target == ON_S3) {
-        static const char *const settings[] = {"access_key=test", "secret_key=secret-of-the-tests", "bucket=pgqrs-test", NULL};
-        if (!s3_process_start(&run.s3_server, settings)) {
-            fprintf(stderr, "the S3 server of the tests does not start; make build/test/s3_server\n");
-            return 3;
-        }
-        snprintf(run.s3_endpoint, sizeof(run.s3_endpoint), "http://127.0.0.1:%d", run.s3_server.port);
-        snprintf(run.password, sizeof(run.password), "secret-of-the-tests");
-    }
-    if (run.target == ON_SQLITE_FILE || run.target == ON_S3) {
+    if (on(ON_BUCKET) && !start_s3(strcmp(name, "s3-radosgw") == 0))
+        return 3;
+    if (on(ON_SQLITE_FILE) || on(ON_BUCKET)) {
         if (dsn && strncmp(dsn, "sqlite://", 9) == 0 && strrchr(dsn + 9, '/')) {
             snprintf(run.dir, sizeof(run.dir), "%.*s", (int)(strrchr(dsn + 9, '/') - (dsn + 9)), dsn + 9);
         } else {
@@ -1617,7 +1659,7 @@ static int end_run(void)
         PQclear(result);
         PQfinish(connection);
     }
-    if (run.target == ON_S3) {
+    if (on(ON_BUCKET)) {
         while (S3.count > 0)
             http_socket_destroy(S3.idle[--S3.count]);
         s3_process_stop(&run.s3_server);

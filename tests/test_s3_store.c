@@ -802,7 +802,28 @@ static void cache_may_go_and_be_shared(void)
     NUMBERS(4, 0, 0, 0, 0);
 }
 
-/* The file grows and shrinks with what is in it; an object over the limit is refused and stays as it was. */
+static void object_shrinks_with_what_is_removed(void)
+{
+    char *payload = json_string_of(200000);
+    s3_text large, small;
+    int i;
+    for (i = 0; i < 3; i++)
+        OK(pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
+    large = object();
+    for (i = 0; i < 3; i++)
+        OK(pgqrs_delete(T.store, must_take()));
+    put();
+    small = object();
+    YES(large.size > 600000);
+    YES(small.size < 200000);
+    s3_free(&large);
+    s3_free(&small);
+    free(payload);
+    OK(pgqrs_verify(T.store));
+    OK(pgqrs_archive(T.store, must_take()));
+}
+
+/* An object over the limit is refused and stays as it was. */
 static void object_may_not_become_too_large(void)
 {
     pgqrs_store_desc desc = test_desc();
@@ -932,6 +953,261 @@ static void no_memory_is_an_error_that_tells_the_truth(void)
     OK(pgqrs_verify(T.store));
 }
 
+/* ------------------------------------------------------------------------------------------------------------------
+ * Local mode
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_s3_desc local_s3[3];
+static char local_caches[3][700];
+
+/* A store in local mode; `machine` 0 to 2 has a cache directory of its own. */
+static pgqrs_store *local_store(int machine)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    local_s3[machine] = *desc.s3;
+    snprintf(local_caches[machine], sizeof(local_caches[machine]), "%s/local%d", S3.cache, machine);
+    local_s3[machine].cache_dir = local_caches[machine];
+    local_s3[machine].mode = PGQRS_S3_LOCAL;
+    local_s3[machine].deadline_ms = 500;
+    local_s3[machine].request_timeout_ms = 300;
+    desc.s3 = &local_s3[machine];
+    return open_store(&desc);
+}
+
+static pgqrs_s3_state state_on(pgqrs_store *store)
+{
+    pgqrs_s3_state state = (pgqrs_s3_state)0;
+    OK_ON(store, pgqrs_s3_state_get(store, &state));
+    return state;
+}
+
+static int64_t ready_on(pgqrs_store *store)
+{
+    pgqrs_message_filter filter;
+    int64_t count = -1;
+    memset(&filter, 0, sizeof(filter));
+    OK_ON(store, pgqrs_message_count(store, &filter, &count));
+    return count;
+}
+
+static void enqueue_on(pgqrs_store *store)
+{
+    OK_ON(store, pgqrs_enqueue(store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+}
+
+static void every_state_is_told(void)
+{
+    pgqrs_store *a, *b;
+    int64_t requests = counted("requests.GET") + counted("requests.PUT");
+    a = local_store(0);
+    EQ(requests, counted("requests.GET") + counted("requests.PUT")); /* nobody was asked */
+    EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(a));
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(a));
+    FAILS_ON(a, ERR_OBJECT_GONE, pgqrs_s3_snapshot(a, false));
+    OK_ON(a, pgqrs_install(a));
+    OK_ON(a, pgqrs_queue_create(a, T.queue, NULL));
+    EQ(PGQRS_S3_REMOTE_MISSING_DIRTY, state_on(a));
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    control("counters=0");
+    OK_ON(a, pgqrs_s3_sync(a));
+    OK_ON(a, pgqrs_install(a)); /* changes nothing */
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(0, counted("requests.GET") + counted("requests.PUT"));
+    b = local_store(1);
+    EQ(PGQRS_S3_REMOTE_CHANGES, state_on(b));
+    OK_ON(b, pgqrs_s3_snapshot(b, false));
+    EQ(PGQRS_S3_IN_SYNC, state_on(b));
+    enqueue_on(b);
+    EQ(PGQRS_S3_LOCAL_CHANGES, state_on(b));
+    FAILS_ON(b, ERR_OBJECT_CHANGED, pgqrs_s3_snapshot(b, false));
+    OK_ON(b, pgqrs_s3_sync(b));
+    EQ(PGQRS_S3_REMOTE_CHANGES, state_on(a));
+    enqueue_on(a);
+    EQ(PGQRS_S3_CONCURRENT_CHANGES, state_on(a));
+    close_store(b);
+    {
+        char command[900];
+        snprintf(command, sizeof(command), "rm '%s'/*-local/local.sqlite", local_caches[0]);
+        EQ(0, system(command));
+    }
+    EQ(PGQRS_S3_LOCAL_MISSING, state_on(a));
+    FAILS_ON(a, ERR_DATABASE, pgqrs_s3_sync(a));
+    close_store(a);
+    a = local_store(0);
+    OK_ON(a, pgqrs_s3_snapshot(a, true));
+    EQ(1, ready_on(a));
+    RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_s3_state_get(a, NULL));
+    FAILS_ON(a, ERR_UNSUPPORTED, pgqrs_s3_bootstrap(a));
+}
+
+static void conflict_leaves_the_choice(void)
+{
+    pgqrs_store *a = local_store(0), *b = local_store(1);
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    OK_ON(b, pgqrs_s3_snapshot(b, false));
+    enqueue_on(a);
+    enqueue_on(b);
+    OK_ON(a, pgqrs_s3_sync(a));
+    FAILS_ON(b, ERR_OBJECT_CHANGED, pgqrs_s3_sync(b));
+    FAILS_ON(b, ERR_OBJECT_CHANGED, pgqrs_s3_snapshot(b, false));
+    EQ(PGQRS_S3_CONCURRENT_CHANGES, state_on(b));
+    EQ(1, ready_on(b)); /* and goes on */
+    enqueue_on(b);
+    EQ(2, ready_on(b));
+    OK_ON(b, pgqrs_s3_snapshot(b, true));
+    EQ(1, ready_on(b));
+    EQ(PGQRS_S3_IN_SYNC, state_on(b));
+    enqueue_on(b);
+    OK_ON(b, pgqrs_s3_sync(b));
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    EQ(2, ready_on(a));
+    OK_ON(a, pgqrs_verify(a));
+    EQ(2, ready_on(T.store)); /* the durable one sees it too */
+}
+
+/* What was synced is known after a restart, and by other processes of the machine. */
+static void local_file_survives_restarts(void)
+{
+    pgqrs_store *a = local_store(0), *other;
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    enqueue_on(a);
+    close_store(a);
+    a = local_store(0);
+    EQ(PGQRS_S3_LOCAL_CHANGES, state_on(a));
+    other = local_store(0);
+    enqueue_on(other);
+    EQ(2, ready_on(a));
+    OK_ON(other, pgqrs_s3_sync(other));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    remove_object();
+    EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(a));
+    OK_ON(a, pgqrs_s3_sync(a)); /* nothing changed: nothing is made again */
+    EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(a));
+    enqueue_on(a);
+    EQ(PGQRS_S3_REMOTE_MISSING_DIRTY, state_on(other));
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(other));
+    EQ(3, ready_on(other));
+}
+
+static void *writes_meanwhile(void *user)
+{
+    pgqrs_store *store = (pgqrs_store *)user;
+    int i;
+    for (i = 0; i < 60; i++)
+        if (pgqrs_enqueue(store, T.queue, "1", NULL, NULL) != PGQRS_OK) {
+            fprintf(stderr, "# enqueue %d: %s\n", i, last_message(store));
+            return user;
+        }
+    return NULL;
+}
+
+/* Syncs and snapshots while another store of the machine writes: nothing is dropped, nothing torn. */
+static void writes_during_a_sync_are_kept(void)
+{
+    pgqrs_store *a = local_store(0), *writer = local_store(0);
+    pthread_t thread;
+    void *failed = NULL;
+    int i;
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    EQ(0, pthread_create(&thread, NULL, writes_meanwhile, writer));
+    for (i = 0; i < 15; i++) {
+        pgqrs_result result;
+        OK_ON(a, pgqrs_s3_sync(a));
+        result = pgqrs_s3_snapshot(a, false);
+        YES(result == PGQRS_OK || result == PGQRS_ERR_OBJECT_CHANGED);
+    }
+    pthread_join(thread, &failed);
+    YES(failed == NULL);
+    EQ(60, ready_on(a));
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(60, ready_on(T.store));
+    OK(pgqrs_verify(T.store));
+}
+
+/* Each fault once and three times in a row, in a sync and in a snapshot. */
+static void faults_do_no_harm_to_local_stores(void)
+{
+    pgqrs_store *a = local_store(0), *b = local_store(1);
+    char lines[64];
+    size_t i;
+    int times;
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    OK_ON(b, pgqrs_s3_snapshot(b, false));
+    control("late_ms=30\nslow_ms=30\nretry_after=0");
+    for (i = 0; i < COUNT_OF(faults); i++)
+        for (times = 1; times <= 3; times += 2) {
+            pgqrs_result result;
+            if (strcmp(faults[i], "stale") == 0)
+                continue; /* what a store says is the newest is the newest */
+            snprintf(lines, sizeof(lines), "%s=x%d", faults[i], times);
+            enqueue_on(a);
+            control(lines);
+            result = pgqrs_s3_sync(a);
+            no_more_faults();
+            if (result == PGQRS_ERR_OUTCOME_UNKNOWN || result == PGQRS_ERR_CONNECTION)
+                result = pgqrs_s3_sync(a);
+            RESULT(PGQRS_OK, result);
+            EQ(PGQRS_S3_IN_SYNC, state_on(a));
+            control(lines);
+            result = pgqrs_s3_snapshot(b, false);
+            no_more_faults();
+            if (result == PGQRS_ERR_CONNECTION)
+                result = pgqrs_s3_snapshot(b, false);
+            RESULT(PGQRS_OK, result);
+            EQ(ready_on(a), ready_on(b));
+            EQ(PGQRS_S3_IN_SYNC, state_on(b));
+        }
+}
+
+/* The upload arrived, its reply did not, and nobody could be asked; then more was written. */
+static void sync_of_unknown_outcome_is_found_out(void)
+{
+    pgqrs_store *a = local_store(0);
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    enqueue_on(a);
+    control("lost_reply=PUT:x1\nerror_before=GET:1.0");
+    FAILS_ON(a, ERR_OUTCOME_UNKNOWN, pgqrs_s3_sync(a));
+    no_more_faults();
+    enqueue_on(a);
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    EQ(2, ready_on(T.store));
+    /* The process ended in between: the object is what the file is. */
+    enqueue_on(a);
+    control("lost_reply=PUT:x1\nerror_before=GET:1.0");
+    FAILS_ON(a, ERR_OUTCOME_UNKNOWN, pgqrs_s3_sync(a));
+    no_more_faults();
+    close_store(a);
+    a = local_store(0);
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    EQ(3, ready_on(T.store));
+    /* And the file was written to before the next sync. */
+    enqueue_on(a);
+    control("lost_reply=PUT:x1\nerror_before=GET:1.0");
+    FAILS_ON(a, ERR_OUTCOME_UNKNOWN, pgqrs_s3_sync(a));
+    no_more_faults();
+    close_store(a);
+    a = local_store(0);
+    enqueue_on(a);
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    EQ(5, ready_on(T.store));
+}
+
+static void durable_stores_are_in_sync(void)
+{
+    EQ(PGQRS_S3_IN_SYNC, state_on(T.store));
+    OK(pgqrs_s3_sync(T.store));
+    OK(pgqrs_s3_snapshot(T.store, false));
+    put();
+    remove_object();
+    EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(T.store));
+}
+
 static const test_case s3_cases[] = {
     CASE(bad_dsn_is_refused, NO_STORE),
     CASE(settings_are_checked, NO_STORE),
@@ -962,8 +1238,16 @@ static const test_case s3_cases[] = {
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
+    CASE(object_shrinks_with_what_is_removed, PLAIN),
     CASE(object_may_not_become_too_large, PLAIN),
     CASE(no_memory_is_an_error_that_tells_the_truth, PLAIN),
+    CASE(every_state_is_told, NO_STORE),
+    CASE(conflict_leaves_the_choice, PLAIN),
+    CASE(local_file_survives_restarts, PLAIN),
+    CASE(writes_during_a_sync_are_kept, PLAIN),
+    CASE(faults_do_no_harm_to_local_stores, PLAIN),
+    CASE(sync_of_unknown_outcome_is_found_out, PLAIN),
+    CASE(durable_stores_are_in_sync, PLAIN),
 };
 
 int main(void)
