@@ -249,7 +249,7 @@ static void consumer(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench_series series = {{0}, {0}, {0}};
         double kb = 0;
-        tally cost;
+        tally cost = {0};
         for (int round = 0; round < bench_rounds(3, 1); round++) {
             site s = site_make(cases[i].backlog);
             kb = object_kb();
@@ -332,7 +332,7 @@ static void outstanding(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench_series series = {{0}, {0}, {0}};
         double kb = 0;
-        tally cost;
+        tally cost = {0};
         for (int round = 0; round < bench_rounds(3, 1); round++) {
             site s = site_make(cases[i].backlog);
             PUT_ROUND(&series, cases[i].measure(s.store, &cost));
