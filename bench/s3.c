@@ -38,8 +38,9 @@ static void round_trips(bool slow)
     control(line);
 }
 
+/* cpu_ms: of this process. */
 typedef struct tally {
-    double puts, gets, put_bytes, refused;
+    double puts, gets, put_bytes, refused, cpu_ms;
 } tally;
 
 static double counter(const char *name)
@@ -49,9 +50,17 @@ static double counter(const char *name)
     return (double)value;
 }
 
+static double own_cpu_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1000 + (double)t.tv_nsec / 1e6;
+}
+
 static tally tally_now(void)
 {
-    tally t = {counter("requests.PUT"), counter("requests.GET"), counter("bytes_in.PUT"), counter("status.412")};
+    tally t = {counter("requests.PUT"), counter("requests.GET"), counter("bytes_in.PUT"), counter("status.412"),
+               own_cpu_ms()};
     return t;
 }
 
@@ -62,6 +71,7 @@ static tally tally_since(tally before)
     now.gets -= before.gets;
     now.put_bytes -= before.put_bytes;
     now.refused -= before.refused;
+    now.cpu_ms -= before.cpu_ms;
     return now;
 }
 
@@ -223,6 +233,14 @@ static double drain(pgqrs_store *store, size_t batch, double seconds)
     return (double)client.done / (bench_seconds() - begun);
 }
 
+static double drain_counted(pgqrs_store *store, size_t batch, double seconds, tally *cost)
+{
+    tally before = tally_now();
+    double rate = drain(store, batch, seconds);
+    *cost = tally_since(before);
+    return rate;
+}
+
 static void consumer(void)
 {
     static const struct {
@@ -231,16 +249,18 @@ static void consumer(void)
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench_series series = {{0}, {0}, {0}};
         double kb = 0;
+        tally cost = {0};
         for (int round = 0; round < bench_rounds(3, 1); round++) {
             site s = site_make(cases[i].backlog);
             kb = object_kb();
-            PUT_ROUND(&series, drain(s.store, (size_t)cases[i].batch, 5));
+            PUT_ROUND(&series, drain_counted(s.store, (size_t)cases[i].batch, 5, &cost));
             site_close(&s);
         }
         bench_begin("s3_consumer", "s3");
         bench_number("batch", cases[i].batch, 0);
         bench_number("backlog", cases[i].backlog, 0);
         bench_number("object_kb", kb, 0);
+        bench_number("cpu_ms", cost.cpu_ms / (cost.puts > 0 ? cost.puts : 1), 1);
         end_series(&series);
     }
 }
@@ -257,7 +277,7 @@ static void produce(bench_client *client)
             bench_die("producer", err.message);
 }
 
-static double produce_slice(pgqrs_store *store)
+static double produce_slice(pgqrs_store *store, tally *cost)
 {
     void *contexts[THREADS];
     pgqrs_error err;
@@ -265,7 +285,9 @@ static double produce_slice(pgqrs_store *store)
     if (!producer) bench_die("producer", pgqrs_last_error(store)->message);
     for (int i = 0; i < THREADS; i++)
         contexts[i] = producer;
+    tally before = tally_now();
     double rate = bench_clients(THREADS, bench_slice(5), produce, contexts);
+    *cost = tally_since(before);
     if (pgqrs_producer_close(producer, &err)) bench_die("producer", err.message);
     return rate;
 }
@@ -288,13 +310,16 @@ static pgqrs_result handle(const pgqrs_message *message, void *user)
 }
 
 /* As many messages are taken as there are threads, not more. */
-static double handle_slice(pgqrs_store *store)
+static double handle_slice(pgqrs_store *store, tally *cost)
 {
+    tally before = tally_now();
     double begun = bench_seconds();
     slice s = {store, begun + bench_slice(5), 0, 0};
     pgqrs_work_desc desc = {.until_empty = true, .threads = THREADS, .batch = THREADS};
     bench_check(store, pgqrs_work(store, "bench", handle, &s, &desc));
-    return (double)s.done / (bench_seconds() - begun);
+    double rate = (double)s.done / (bench_seconds() - begun);
+    *cost = tally_since(before);
+    return rate;
 }
 
 static void outstanding(void)
@@ -302,14 +327,15 @@ static void outstanding(void)
     static const struct {
         const char *operation;
         int backlog;
-        double (*measure)(pgqrs_store *store);
+        double (*measure)(pgqrs_store *store, tally *cost);
     } cases[] = {{"enqueue, by a producer", 0, produce_slice}, {"handle, on a pool", 4000, handle_slice}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         bench_series series = {{0}, {0}, {0}};
         double kb = 0;
+        tally cost = {0};
         for (int round = 0; round < bench_rounds(3, 1); round++) {
             site s = site_make(cases[i].backlog);
-            PUT_ROUND(&series, cases[i].measure(s.store));
+            PUT_ROUND(&series, cases[i].measure(s.store, &cost));
             kb = object_kb();
             site_close(&s);
         }
@@ -317,6 +343,8 @@ static void outstanding(void)
         bench_text("operation", cases[i].operation);
         bench_number("threads", THREADS, 0);
         bench_number("object_kb", kb, 0);
+        bench_number("puts_per_s", cost.puts / bench_slice(5), 1);
+        bench_number("cpu_ms", cost.cpu_ms / (cost.puts > 0 ? cost.puts : 1), 1);
         end_series(&series);
     }
 }
@@ -529,26 +557,17 @@ static void requests(void)
 
 /* --- what a commit costs when the object is large */
 
-static double own_cpu_ms(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1000 + (double)t.tv_nsec / 1e6;
-}
-
 static void state_line(pgqrs_store *store, const char *state, int messages)
 {
     int count = bench_pick(30, 10);
     bench_figures ms = {0};
     round_trips(true);
     tally before = tally_now();
-    double cpu = own_cpu_ms();
     for (int i = 0; i < count; i++) {
         double begun = bench_seconds();
         bench_check(store, pgqrs_enqueue(store, "bench", bench_payload, NULL, NULL));
         bench_add(&ms, (bench_seconds() - begun) * 1000);
     }
-    cpu = (own_cpu_ms() - cpu) / count;
     tally cost = tally_since(before);
     bench_begin("s3_state", "s3");
     bench_text("state", state);
@@ -556,7 +575,7 @@ static void state_line(pgqrs_store *store, const char *state, int messages)
     bench_number("object_kb", object_kb(), 0);
     bench_number("kb_up_per_enqueue", cost.put_bytes / 1024 / count, 1);
     bench_number("p50_ms", bench_median(&ms), 1);
-    bench_number("cpu_ms", cpu, 1);
+    bench_number("cpu_ms", cost.cpu_ms / count, 1);
     bench_end();
     bench_progress("    %d %s: %.1f ms\n", messages, state, bench_median(&ms));
     bench_drop(&ms);

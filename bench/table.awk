@@ -23,7 +23,7 @@ BEGIN {
     caption["runs"] = "Runs of a three-step workflow on a pool of threads (0: the caller's), triggered before: runs per second."
     caption["workflow"] = "Runs triggered and worked off one by one, one worker. commit_over_floor: time of a run / (steps + 2) over the floor."
     caption["resume"] = "Resuming a run: claim, load, walk through its finished steps, end."
-    caption["s3_consumer"] = "S3, 60 ms round trip: one consumer that settles and claims in one commit: messages per second. The floor is one conditional PUT after\nthe other, as large as the object."
+    caption["s3_consumer"] = "S3, 60 ms round trip: one consumer that settles and claims in one commit: messages per second. The floor is one conditional PUT after\nthe other, as large as the object. cpu_ms: of the process, per commit."
     caption["s3_outstanding"] = "S3, 60 ms: 50 threads of one process, each with one operation at a time: operations per second."
     caption["s3_hosts"] = "S3, 60 ms: processes that each enqueue, take and archive, on one machine and on as many (cache directories of their own): operations\nper second of all; lowest_share: of the slowest process, over the fair share; puts_refused: by HTTP 412, of all PUTs."
     caption["s3_requests"] = "S3: requests for 1,000 messages, bytes uploaded per message. object_kb: the object at the end."
