@@ -18,6 +18,8 @@ PROGRAMS := $(call name_of,$(wildcard tests/test_*.c))
 CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
+CLI_TESTS := $(wildcard tests/cli_*.sh)
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -31,7 +33,7 @@ fuzz_binaries = $(addprefix build/fuzz/replay/,$(1)) $(addprefix build/fuzz/run/
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize \
         check bench proof install-deps clean build-tests build-sanitized build-bench fuzz coverage build-fuzz \
-        build-coverage test-valgrind test-tsan
+        build-coverage test-valgrind test-tsan cli install test-cli
 
 help: ## show this list
 	@echo "pgqrs.h: a durable queue and workflow engine you copy into a C program. Try it: make quickstart"
@@ -46,9 +48,9 @@ quickstart: ## build and run the first example on a new SQLite database (needs n
 
 test: ## run every test; installs what is missing, starts private servers (a few minutes)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz
+	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -116,6 +118,23 @@ bench: ## measure against the floor on real servers (25 minutes; PGQRS_BENCH_QUI
 	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
 
+cli: ## build the command-line tool, build/pgqrs (see: build/pgqrs --help)
+	@tests/install-deps.sh cli
+	@$(MAKE) --no-print-directory build/pgqrs
+
+install: cli ## install the command-line tool, its manual and the headers below PREFIX (/usr/local)
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin include share/man/man1 $(dir $(BASH_COMPLETION) $(ZSH_COMPLETION)))
+	install -m 755 build/pgqrs $(DESTDIR)$(PREFIX)/bin/pgqrs
+	install -m 644 $(wildcard pgqrs*.h) $(DESTDIR)$(PREFIX)/include
+	build/pgqrs manual --out $(DESTDIR)$(PREFIX)/share/man/man1/pgqrs.1
+	build/pgqrs completion bash --out $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
+	build/pgqrs completion zsh --out $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
+
+test-cli: ## run the tests of the command-line tool
+	@tests/install-deps.sh test
+	@$(MAKE) --no-print-directory $(CLI_PROGRAMS)
+	@tests/run.sh $(CLI_TESTS)
+
 install-deps: ## install everything the tests need (Debian, Ubuntu; elsewhere it names the packages)
 	@tests/install-deps.sh test
 
@@ -154,6 +173,21 @@ build/fuzz/replay/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
 build/fuzz/run/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
 	@mkdir -p $(@D)
 	$(SANITIZE_CC) $(STRICT) -O1 -g -fsanitize=fuzzer $(SANITIZE) $(CPPFLAGS) $(INCLUDES) $< -o $@ $(LDFLAGS) $$(tests/libs.sh $<)
+
+# The command-line tool: the library is one object, its commands are the others.
+CLI_SOURCES := $(wildcard examples/cli/*.c)
+CLI_OBJECTS := $(CLI_SOURCES:examples/cli/%.c=build/cli/%.o)
+CLI_LIBS = $(if $(PG_INCLUDE),-L$(shell pg_config --libdir)) -lpq -lsqlite3 -lyaml $(shell pkg-config --libs ncursesw 2>/dev/null || echo -lncursesw) -pthread
+PREFIX ?= /usr/local
+BASH_COMPLETION := share/bash-completion/completions/pgqrs
+ZSH_COMPLETION := share/zsh/site-functions/_pgqrs
+
+build/cli/%.o: examples/cli/%.c examples/cli/cli.h $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) -O2 -g $(CPPFLAGS) $(INCLUDES) -DPGQRS_YAML -DPGQRS_THREADS -pthread -c $< -o $@
+
+build/pgqrs: $(CLI_OBJECTS)
+	$(CC) $(CLI_OBJECTS) -o $@ $(LDFLAGS) $(CLI_LIBS)
 
 build/bench/%: bench/%.c $(wildcard bench/*.h) $(HEADERS) tests/libs.sh
 	@mkdir -p $(@D)

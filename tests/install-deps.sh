@@ -2,6 +2,7 @@
 # Installs what the project needs from the system's packages, and does nothing when all of it is there.
 #
 #   tests/install-deps.sh quickstart    a C compiler and SQLite's header: enough for `make quickstart`
+#   tests/install-deps.sh cli           what the command-line tool is built with
 #   tests/install-deps.sh test          everything `make test` and `make check` use
 #   tests/install-deps.sh bench         everything `make bench` uses
 #
@@ -21,15 +22,24 @@ apk add build-base sqlite-dev
 pacman -S --needed gcc make sqlite
 brew install sqlite    (and: xcode-select --install)"
     ;;
+cli)
+    apt_packages="gcc libc6-dev make libsqlite3-dev libpq-dev libyaml-dev libncurses-dev pkg-config"
+    commands="make pkg-config"
+    headers="sqlite3.h libpq-fe.h yaml.h curses.h"
+    other="dnf install gcc make sqlite-devel libpq-devel libyaml-devel ncurses-devel pkgconf
+apk add build-base sqlite-dev libpq-dev yaml-dev ncurses-dev pkgconf
+pacman -S --needed gcc make sqlite postgresql-libs libyaml ncurses pkgconf
+brew install sqlite libpq libyaml ncurses pkg-config"
+    ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \
-libcmocka-dev libyaml-dev libcjson-dev libjansson-dev pkg-config clang-tidy llvm valgrind"
-    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config"
-    headers="sqlite3.h libpq-fe.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
-    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel pkgconf
-apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev pkgconf bash
-pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson pkgconf
-brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson pkg-config"
+libcmocka-dev libyaml-dev libcjson-dev libjansson-dev libncurses-dev pkg-config clang-tidy llvm valgrind jq tmux zsh groff-base"
+    commands="gcc g++ make clang clang++ clang-tidy llvm-cov llvm-profdata valgrind pgbouncer pkg-config jq tmux zsh groff"
+    headers="sqlite3.h libpq-fe.h curses.h cmocka.h yaml.h cjson/cJSON.h jansson.h"
+    other="dnf install gcc gcc-c++ make clang clang-tools-extra compiler-rt llvm valgrind libasan libubsan sqlite-devel libpq-devel postgresql-server pgbouncer libcmocka-devel libyaml-devel cjson-devel jansson-devel ncurses-devel pkgconf jq tmux zsh groff
+apk add build-base clang clang-extra-tools compiler-rt llvm valgrind sqlite-dev libpq-dev postgresql pgbouncer cmocka-dev yaml-dev cjson-dev jansson-dev ncurses-dev pkgconf bash jq tmux zsh groff
+pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkgconf jq tmux zsh groff
+brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson ncurses pkg-config jq tmux groff"
     ;;
 bench)
     apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"
@@ -41,7 +51,7 @@ pacman -S --needed gcc make clang sqlite postgresql pgbouncer gnuplot
 brew install llvm sqlite libpq postgresql pgbouncer gnuplot"
     ;;
 *)
-    echo "usage: $0 quickstart|test|bench" >&2
+    echo "usage: $0 quickstart|cli|test|bench" >&2
     exit 2
     ;;
 esac
@@ -87,7 +97,7 @@ if ! command -v dpkg-query >/dev/null 2>&1 || ! command -v apt-get >/dev/null 2>
     by_hand
 fi
 
-if [ "$set_name" = quickstart ] && [ -z "$(missing_tools)" ]; then
+if { [ "$set_name" = quickstart ] || [ "$set_name" = cli ]; } && [ -z "$(missing_tools)" ]; then
     exit 0
 fi
 

@@ -158,7 +158,7 @@ fi
 needs_servers=
 uses_postgres() {
     case ${run_targets[$1]}:${run_programs[$1]} in
-    postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh) return 0 ;;
+    postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh | :*/cli_*.sh) return 0 ;;
     esac
     return 1
 }

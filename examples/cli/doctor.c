@@ -1,0 +1,285 @@
+/* pgqrs doctor: looks at everything that goes wrong at night, and says the cure. Exit status 1 when something is broken; what only deserves
+ * a look is a warning.
+ *
+ * Two questions are Postgres' own, not the library's: who keeps vacuum from its work, and is there a pooler between? They are asked
+ * on a connection of this tool.
+ */
+#include "cli.h"
+#include <inttypes.h>
+#include <libpq-fe.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef enum status { STATUS_OK = 1, STATUS_WARNING = 2, STATUS_PROBLEM = 3 } status;
+
+static const char *status_name(int s)
+{
+    static const char *const names[] = {"unknown", "ok", "warning", "problem"};
+    return s > 0 && s < 4 ? names[s] : names[0];
+}
+
+typedef struct finding {
+    const char *check;
+    int status;
+    char text[400];
+    char cure_text[200];
+    const char *found;
+    const char *cure; /* NULL: nothing to do */
+} finding;
+
+const field finding_fields[] = {{"check", FIELD_TEXT, offsetof(finding, check), FIELD_LISTED, NULL},
+                                {"status", FIELD_NAME, offsetof(finding, status), FIELD_LISTED, status_name},
+                                {"found", FIELD_TEXT, offsetof(finding, found), FIELD_LISTED | FIELD_CUT, NULL},
+                                {"cure", FIELD_TEXT, offsetof(finding, cure), FIELD_LISTED | FIELD_CUT, NULL},
+                                {NULL, FIELD_TEXT, 0, 0, NULL}};
+
+typedef struct patient {
+    cli *c;
+    status worst;
+    int64_t stale_ms;
+} patient;
+
+/* The text is "what\tcure"; without a tab there is no cure. */
+static void report(patient *p, const char *check, status s, const char *format, ...) CLI_PRINTF(4, 5);
+static void report(patient *p, const char *check, status s, const char *format, ...)
+{
+    finding f = {.check = check, .status = (int)s};
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(f.text, sizeof f.text, format, arguments);
+    va_end(arguments);
+    cli_reword(f.text, sizeof f.text);
+    char *tab = strchr(f.text, '\t');
+    if (tab) {
+        *tab = 0;
+        snprintf(f.cure_text, sizeof f.cure_text, "%s", tab + 1);
+        f.cure = f.cure_text;
+    }
+    f.found = f.text;
+    output_rows(&p->c->out, &f, 1, sizeof f);
+    if (s > p->worst) p->worst = s;
+}
+
+/* The check itself did not work: that is a finding, too. */
+static void report_error(patient *p, const char *check)
+{
+    report(p, check, STATUS_PROBLEM, "%s", pgqrs_last_error(p->c->store)->message);
+}
+
+/* --- the tables */
+
+static bool check_schema(patient *p)
+{
+    int32_t version = 0;
+    if (pgqrs_schema_version(p->c->store, &version) != PGQRS_OK) {
+        report_error(p, "schema");
+        return false;
+    }
+    if (version == 0)
+        report(p, "schema", STATUS_PROBLEM, "there are no tables\trun: pgqrs install");
+    else if (version < PGQRS_SCHEMA_VERSION)
+        report(p, "schema", STATUS_PROBLEM, "version %d is older than this tool's, %d\trun: pgqrs migrate",
+               (int)version, PGQRS_SCHEMA_VERSION);
+    else if (version > PGQRS_SCHEMA_VERSION)
+        report(p, "schema", STATUS_PROBLEM, "version %d is newer than this tool's, %d\tupdate pgqrs", (int)version,
+               PGQRS_SCHEMA_VERSION);
+    else
+        report(p, "schema", STATUS_OK, "version %d on %s", (int)version, pgqrs_store_backend(p->c->store));
+    return version == PGQRS_SCHEMA_VERSION;
+}
+
+static void check_tables(patient *p)
+{
+    if (pgqrs_verify(p->c->store) == PGQRS_OK)
+        report(p, "tables", STATUS_OK, "tables, columns, indexes and rows are whole");
+    else
+        report_error(p, "tables");
+}
+
+/* --- queues */
+
+static void check_queue(patient *p, const pgqrs_queue_metrics *m)
+{
+    char age[UNITS_ROOM];
+    units_write_duration(age, sizeof age, m->oldest_ready_ms);
+    if (m->paused && m->ready > 0)
+        report(p, "queues", STATUS_WARNING,
+               "\"%s\" is paused, %" PRId64 " messages wait, the oldest for %s\tpgqrs queue resume %s", m->queue,
+               m->ready, age, m->queue);
+    if (!m->paused && m->ready > 0 && m->live_workers == 0)
+        report(p, "queues", STATUS_WARNING,
+               "nobody works on \"%s\", %" PRId64
+               " messages wait, the oldest for %s\tstart a worker, or look: pgqrs worker list -q %s",
+               m->queue, m->ready, age, m->queue);
+    if (m->dead > 0)
+        report(p, "queues", STATUS_WARNING,
+               "\"%s\" has %" PRId64 " dead letters\tpgqrs dead list %s, then pgqrs dead replay %s", m->queue, m->dead,
+               m->queue, m->queue);
+}
+
+static void check_queues(patient *p)
+{
+    pgqrs_metrics *metrics = NULL;
+    status before = p->worst;
+    if (pgqrs_metrics_get(p->c->store, NULL, &metrics) != PGQRS_OK) {
+        report_error(p, "queues");
+        return;
+    }
+    p->worst = STATUS_OK;
+    for (size_t i = 0; i < metrics->count; i++)
+        check_queue(p, &metrics->items[i]);
+    if (p->worst == STATUS_OK)
+        report(p, "queues", STATUS_OK, "%zu queues, nothing waits without a worker", metrics->count);
+    if (before > p->worst) p->worst = before;
+    pgqrs_free(metrics);
+}
+
+/* --- workers and leases */
+
+static void check_workers(patient *p)
+{
+    pgqrs_workers *workers = NULL;
+    pgqrs_worker_filter filter = {.stale_ms = p->stale_ms, .limit = 1000};
+    if (pgqrs_worker_list(p->c->store, &filter, &workers) != PGQRS_OK) {
+        report_error(p, "workers");
+        return;
+    }
+    int64_t now_us = 0;
+    (void)pgqrs_store_now(p->c->store, &now_us);
+    for (size_t i = 0; i < workers->count; i++) {
+        const pgqrs_worker_info *w = &workers->items[i];
+        char age[UNITS_ROOM];
+        units_write_relative(age, sizeof age, w->heartbeat_at_us, now_us);
+        report(p, "workers", STATUS_PROBLEM,
+               "worker %" PRId64 " (\"%s\") was alive %s, and has %" PRId64 " messages\tpgqrs worker reclaim", w->id,
+               w->name, age, w->held);
+    }
+    if (workers->count == 0) report(p, "workers", STATUS_OK, "no heartbeat is old");
+    pgqrs_free(workers);
+}
+
+/* A lease of hours keeps a message from everybody else for hours when its holder dies. */
+#define LONG_LEASE_MS (INT64_C(3600) * 1000)
+
+static bool check_lease(patient *p, const pgqrs_message *m, int64_t now_us)
+{
+    char left[UNITS_ROOM];
+    int64_t left_ms = (m->lease_until_us - now_us) / 1000;
+    units_write_duration(left, sizeof left, left_ms > 0 ? left_ms : 0);
+    if (m->worker_id != 0 && !m->worker) {
+        report(p, "leases", STATUS_PROBLEM,
+               "message %" PRId64 " of \"%s\" is held for another %s by worker %" PRId64
+               ", who is gone\tpgqrs message release %s %" PRId64,
+               m->id, m->queue, left, m->worker_id, m->queue, m->id);
+        return true;
+    }
+    if (left_ms < LONG_LEASE_MS) return false;
+    report(p, "leases", STATUS_WARNING,
+           "message %" PRId64 " of \"%s\" is held for another %s\tpgqrs message explain %s %" PRId64, m->id, m->queue,
+           left, m->queue, m->id);
+    return true;
+}
+
+/* More than a handful say the same thing. */
+#define LEASES_SHOWN 5
+
+static void check_leases(patient *p)
+{
+    pgqrs_messages *leased = NULL;
+    pgqrs_message_filter filter = {.state = PGQRS_LEASED, .oldest_first = true, .limit = 1000};
+    int64_t now_us, found = 0;
+    if (pgqrs_store_now(p->c->store, &now_us) != PGQRS_OK ||
+        pgqrs_message_list(p->c->store, &filter, &leased) != PGQRS_OK) {
+        report_error(p, "leases");
+        return;
+    }
+    for (size_t i = 0; i < leased->count && found < LEASES_SHOWN; i++)
+        found += check_lease(p, &leased->items[i], now_us);
+    if (found == 0)
+        report(p, "leases", STATUS_OK, "%s%zu messages are leased, none of them for long",
+               leased->count == 1000 ? "at least " : "", leased->count);
+    pgqrs_free(leased);
+}
+
+/* --- Postgres */
+
+/* Whatever holds back the horizon: transactions, prepared ones, replication slots. Ages in minutes. */
+static const char pins[] =
+    "SELECT what, minutes, cure FROM ("
+    " SELECT 'session ' || pid || ' of ' || coalesce(usename, '?') || ' (' || coalesce(state, '?') || ')' AS what,"
+    " (extract(epoch FROM clock_timestamp() - xact_start) / 60)::bigint AS minutes,"
+    " 'SELECT pg_terminate_backend(' || pid || ')' AS cure"
+    " FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    " AND xact_start < clock_timestamp() - interval '5 minutes'"
+    " UNION ALL SELECT 'prepared transaction ' || quote_literal(gid),"
+    " (extract(epoch FROM clock_timestamp() - prepared) / 60)::bigint, 'ROLLBACK PREPARED ' || quote_literal(gid)"
+    " FROM pg_prepared_xacts WHERE database = current_database() AND prepared < clock_timestamp() - interval '5 "
+    "minutes'"
+    ") AS pin ORDER BY minutes DESC LIMIT 5";
+
+static void check_vacuum(patient *p, PGconn *connection)
+{
+    PGresult *result = PQexec(connection, pins);
+    if (PQresultStatus(result) != PGRES_TUPLES_OK)
+        report(p, "vacuum", STATUS_WARNING, "cannot look for old transactions: %.200s", PQresultErrorMessage(result));
+    else if (PQntuples(result) == 0)
+        report(p, "vacuum", STATUS_OK, "no transaction is older than 5 minutes");
+    else
+        for (int i = 0; i < PQntuples(result); i++)
+            report(p, "vacuum", STATUS_PROBLEM,
+                   "%.200s has a transaction open for %s minutes, so vacuum cleans up nothing and tables grow\t%.150s",
+                   PQgetvalue(result, i, 0), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2));
+    PQclear(result);
+}
+
+/* A pooler makes up the process id it gives to clients; the server tells the real one. */
+static void check_pooler(patient *p, PGconn *connection)
+{
+    PGresult *result = PQexec(connection, "SELECT pg_backend_pid()");
+    bool asked = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1;
+    int64_t pid = 0;
+    bool between = asked && units_read_number(PQgetvalue(result, 0, 0), &pid) && pid != PQbackendPID(connection);
+    pgqrs_switch setting = pgqrs_store_settings(p->c->store)->pooler;
+    if (!asked)
+        report(p, "pooler", STATUS_WARNING, "cannot be asked for: %.200s", PQresultErrorMessage(result));
+    else if (between && setting == PGQRS_OFF)
+        report(p, "pooler", STATUS_PROBLEM,
+               "there is a pooler between, and the configuration says there is none\tpooler: auto");
+    else if (!between && setting == PGQRS_ON)
+        report(p, "pooler", STATUS_WARNING,
+               "there is none, and the configuration says there is: sleeping consumers are woken by polling "
+               "only\tpooler: auto");
+    else
+        report(p, "pooler", STATUS_OK, "%s",
+               between ? "a pooler stands between; consumers poll instead of being woken" : "none");
+    PQclear(result);
+}
+
+static void check_postgres(patient *p)
+{
+    PGconn *connection = PQconnectdb(p->c->config->dsn);
+    if (PQstatus(connection) != CONNECTION_OK) {
+        /* Its own words may hold parts of the DSN. */
+        report(p, "vacuum", STATUS_WARNING, "a second connection for this check was refused");
+    } else {
+        check_vacuum(p, connection);
+        check_pooler(p, connection);
+    }
+    PQfinish(connection);
+}
+
+exit_code doctor(cli *c)
+{
+    patient p = {.c = c, .worst = STATUS_OK, .stale_ms = given(c, OPT_MAX_AGE) ? number_of(c, OPT_MAX_AGE) : 60000};
+    output_begin(&c->out, finding_fields);
+    if (check_schema(&p)) {
+        check_tables(&p);
+        check_queues(&p);
+        check_workers(&p);
+        check_leases(&p);
+    }
+    if (strcmp(pgqrs_store_backend(c->store), "postgres") == 0) check_postgres(&p);
+    output_end(&c->out);
+    return p.worst == STATUS_PROBLEM ? FAILED : DONE;
+}

@@ -1,0 +1,5 @@
+/* The library, compiled once for all parts of the tool. */
+#define _GNU_SOURCE
+#define PGQRS_IMPLEMENTATION
+#include "pgqrs.h"
+#include "pgqrs_sqlite.h"

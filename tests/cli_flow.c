@@ -1,0 +1,47 @@
+/* A worker for the tests of the command-line tool: runs of the workflow "expense" until none can go on.
+ *
+ * A run asks, waits an hour for the event "answer", and pays. With the input "broke" paying fails for good, until there is a file named
+ * "money".
+ */
+#define PGQRS_IMPLEMENTATION
+#include "pgqrs.h"
+#include "pgqrs_sqlite.h"
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static pgqrs_result expense(pgqrs_run *run, void *user)
+{
+    (void)user;
+    const char *answer;
+    if (pgqrs_step(run, "ask", NULL)) {
+        pgqrs_run_set(run, "progress", "50");
+        pgqrs_step_done(run, "\"asked\"");
+    }
+    if (!pgqrs_run_wait_event(run, "answer", 3600 * 1000, &answer))
+        return pgqrs_run_status(run);
+    if (pgqrs_step_keyed(run, "pay", "cash", NULL)) {
+        if (strcmp(pgqrs_run_input(run), "\"broke\"") == 0 && access("money", F_OK) != 0)
+            pgqrs_step_fail(run, &(pgqrs_failure){.code = "BROKE", .message = "there is no money"});
+        else
+            pgqrs_step_done(run, "{\"paid\":true}");
+    }
+    return pgqrs_run_return(run, answer);
+}
+
+int main(void)
+{
+    pgqrs_error err;
+    pgqrs_config *config = pgqrs_config_load(NULL, &err);
+    pgqrs_store *store = config ? pgqrs_open(config->dsn, &config->store, &err) : NULL;
+    pgqrs_result result = PGQRS_ERR_CONNECTION;
+    if (!store)
+        fprintf(stderr, "%s\n", err.message);
+    else
+        result = pgqrs_work_workflow(store, "expense", expense, NULL, &(pgqrs_work_desc){.until_empty = true});
+    if (store && result)
+        fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+    pgqrs_close(store);
+    pgqrs_free(config);
+    return result ? 1 : 0;
+}
