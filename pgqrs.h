@@ -529,6 +529,11 @@
     of ready, delayed, leased, archived, dead. Archived messages are kept until a purge, or until they are older than the
     queue's retention_ms; workers see to that bit by bit, pgqrs_maintain does it by hand. pgqrs_verify checks that the tables are whole.
 
+    What is in one store can be moved to another, of another backend too, as it is: pgqrs_message_list and pgqrs_run_list with
+    their companions read it, pgqrs_message_import and pgqrs_run_import store it under the same ids, with states, attempts, times,
+    keys and completed steps, so that a run goes on there after its last step. Both queues are paused meanwhile. An import that was
+    interrupted is done again: what is there already is left alone. The command-line tool has it as `pgqrs copy`.
+
     A worker whose heartbeat is old can be reclaimed (pgqrs_worker_reclaim), which frees its messages before their leases end;
     it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves.
 
@@ -571,7 +576,7 @@
     19  POSTGRES
 
     PostgreSQL 12 or newer, any schema (pgqrs_store_desc.schema), several of them in one database. pgqrs_install needs CREATE on the
-    schema (or on the database, to make it); working needs SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on the sequences.
+    schema (or on the database, to make it); working needs SELECT, INSERT, UPDATE, DELETE on the tables and USAGE on the sequences (importing: UPDATE on these, too).
     Four tables keep four things apart, so that nothing large is ever rewritten: pgqrs_messages (what was said: written once,
     and the archive), pgqrs_ready (what may be taken: narrow rows, one for each run of consecutive messages), pgqrs_leases (who
     holds what until when: one row per claim), pgqrs_done (what became of it: one row per settled claim). Beside them: delayed,
@@ -724,6 +729,8 @@ extern "C" {
     X(ERR_WORKER_STATE, -67, CONFLICT, "the worker's state does not allow this transition")                            \
     X(ERR_WORKER_BUSY, -68, CONFLICT, "the worker still holds messages")                                               \
     X(ERR_DUPLICATE, -69, CONFLICT, "an unfinished message holds this deduplication key")                              \
+    X(ERR_ID_TAKEN, -70, CONFLICT, "another message or run has this id")                                               \
+    X(ERR_QUEUE_NOT_PAUSED, -71, CONFLICT, "the queue has to be paused for this")                                      \
     /* deliveries */                                                                                                   \
     X(ERR_LEASE_LOST, -80, CONFLICT, "the lease has ended: somebody else may have the message")                        \
     X(ERR_WORKER_STOPPED, -81, FATAL, "the worker was shut down or reclaimed and must register anew")                  \
@@ -1169,13 +1176,14 @@ typedef struct pgqrs_message {
     int64_t worker_id;      /* holder, or who finished it; 0: no registered worker */
     /* inspection only */
     pgqrs_state state;
-    int64_t due_at_us;               /* delayed: when it may be taken */
-    int64_t expires_at_us;           /* 0: never */
-    int64_t finished_at_us;          /* archived or dead since; 0: unfinished */
-    const char *dedup_key;           /* NULL: none */
-    const char *producer;            /* NULL: unnamed */
-    const char *worker;              /* name of worker_id, NULL when unknown or gone */
-    const char *reason;              /* why it is dead, or why its last try failed; NULL: no failure so far */
+    int64_t due_at_us;      /* delayed: when it may be taken */
+    int64_t expires_at_us;  /* 0: never */
+    int64_t finished_at_us; /* archived or dead since; 0: unfinished */
+    int64_t place;          /* ready: the smaller, the sooner among its priority; 0: behind all that have one */
+    const char *dedup_key;  /* NULL: none */
+    const char *producer;   /* NULL: unnamed */
+    const char *worker;     /* name of worker_id, NULL when unknown or gone */
+    const char *reason;     /* why it is dead, or why its last try failed; NULL: no failure so far */
     struct pgqrs_delivery *delivery; /* in handlers: what the pgqrs_message_… verdicts act on; otherwise NULL */
 } pgqrs_message;
 
@@ -1906,6 +1914,18 @@ typedef struct pgqrs_run_values {
     size_t count;
 } pgqrs_run_values;
 
+typedef struct pgqrs_run_event_info {
+    const char *name;
+    const char *payload; /* JSON */
+    size_t payload_size;
+    int64_t sent_at_us;
+} pgqrs_run_event_info;
+
+typedef struct pgqrs_run_events {
+    const pgqrs_run_event_info *items; /* by name */
+    size_t count;
+} pgqrs_run_events;
+
 /* *out is NULL when there is no such run. */
 PGQRS_API pgqrs_result pgqrs_run_get(pgqrs_store *store, int64_t run_id, pgqrs_run_info **out);
 
@@ -1932,6 +1952,8 @@ PGQRS_API pgqrs_result pgqrs_run_list(pgqrs_store *store, const pgqrs_run_filter
 PGQRS_API pgqrs_result pgqrs_run_count(pgqrs_store *store, const pgqrs_run_filter *filter, int64_t *count);
 PGQRS_API pgqrs_result pgqrs_run_steps(pgqrs_store *store, int64_t run_id, pgqrs_steps **out);
 PGQRS_API pgqrs_result pgqrs_run_values_get(pgqrs_store *store, int64_t run_id, pgqrs_run_values **out);
+/* Every event that was sent and accepted, whether the run has waited for it or not. */
+PGQRS_API pgqrs_result pgqrs_run_events_get(pgqrs_store *store, int64_t run_id, pgqrs_run_events **out);
 
 /* Why is this run not moving? The sentence and the reason; PGQRS_WHY_UNKNOWN_ID, and PGQRS_OK, when there is no such run. */
 PGQRS_API pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out);
@@ -1976,6 +1998,44 @@ typedef struct pgqrs_run_purge_desc {
  * single run goes with its message: pgqrs_message_delete. */
 PGQRS_API pgqrs_result pgqrs_run_purge(pgqrs_store *store, const char *workflow, const pgqrs_run_purge_desc *desc,
                                        int64_t *removed);
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>import: to store what was read from another store, as it is
+ *
+ * Under the same ids, with states, priorities, places in the line, attempts, times, keys, producers, reasons and payloads. New ids
+ * of the store are larger from then on. All items of a call are of one queue, which is there and paused (else
+ * PGQRS_ERR_QUEUE_NOT_PAUSED) until everything has arrived: nobody works on half a copy. At most 1000 items, one transaction, all or
+ * nothing.
+ *
+ * May be repeated, for instance after a crash or PGQRS_ERR_OUTCOME_UNKNOWN: what is there already and equal is skipped, *stored (may
+ * be NULL) counts the others. Something else under the id is PGQRS_ERR_ID_TAKEN, a key that something else holds is
+ * PGQRS_ERR_DUPLICATE; the error names it, and its `index` is the item. Equal is what does not change by itself: whether a message
+ * is ready or delayed, and when it is due, is not compared, nor is its place.
+ *
+ * What is leased arrives as delayed until that lease would have ended, with the attempt counted: its holder may still be at work on
+ * it, but what he says goes to the other store. So pause the queue there, and let handlers finish, before reading. Workers are not
+ * imported, therefore messages do not tell who finished them. Payloads follow the validation rules of the store.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+/* Messages as pgqrs_message_list gives them. Runs are messages too: import those first, with pgqrs_run_import. */
+PGQRS_API pgqrs_result pgqrs_message_import(pgqrs_store *store, const pgqrs_message *items, size_t count,
+                                            size_t *stored);
+
+/* A run with everything that belongs to it, as pgqrs_run_get, pgqrs_message_get, pgqrs_run_steps, _values_get, _events_get give it. */
+typedef struct pgqrs_run_image {
+    const pgqrs_run_info *run;
+    const pgqrs_message *message; /* NULL: it was removed; only of a run that has ended */
+    const pgqrs_step_info *steps;
+    size_t step_count;
+    const pgqrs_run_value_info *values;
+    size_t value_count;
+    const pgqrs_run_event_info *events;
+    size_t event_count;
+} pgqrs_run_image;
+
+/* Runs of one workflow, which is there and has the queue they name. An open run goes on after its last completed step once the
+ * queue is resumed. */
+PGQRS_API pgqrs_result pgqrs_run_import(pgqrs_store *store, const pgqrs_run_image *items, size_t count, size_t *stored);
 
 /* ------------------------------------------------------------------------------------------------------------------
  * >>metrics: one definition each, computed in one snapshot; ready + delayed + leased + archived + dead = total
@@ -2286,6 +2346,18 @@ typedef struct pgqrs_backend_run_purge {
     int64_t removed; /* out: 0 means that there are no more */
 } pgqrs_backend_run_purge;
 
+/* Stores messages, and the runs they are, under the ids they bring; ids drawn later are larger. QUEUE_NOT_FOUND,
+ * QUEUE_NOT_PAUSED, WORKFLOW_NOT_FOUND; ID_TAKEN when a message or run has an id already, DUPLICATE when a message of the queue holds
+ * a key or a run of the workflow has it: nothing is stored then. A message is READY with its `place`, DELAYED until due_at_us (which
+ * may be over), ARCHIVED or DEAD, never LEASED; the state of a run is what is stored of it, 0 for an open one. */
+typedef struct pgqrs_backend_import {
+    int64_t now_us;
+    const char *queue;
+    const char *workflow;         /* NULL: messages only, items have no `run` */
+    const pgqrs_run_image *items; /* ids differ */
+    size_t count;                 /* at least 1 */
+} pgqrs_backend_import;
+
 typedef enum pgqrs_backend_verb {
     PGQRS_BACKEND_BEGIN = 1,
     PGQRS_BACKEND_COMMIT = 2,
@@ -2399,6 +2471,10 @@ typedef struct pgqrs_backend {
     pgqrs_result (*transaction)(void *self, pgqrs_backend_verb verb);
     struct pg_conn *(*pgconn)(void *self); /* NULL, or the member: not this backend's */
     struct sqlite3 *(*database)(void *self);
+
+    /* moving what a store has */
+    pgqrs_result (*run_events)(void *self, int64_t run_id, pgqrs_run_events **out);
+    pgqrs_result (*import_items)(void *self, const pgqrs_backend_import *request);
 } pgqrs_backend;
 
 /* Makes a backend known to pgqrs_open; the headers of the built-in ones do it before main where the compiler can (gcc,
@@ -9417,6 +9493,19 @@ static pgqrs_result pgqrsi_run_values_get(pgqrs_store *store, int64_t id, pgqrs_
     return result;
 }
 
+static pgqrs_result pgqrsi_run_events_get(pgqrs_store *store, int64_t id, pgqrs_run_events **out)
+{
+    if (!out) return pgqrsi_null_argument(store, "out");
+    *out = NULL;
+    pgqrs_result result = store->backend->run_events(store->self, id, out);
+    if (!result && (*out)->count == 0) result = pgqrsi_run_must_exist(store, id);
+    if (result) {
+        pgqrs_free(*out);
+        *out = NULL;
+    }
+    return result;
+}
+
 static bool pgqrsi_run_has_ended(const pgqrs_run_info *info)
 {
     return info->state >= PGQRS_RUN_CANCELLED;
@@ -9725,6 +9814,483 @@ static pgqrs_result pgqrsi_run_purge(pgqrs_store *store, const char *workflow, c
     purge.older_than_us = result ? 0 : desc.older_than_ms * PGQRSI_US_PER_MS;
     if (!result) result = pgqrsi_run_purge_all(store, &purge, &count);
     if (removed) *removed = count;
+    return result;
+}
+
+/* --- import: what is stored is what the items say, made free of what only their own store can mean (leases, workers) */
+
+/* Larger ids would leave a store too few for its own. */
+#define PGQRSI_IMPORT_ID_MAX (INT64_MAX / 2)
+
+typedef struct pgqrsi_import {
+    pgqrs_store *store;
+    bool runs;
+    size_t count; /* of `images`; those that are there already are taken out */
+    pgqrs_run_image *images;
+    pgqrs_message *messages;
+    pgqrs_run_info *run_infos;
+    size_t *places; /* in the caller's array, by image */
+} pgqrsi_import;
+
+static pgqrs_result pgqrsi_import_time(pgqrs_store *store, const char *what, int64_t at_us, bool needed)
+{
+    return pgqrsi_check_range(store, what, at_us, needed ? 1 : 0, PGQRSI_TIME_MAX_US);
+}
+
+static pgqrs_result pgqrsi_import_text(pgqrs_store *store, const char *what, const char *text)
+{
+    if (!text || pgqrsi_utf8_valid(text, strlen(text), NULL)) return PGQRS_OK;
+    return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "%s is not UTF-8", what);
+}
+
+static pgqrs_result pgqrsi_import_json(pgqrs_store *store, const char *what, const char *text, size_t *size)
+{
+    if (!text) return PGQRS_OK;
+    if (*size == 0) *size = strlen(text);
+    pgqrs_result result = pgqrsi_check_payload(&store->settings, text, *size, &store->error);
+    if (result) pgqrsi_error_rename(&store->error, what);
+    return result;
+}
+
+static pgqrs_result pgqrsi_import_check_message(pgqrs_store *store, const pgqrs_message *m)
+{
+    bool finished = m->state == PGQRS_ARCHIVED || m->state == PGQRS_DEAD;
+    pgqrs_result result = pgqrsi_check_range(store, "id", m->id, 1, PGQRSI_IMPORT_ID_MAX);
+    if (!result) result = pgqrsi_check_queue(store, m->queue);
+    if (!result) result = pgqrsi_check_range(store, "state", m->state, PGQRS_READY, PGQRS_DEAD);
+    if (!result) result = pgqrsi_check_range(store, "priority", m->priority, INT16_MIN, INT16_MAX);
+    if (!result) result = pgqrsi_check_range(store, "attempt", m->attempt, 0, INT16_MAX);
+    if (!result) result = pgqrsi_check_range(store, "place", m->place, 0, PGQRSI_IMPORT_ID_MAX);
+    if (!result) result = pgqrsi_import_time(store, "enqueued_at_us", m->enqueued_at_us, true);
+    if (!result) result = pgqrsi_import_time(store, "expires_at_us", m->expires_at_us, false);
+    if (!result) result = pgqrsi_import_time(store, "due_at_us", m->due_at_us, m->state == PGQRS_DELAYED);
+    if (!result) result = pgqrsi_import_time(store, "lease_until_us", m->lease_until_us, m->state == PGQRS_LEASED);
+    if (!result) result = pgqrsi_import_time(store, "finished_at_us", m->finished_at_us, finished);
+    if (!result) result = pgqrsi_check_label(store, "dedup_key", m->dedup_key);
+    if (!result) result = pgqrsi_check_label(store, "producer", m->producer);
+    if (!result) result = pgqrsi_import_text(store, "reason", m->reason);
+    if (!result && !m->payload) result = pgqrsi_null_argument(store, "payload");
+    return result;
+}
+
+/* A lease of another store is a delay here. What stood behind the line there, because its time or its lease was over, comes behind it
+ * here too: as delays that are over. An expiry matters to those nobody has started. */
+static void pgqrsi_import_plain_message(const pgqrs_message *given, pgqrs_message *out)
+{
+    *out = *given;
+    if (out->payload && out->payload_size == 0) out->payload_size = strlen(out->payload);
+    if (out->state == PGQRS_LEASED) out->due_at_us = out->lease_until_us;
+    if (out->state == PGQRS_READY && !out->place) out->due_at_us = out->enqueued_at_us;
+    if (out->state == PGQRS_READY && out->place) out->due_at_us = 0;
+    if (out->state <= PGQRS_LEASED) out->state = out->due_at_us ? PGQRS_DELAYED : PGQRS_READY;
+    if (out->state != PGQRS_READY) out->place = 0;
+    if (out->state != PGQRS_DELAYED) out->due_at_us = 0;
+    if (out->state <= PGQRS_DELAYED) out->finished_at_us = 0;
+    if (out->state <= PGQRS_DELAYED && out->attempt > 0) out->expires_at_us = 0;
+    if (out->state == PGQRS_ARCHIVED)
+        out->reason = out->reason && strcmp(out->reason, "expired") == 0 ? "expired" : NULL;
+    out->lease = out->lease_until_us = out->worker_id = 0;
+    out->lease_size = 0;
+    out->worker = NULL;
+    out->delivery = NULL;
+}
+
+/* Among the dead letters, with a run that is open as far as its own row goes. */
+static bool pgqrsi_import_is_dead(const pgqrs_run_info *run, const pgqrs_message *message)
+{
+    return run->state == PGQRS_RUN_ERROR && run->error_code && strcmp(run->error_code, "DEAD") == 0 &&
+           (!message || message->state == PGQRS_DEAD);
+}
+
+static void pgqrsi_import_plain_run(const pgqrs_run_info *given, const pgqrs_message *message, pgqrs_run_info *out)
+{
+    *out = *given;
+    bool open = given->state < PGQRS_RUN_CANCELLED || pgqrsi_import_is_dead(given, message);
+    out->state = open ? (pgqrs_run_state)0 : given->state;
+    if (given->state != PGQRS_RUN_PAUSED) {
+        out->wait = PGQRS_WAIT_NONE;
+        out->wait_until_us = 0;
+        out->wait_name = NULL;
+    }
+    if (open) out->finished_at_us = 0;
+    if (out->state != PGQRS_RUN_SUCCESS) out->output = NULL;
+    if (out->state != PGQRS_RUN_ERROR) out->error_code = out->error_message = out->error_step = NULL;
+    if (out->output && out->output_size == 0) out->output_size = strlen(out->output);
+}
+
+static pgqrs_result pgqrsi_import_check_run_times(pgqrs_store *store, const pgqrs_run_info *run, bool ended)
+{
+    bool asked = run->state == PGQRS_RUN_CANCELLING;
+    pgqrs_result result = pgqrsi_import_time(store, "triggered_at_us", run->triggered_at_us, true);
+    if (!result) result = pgqrsi_import_time(store, "started_at_us", run->started_at_us, false);
+    if (!result) result = pgqrsi_import_time(store, "finished_at_us", run->finished_at_us, ended);
+    if (!result) result = pgqrsi_import_time(store, "deadline_at_us", run->deadline_at_us, false);
+    if (!result) result = pgqrsi_import_time(store, "wait_until_us", run->wait_until_us, false);
+    if (!result) result = pgqrsi_import_time(store, "cancel_requested_at_us", run->cancel_requested_at_us, asked);
+    return result;
+}
+
+static pgqrs_result pgqrsi_import_check_run(pgqrs_store *store, const pgqrs_run_image *image)
+{
+    const pgqrs_run_info *run = image->run;
+    size_t output_size = run->output_size;
+    bool ended = run->state >= PGQRS_RUN_CANCELLED && !pgqrsi_import_is_dead(run, image->message);
+    pgqrs_result result = pgqrsi_check_range(store, "id", run->id, 1, PGQRSI_IMPORT_ID_MAX);
+    if (!result) result = pgqrsi_check_name("workflow", run->workflow, &store->error);
+    if (!result) result = pgqrsi_check_queue(store, run->queue);
+    if (!result) result = pgqrsi_check_range(store, "state", run->state, PGQRS_RUN_QUEUED, PGQRS_RUN_ERROR);
+    if (!result) result = pgqrsi_check_range(store, "wait", run->wait, PGQRS_WAIT_NONE, PGQRS_WAIT_EVENT);
+    if (!result) result = pgqrsi_check_range(store, "retries", run->retries, 0, INT32_MAX);
+    if (!result) result = pgqrsi_check_range(store, "forked_from", run->forked_from, 0, INT64_MAX);
+    if (!result) result = pgqrsi_check_label(store, "idempotency_key", run->idempotency_key);
+    if (!result) result = pgqrsi_check_label(store, "wait_name", run->wait_name);
+    if (!result) result = pgqrsi_import_check_run_times(store, run, ended);
+    if (!result) result = pgqrsi_import_text(store, "cancelled_by", run->cancelled_by);
+    if (!result) result = pgqrsi_import_text(store, "cancel_reason", run->cancel_reason);
+    if (!result) result = pgqrsi_import_text(store, "error_code", run->error_code);
+    if (!result) result = pgqrsi_import_text(store, "error_message", run->error_message);
+    if (!result) result = pgqrsi_import_text(store, "error_step", run->error_step);
+    return result ? result : pgqrsi_import_json(store, "output", run->output, &output_size);
+}
+
+/* A run and its message have to tell the same story. */
+static pgqrs_result pgqrsi_import_agree(pgqrs_store *store, const pgqrs_run_image *image)
+{
+    const pgqrs_message *message = image->message;
+    const pgqrs_run_info *run = image->run;
+    bool open = run->state < PGQRS_RUN_CANCELLED;
+    if (!message && open)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "run %lld has not ended and comes without its message",
+                           (long long)run->id);
+    if (!message) return PGQRS_OK;
+    if (message->id != run->id || strcmp(message->queue, run->queue) != 0)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "run %lld comes with a message that is not its own",
+                           (long long)run->id);
+    if (open && message->state > PGQRS_LEASED)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT,
+                           "run %lld is %s, but its message is %s: it moved on while it was read, read it again",
+                           (long long)run->id, pgqrs_run_state_name(run->state), pgqrs_state_name(message->state));
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_import_check_step(pgqrs_store *store, const pgqrs_step_info *step, int32_t after)
+{
+    size_t size = step->output_size, input_size = 0;
+    pgqrs_result result = pgqrsi_check_range(store, "step number", step->number, (int64_t)after + 1, INT32_MAX);
+    if (!result) result = pgqrsi_check_range(store, "step kind", step->kind, PGQRS_STEP_BODY, PGQRS_STEP_EVENT);
+    if (!result) result = pgqrsi_check_range(store, "step state", step->state, PGQRS_STEP_DONE, PGQRS_STEP_FAILED);
+    if (!result) result = pgqrsi_check_range(store, "step retries", step->retries, 0, INT32_MAX);
+    if (!result) result = pgqrsi_check_name("step", step->name, &store->error);
+    if (!result) result = pgqrsi_check_label(store, "step key", step->key);
+    if (!result) result = pgqrsi_import_time(store, "step started_at_us", step->started_at_us, false);
+    if (!result) result = pgqrsi_import_time(store, "step finished_at_us", step->finished_at_us, false);
+    if (!result) result = pgqrsi_import_time(store, "step due_at_us", step->due_at_us, false);
+    if (!result) result = pgqrsi_import_text(store, "step error_code", step->error_code);
+    if (!result) result = pgqrsi_import_text(store, "step error_message", step->error_message);
+    if (!result) result = pgqrsi_import_json(store, "step input", step->input, &input_size);
+    return result ? result : pgqrsi_import_json(store, "step output", step->output, &size);
+}
+
+static pgqrs_result pgqrsi_import_check_value(pgqrs_store *store, const pgqrs_run_value_info *value)
+{
+    size_t size = value->value_size;
+    pgqrs_result result = pgqrsi_check_name("value", value->name, &store->error);
+    if (!result) result = pgqrsi_import_time(store, "set_at_us", value->set_at_us, true);
+    if (!result && !value->value) result = pgqrsi_null_argument(store, "value");
+    return result ? result : pgqrsi_import_json(store, "value", value->value, &size);
+}
+
+static pgqrs_result pgqrsi_import_check_event(pgqrs_store *store, const pgqrs_run_event_info *event)
+{
+    size_t size = event->payload_size;
+    pgqrs_result result = pgqrsi_check_name("event", event->name, &store->error);
+    if (!result) result = pgqrsi_import_time(store, "sent_at_us", event->sent_at_us, true);
+    if (!result && !event->payload) result = pgqrsi_null_argument(store, "payload");
+    return result ? result : pgqrsi_import_json(store, "payload", event->payload, &size);
+}
+
+/* Both lists come by name, each name once. */
+static pgqrs_result pgqrsi_import_check_parts(pgqrs_store *store, const pgqrs_run_image *image)
+{
+    pgqrs_result result = PGQRS_OK;
+    if ((image->step_count && !image->steps) || (image->value_count && !image->values) ||
+        (image->event_count && !image->events))
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "steps, values or events are counted but NULL");
+    for (size_t i = 0; i < image->step_count && !result; i++)
+        result = pgqrsi_import_check_step(store, &image->steps[i], i ? image->steps[i - 1].number : 0);
+    for (size_t i = 0; i < image->value_count && !result; i++) {
+        result = pgqrsi_import_check_value(store, &image->values[i]);
+        if (!result && i && strcmp(image->values[i - 1].name, image->values[i].name) >= 0)
+            result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "values are not in the order of their names");
+    }
+    for (size_t i = 0; i < image->event_count && !result; i++) {
+        result = pgqrsi_import_check_event(store, &image->events[i]);
+        if (!result && i && strcmp(image->events[i - 1].name, image->events[i].name) >= 0)
+            result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "events are not in the order of their names");
+    }
+    return result;
+}
+
+static pgqrs_result pgqrsi_import_check(pgqrs_store *store, const pgqrs_run_image *image, bool runs)
+{
+    pgqrs_result result = PGQRS_OK;
+    if (runs && !image->run) return pgqrsi_null_argument(store, "run");
+    if (image->message) {
+        size_t size = image->message->payload_size;
+        result = pgqrsi_import_check_message(store, image->message);
+        if (!result) result = pgqrsi_import_json(store, "payload", image->message->payload, &size);
+    }
+    if (!result && runs) result = pgqrsi_import_check_run(store, image);
+    if (!result && runs) result = pgqrsi_import_agree(store, image);
+    return result || !runs ? result : pgqrsi_import_check_parts(store, image);
+}
+
+/* `message` and `run` are the image's own copies. */
+static void pgqrsi_import_plain(pgqrs_run_image *image, pgqrs_message *message, pgqrs_run_info *run)
+{
+    if (image->run) {
+        pgqrsi_import_plain_run(image->run, image->message, run);
+        image->run = run;
+    }
+    if (image->message) {
+        pgqrsi_import_plain_message(image->message, message);
+        image->message = message;
+    }
+}
+
+static int64_t pgqrsi_import_id(const pgqrs_run_image *image)
+{
+    return image->run ? image->run->id : image->message->id;
+}
+
+static const char *pgqrsi_import_queue(const pgqrs_run_image *image)
+{
+    return image->run ? image->run->queue : image->message->queue;
+}
+
+static pgqrs_result pgqrsi_import_together(pgqrs_store *store, const pgqrs_run_image *image,
+                                           const pgqrs_run_image *before, size_t count)
+{
+    if (count == 0) return PGQRS_OK;
+    if (strcmp(pgqrsi_import_queue(image), pgqrsi_import_queue(before)) != 0)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "the items are not all of one queue");
+    if (image->run && strcmp(image->run->workflow, before->run->workflow) != 0)
+        return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "the runs are not all of one workflow");
+    for (size_t i = 0; i < count; i++)
+        if (pgqrsi_import_id(image) == pgqrsi_import_id(&before[i]))
+            return pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "two items have the id %lld",
+                               (long long)pgqrsi_import_id(image));
+    return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_import_prepare(pgqrsi_import *work, const pgqrs_run_image *items)
+{
+    pgqrs_result result = PGQRS_OK;
+    for (size_t i = 0; i < work->count && !result; i++) {
+        result = pgqrsi_import_check(work->store, &items[i], work->runs);
+        work->images[i] = items[i];
+        work->places[i] = i;
+        if (!result) pgqrsi_import_plain(&work->images[i], &work->messages[i], &work->run_infos[i]);
+        if (!result) result = pgqrsi_import_together(work->store, &work->images[i], work->images, i);
+        if (result) work->store->error.index = (int64_t)i;
+    }
+    return result;
+}
+
+static bool pgqrsi_alike(const char *a, const char *b)
+{
+    return a == b || (a && b && strcmp(a, b) == 0);
+}
+
+static bool pgqrsi_equal_message(const pgqrs_message *a, const pgqrs_message *b)
+{
+    bool finished = a->state > PGQRS_DELAYED;
+    return finished == (b->state > PGQRS_DELAYED) && (!finished || a->state == b->state) &&
+           a->priority == b->priority && a->attempt == b->attempt && a->enqueued_at_us == b->enqueued_at_us &&
+           a->expires_at_us == b->expires_at_us && a->finished_at_us == b->finished_at_us &&
+           pgqrsi_alike(a->queue, b->queue) && pgqrsi_alike(a->dedup_key, b->dedup_key) &&
+           pgqrsi_alike(a->producer, b->producer) && pgqrsi_alike(a->reason, b->reason) &&
+           pgqrsi_alike(a->payload, b->payload);
+}
+
+static bool pgqrsi_equal_run(const pgqrs_run_info *a, const pgqrs_run_info *b)
+{
+    return a->state == b->state && a->retries == b->retries && a->triggered_at_us == b->triggered_at_us &&
+           a->finished_at_us == b->finished_at_us && a->deadline_at_us == b->deadline_at_us &&
+           a->cancel_requested_at_us == b->cancel_requested_at_us && a->forked_from == b->forked_from &&
+           pgqrsi_alike(a->workflow, b->workflow) && pgqrsi_alike(a->idempotency_key, b->idempotency_key) &&
+           pgqrsi_alike(a->output, b->output) && pgqrsi_alike(a->error_code, b->error_code) &&
+           pgqrsi_alike(a->error_message, b->error_message) && pgqrsi_alike(a->error_step, b->error_step) &&
+           pgqrsi_alike(a->cancelled_by, b->cancelled_by) && pgqrsi_alike(a->cancel_reason, b->cancel_reason);
+}
+
+static bool pgqrsi_equal_step(const pgqrs_step_info *a, const pgqrs_step_info *b)
+{
+    return a->number == b->number && a->kind == b->kind && a->state == b->state && a->retries == b->retries &&
+           a->started_at_us == b->started_at_us && a->finished_at_us == b->finished_at_us &&
+           a->due_at_us == b->due_at_us && pgqrsi_alike(a->name, b->name) && pgqrsi_alike(a->key, b->key) &&
+           pgqrsi_alike(a->input, b->input) && pgqrsi_alike(a->output, b->output) &&
+           pgqrsi_alike(a->error_code, b->error_code) && pgqrsi_alike(a->error_message, b->error_message);
+}
+
+static bool pgqrsi_equal_parts(const pgqrs_run_image *a, const pgqrs_run_image *b)
+{
+    bool equal = a->step_count == b->step_count && a->value_count == b->value_count && a->event_count == b->event_count;
+    for (size_t i = 0; equal && i < a->step_count; i++)
+        equal = pgqrsi_equal_step(&a->steps[i], &b->steps[i]);
+    for (size_t i = 0; equal && i < a->value_count; i++)
+        equal = pgqrsi_alike(a->values[i].name, b->values[i].name) &&
+                pgqrsi_alike(a->values[i].value, b->values[i].value) &&
+                a->values[i].set_at_us == b->values[i].set_at_us;
+    for (size_t i = 0; equal && i < a->event_count; i++)
+        equal = pgqrsi_alike(a->events[i].name, b->events[i].name) &&
+                pgqrsi_alike(a->events[i].payload, b->events[i].payload) &&
+                a->events[i].sent_at_us == b->events[i].sent_at_us;
+    return equal;
+}
+
+/* Compares the parts of two runs whose rows are equal. */
+static pgqrs_result pgqrsi_import_same_parts(pgqrs_store *store, const pgqrs_run_image *image, bool *same)
+{
+    pgqrs_steps *steps = NULL;
+    pgqrs_run_values *values = NULL;
+    pgqrs_run_events *events = NULL;
+    pgqrs_run_image found;
+    memset(&found, 0, sizeof found);
+    pgqrs_result result = store->backend->run_steps(store->self, image->run->id, &steps);
+    if (!result) result = store->backend->run_values(store->self, image->run->id, &values);
+    if (!result) result = store->backend->run_events(store->self, image->run->id, &events);
+    if (!result) {
+        found.steps = steps->items;
+        found.step_count = steps->count;
+        found.values = values->items;
+        found.value_count = values->count;
+        found.events = events->items;
+        found.event_count = events->count;
+        *same = pgqrsi_equal_parts(image, &found);
+    }
+    pgqrs_free(steps);
+    pgqrs_free(values);
+    pgqrs_free(events);
+    return result;
+}
+
+static pgqrs_result pgqrsi_import_compare(pgqrs_store *store, const pgqrs_run_image *image, pgqrs_run_image *found,
+                                          bool *same)
+{
+    pgqrs_message message;
+    pgqrs_run_info run;
+    bool both = (found->run != NULL) == (image->run != NULL) && (found->message != NULL) == (image->message != NULL);
+    pgqrsi_import_plain(found, &message, &run);
+    *same = both && (!image->message || pgqrsi_equal_message(image->message, found->message)) &&
+            (!image->run || pgqrsi_equal_run(image->run, found->run));
+    return *same && image->run ? pgqrsi_import_same_parts(store, image, same) : PGQRS_OK;
+}
+
+/* Whether an item is in the store already; something else under its id is an error. */
+static pgqrs_result pgqrsi_import_is_there(pgqrs_store *store, const pgqrs_run_image *image, bool *there)
+{
+    pgqrs_run_image found;
+    pgqrs_message *message = NULL;
+    pgqrs_run_info *run = NULL;
+    int64_t id = pgqrsi_import_id(image);
+    bool same = true;
+    memset(&found, 0, sizeof found);
+    pgqrs_result result = store->backend->message_get(store->self, pgqrsi_now(store), id, &message);
+    if (!result && (image->run || !message)) result = pgqrsi_run_find(store, id, &run);
+    *there = message || run;
+    found.message = message;
+    found.run = run;
+    if (!result && *there) result = pgqrsi_import_compare(store, image, &found, &same);
+    if (!result && !same)
+        result = pgqrsi_fail(store, PGQRS_ERR_ID_TAKEN, "%s %lld is in this store already and is another one",
+                             run ? "run" : "message", (long long)id);
+    pgqrs_free(message);
+    pgqrs_free(run);
+    return result;
+}
+
+/* Takes out what is there already. */
+static pgqrs_result pgqrsi_import_sift(pgqrsi_import *work)
+{
+    size_t left = 0;
+    pgqrs_result result = PGQRS_OK;
+    for (size_t i = 0; i < work->count && !result; i++) {
+        bool there = false;
+        result = pgqrsi_import_is_there(work->store, &work->images[i], &there);
+        if (result) work->store->error.index = (int64_t)work->places[i];
+        if (there) continue;
+        work->places[left] = work->places[i];
+        work->images[left++] = work->images[i];
+    }
+    work->count = left;
+    return result;
+}
+
+static pgqrs_result pgqrsi_import_send(const pgqrsi_import *work)
+{
+    pgqrs_backend_import request;
+    memset(&request, 0, sizeof request);
+    request.now_us = pgqrsi_now(work->store);
+    request.queue = pgqrsi_import_queue(&work->images[0]);
+    request.workflow = work->runs ? work->images[0].run->workflow : NULL;
+    request.items = work->images;
+    request.count = work->count;
+    return work->store->backend->import_items(work->store->self, &request);
+}
+
+/* Mostly nothing is there, which is found out by trying. */
+static pgqrs_result pgqrsi_import_all(pgqrsi_import *work, const pgqrs_run_image *items)
+{
+    pgqrs_result result = pgqrsi_import_prepare(work, items);
+    if (!result) result = pgqrsi_import_send(work);
+    if (result != PGQRS_ERR_ID_TAKEN) return result;
+    result = pgqrsi_import_sift(work);
+    return result || work->count == 0 ? result : pgqrsi_import_send(work);
+}
+
+static pgqrs_result pgqrsi_run_import(pgqrs_store *store, const pgqrs_run_image *items, size_t count, bool runs,
+                                      size_t *stored)
+{
+    pgqrsi_import work;
+    const size_t each = sizeof *work.images + sizeof *work.messages + sizeof *work.run_infos + sizeof *work.places;
+    size_t bytes = count * each;
+    if (stored) *stored = 0;
+    if (count == 0) return PGQRS_OK;
+    if (!items) return pgqrsi_null_argument(store, "items");
+    pgqrs_result result =
+        pgqrsi_check_range(store, "count", (int64_t)(count > INT32_MAX ? INT32_MAX : count), 1, PGQRSI_LIST_MAX);
+    if (result) return result;
+    work.store = store;
+    work.runs = runs;
+    work.count = count;
+    work.images = (pgqrs_run_image *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
+    if (!work.images) return pgqrsi_no_memory(store);
+    work.messages = (pgqrs_message *)(void *)(work.images + count);
+    work.run_infos = (pgqrs_run_info *)(void *)(work.messages + count);
+    work.places = (size_t *)(void *)(work.run_infos + count);
+    result = pgqrsi_import_all(&work, items);
+    if (!result && stored) *stored = work.count;
+    pgqrsi_mem_free(&store->settings.allocator, work.images, bytes);
+    return result;
+}
+
+static pgqrs_result pgqrsi_message_import(pgqrs_store *store, const pgqrs_message *items, size_t count, size_t *stored)
+{
+    size_t bytes = count * sizeof(pgqrs_run_image);
+    if (stored) *stored = 0;
+    if (count == 0) return PGQRS_OK;
+    if (!items) return pgqrsi_null_argument(store, "items");
+    pgqrs_result result =
+        pgqrsi_check_range(store, "count", (int64_t)(count > INT32_MAX ? INT32_MAX : count), 1, PGQRSI_LIST_MAX);
+    if (result) return result;
+    pgqrs_run_image *images = (pgqrs_run_image *)pgqrsi_mem_alloc(&store->settings.allocator, bytes);
+    if (!images) return pgqrsi_no_memory(store);
+    memset(images, 0, bytes);
+    for (size_t i = 0; i < count; i++)
+        images[i].message = &items[i];
+    result = pgqrsi_run_import(store, images, count, false, stored);
+    pgqrsi_mem_free(&store->settings.allocator, images, bytes);
     return result;
 }
 
@@ -14332,7 +14898,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     ") p(queue_id,id,k,a,l,w,t,z,x) JOIN @.pgqrs_messages m ON m.queue_id=p.queue_id AND m.id=p.id"                    \
     " JOIN @.pgqrs_queues n ON n.id=p.queue_id LEFT JOIN @.pgqrs_failures f ON f.message_id=p.id"                      \
     " LEFT JOIN @.pgqrs_workers w ON w.id=p.w"
-#define PGQRSI_PA_AT_READY "q.id,x.id,1,r.attempt,0,q.n,q.u,0,q.x"
+/* in the place of the lease: the place in the line */
+#define PGQRSI_PA_AT_READY "q.id,x.id,1,r.attempt,r.ord,q.n,q.u,0,q.x"
 #define PGQRSI_PA_AT_DELAYED "q.id,x.id,2,r.attempt,0,q.n,r.due_at,0,q.x"
 #define PGQRSI_PA_AT_LEASED                                                                                            \
     "q.id,x.id,CASE WHEN l.until>q.t THEN 3 ELSE 0 END,r.attempt,CASE WHEN l.until>q.t THEN l.lease ELSE 0 END,"       \
@@ -14366,8 +14933,8 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
     PGQRSI_PA_SHOW                                                                                                                                                                                                                                \
     "SELECT * FROM (" PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_READY, "@.pgqrs_ready r" PGQRSI_PA_RUN_IDS " WHERE r.queue_id=q.id AND r.lo" lo " AND x.id" id, "r.lo " direction ",", "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM( \
         direction, PGQRSI_PA_AT_READY,                                                                                                                                                                                                            \
-        "(SELECT * FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) r" PGQRSI_PA_RUN_IDS                                                                                                                                  \
-        " WHERE x.id" id,                                                                                                                                                                                                                         \
+        "(SELECT *,0 AS ord FROM @.pgqrs_delayed t WHERE t.queue_id=q.id AND t.due_at<=q.t OFFSET 0) "                                                                                                                                            \
+        "r" PGQRSI_PA_RUN_IDS " WHERE x.id" id,                                                                                                                                                                                                   \
         "",                                                                                                                                                                                                                                       \
         "$2 IN (0,1) AND $3=0") " UNION ALL " PGQRSI_PA_LIST_ARM(direction, PGQRSI_PA_AT_DELAYED,                                                                                                                                                 \
                                                                  "@.pgqrs_delayed r" PGQRSI_PA_RUN_IDS                                                                                                                                            \
@@ -15399,6 +15966,87 @@ static const char pgqrsi_pa_drop_runs[] =
     "WITH gone AS (DELETE FROM @.pgqrs_runs r WHERE r.queue_id = $1 RETURNING r.id),"
     " " PGQRSI_PA_FORGET_RUNS("gone", "r.id") " DELETE FROM @.pgqrs_workflows WHERE queue_id = $1";
 
+/* --- statements: import. 1 is the queue, 2 now. */
+
+/* 3 ids, 4 states, 5 priorities, 6 attempts, 7 places, 8 due, 9 enqueued, 10 expires, 11 finished, 12 keys, 13 producers, 14 reasons,
+ * 15 payloads: messages whose ids are free. Every one is a row of its own in the line; archived ones that finished at once share
+ * one. Gives the message whose key is taken. */
+static const char pgqrsi_pa_import_messages[] =
+    "WITH i AS MATERIALIZED (SELECT * FROM unnest($3::bigint[], $4::int[], $5::int[], $6::int[], $7::bigint[],"
+    " $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], "
+    "$14::text[],"
+    " $15::text[]) AS u(id, state, priority, attempt, place, due, enqueued, expires, finished, key, producer, reason,"
+    " payload)),"
+    " m AS (INSERT INTO @.pgqrs_messages(queue_id, id, priority, enqueued_at, expires_at, dedup_key, producer, payload)"
+    " SELECT $1, id, priority, enqueued, expires, key, producer, payload FROM i ORDER BY id RETURNING id),"
+    " r AS (INSERT INTO @.pgqrs_ready(ord, queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT i.place, $1, -i.priority, i.id, 1, i.attempt, i.expires, i.key IS NOT NULL FROM m JOIN i USING (id)"
+    " WHERE i.state = 1 ORDER BY i.place, i.id),"
+    " d AS (INSERT INTO @.pgqrs_delayed(due_at, queue_id, prio, lo, n, attempt, expires_at, keyed)"
+    " SELECT i.due, $1, -i.priority, i.id, 1, i.attempt, i.expires, i.key IS NOT NULL FROM m JOIN i USING (id)"
+    " WHERE i.state = 2 ORDER BY i.id),"
+    " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
+    " SELECT $1, 0, finished, CASE WHEN reason IS NULL THEN 0 ELSE 1 END, count(*), min(id), max(id),"
+    " array_agg(id ORDER BY id), array_agg(1::smallint), array_agg(attempt::smallint ORDER BY id)"
+    " FROM i WHERE state = 4 GROUP BY finished, reason IS NULL, id / 512),"
+    " x AS (INSERT INTO @.pgqrs_dead(queue_id, id, attempt, at, reason)"
+    " SELECT $1, id, attempt, finished, reason FROM i WHERE state = 5),"
+    " f AS (INSERT INTO @.pgqrs_failures(message_id, queue_id, attempt, at, reason)"
+    " SELECT id, $1, attempt, " PGQRSI_PG_NOW ", reason FROM i WHERE state < 3 AND reason IS NOT NULL),"
+    " k AS (INSERT INTO @.pgqrs_dedup(queue_id, key, message_id) SELECT $1, key, id FROM i WHERE state < 3"
+    " AND key IS NOT NULL ORDER BY key COLLATE \"C\", id ON CONFLICT DO NOTHING RETURNING message_id)"
+    " SELECT min(i.id) FROM i WHERE i.state < 3 AND i.key IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM k WHERE k.message_id = i.id)";
+
+/* 2 the workflow, 3 ids, 4 stored states, 5 waits, 6 retries, 7 triggered, 8 started, 9 finished, 10 deadlines, 11 cancel requested,
+ * 12 wait until, 13 forked from, 14 wait names, 15 keys, 16 and 17 who cancelled and why, 18 to 20 the failures, 21 outputs. Gives the
+ * run whose key is taken. */
+static const char pgqrsi_pa_import_runs[] =
+    "WITH i AS MATERIALIZED (SELECT * FROM unnest($3::bigint[], $4::int[], $5::int[], $6::int[], $7::timestamptz[],"
+    " $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[], $13::bigint[],"
+    " $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[], $21::text[])"
+    " AS u(id, state, wait, retries, triggered_at, started_at, finished_at, deadline_at, cancel_requested_at, "
+    "wait_until,"
+    " forked_from, wait_name, idempotency_key, cancelled_by, cancel_reason, error_code, error_message, error_step,"
+    " output)),"
+    " r AS (INSERT INTO @.pgqrs_runs(id, workflow_id, queue_id, state, wait, retries, triggered_at, started_at,"
+    " finished_at, deadline_at, cancel_requested_at, wait_until, forked_from, wait_name, idempotency_key, cancelled_by,"
+    " cancel_reason, error_code, error_message, error_step, output) SELECT id, $2, $1, state, wait, retries, "
+    "triggered_at,"
+    " started_at, finished_at, deadline_at, cancel_requested_at, wait_until, nullif(forked_from, 0), wait_name,"
+    " idempotency_key, cancelled_by, cancel_reason, error_code, error_message, error_step, output FROM i ORDER BY id"
+    " ON CONFLICT (workflow_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING RETURNING id)"
+    " SELECT min(i.id) FROM i WHERE NOT EXISTS (SELECT 1 FROM r WHERE r.id = i.id)";
+
+/* 1 the run, then the members of its steps. */
+static const char pgqrsi_pa_import_steps[] =
+    "INSERT INTO @.pgqrs_steps(run_id, number, kind, state, retries, started_at, finished_at, due_at, name, key, input,"
+    " output, error_code, error_message) SELECT $1, u.* FROM unnest($2::int[], $3::int[], $4::int[], $5::int[],"
+    " $6::timestamptz[], $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[], $11::text[], $12::text[],"
+    " $13::text[], $14::text[]) AS u";
+
+#define PGQRSI_PA_IMPORT_STATEMENTS(X)                                                                                 \
+    X(IMPORT_BEHIND, "SELECT (last_value < $1 OR NOT is_called)::int::bigint FROM @.pgqrs_message_id")                 \
+    X(IMPORT_IDS, "SELECT setval('@.pgqrs_message_id', greatest(last_value, $1)) FROM @.pgqrs_message_id")             \
+    /* far enough ahead of what others draw between the two; a place is nothing that people see */                     \
+    X(IMPORT_PLACES, "SELECT CASE WHEN last_value <= $1 THEN setval('@.pgqrs_ready_ord', $1 + 10000) END"              \
+                     " FROM @.pgqrs_ready_ord")                                                                        \
+    X(IMPORT_TARGET, "SELECT q.id, q.paused::int::bigint, w.id, (w.queue_id = q.id)::int::bigint"                      \
+                     " FROM @.pgqrs_queues q LEFT JOIN @.pgqrs_workflows w ON w.name = $2 WHERE q.name = $1"           \
+                     " FOR SHARE OF q")                                                                                \
+    X(IMPORT_TAKEN, "SELECT x.id FROM (SELECT m.id FROM @.pgqrs_messages m WHERE m.queue_id ="                         \
+                    " ANY(ARRAY(SELECT id FROM @.pgqrs_queues)) AND m.id = ANY($1::bigint[])"                          \
+                    " UNION ALL SELECT r.id FROM @.pgqrs_runs r WHERE r.id = ANY($1)) x LIMIT 1")                      \
+    X(IMPORT_MESSAGES, pgqrsi_pa_import_messages)                                                                      \
+    X(IMPORT_RUNS, pgqrsi_pa_import_runs)                                                                              \
+    X(IMPORT_STEPS, pgqrsi_pa_import_steps)                                                                            \
+    X(IMPORT_VALUES, "INSERT INTO @.pgqrs_run_values(run_id, name, set_at, value)"                                     \
+                     " SELECT $1, u.* FROM unnest($2::text[], $3::timestamptz[], $4::text[]) AS u")                    \
+    X(IMPORT_EVENTS, "INSERT INTO @.pgqrs_run_events(run_id, name, sent_at, payload)"                                  \
+                     " SELECT $1, u.* FROM unnest($2::text[], $3::timestamptz[], $4::text[]) AS u")                    \
+    X(EVENT_LIST, "SELECT name, payload, sent_at FROM @.pgqrs_run_events WHERE run_id = $1 ORDER BY name COLLATE "     \
+                  "\"C\"")
+
 #define PGQRSI_PA_RUN_STATEMENTS(X)                                                                                    \
     X(WORKFLOW_HAVE, "SELECT id FROM @.pgqrs_workflows WHERE name = $1")                                               \
     X(WORKFLOW_CREATE, pgqrsi_pa_workflow_create)                                                                      \
@@ -15437,6 +16085,7 @@ static const char pgqrsi_pa_drop_runs[] =
 
 #define PGQRSI_PA_STATEMENTS(X)                                                                                        \
     PGQRSI_PA_RUN_STATEMENTS(X)                                                                                        \
+    PGQRSI_PA_IMPORT_STATEMENTS(X)                                                                                     \
     PGQRSI_PA_QUEUE_STATEMENTS(X)                                                                                      \
     PGQRSI_PA_MESSAGE_STATEMENTS(X)                                                                                    \
     PGQRSI_PA_WORKER_STATEMENTS(X)                                                                                     \
@@ -15657,9 +16306,8 @@ static pgqrs_result pgqrsi_pg_barrier(pgqrsi_pg *pg, const char *what, const cha
     snprintf(sqlstate, sizeof sqlstate, "%s", pg->store->error.sqlstate);
     if (result == PGQRS_ERR_BUSY)
         return pgqrs_backend_fail(pg->store, result, 0, sqlstate,
-                                  "%s \"%s\" cannot be removed while a transaction that enqueued or settled "
-                                  "messages stays "
-                                  "open: end it, then try again",
+                                  "%s \"%s\" has to wait for a transaction that enqueued or settled messages and "
+                                  "stays open: end it, then try again",
                                   what, name);
     return result ? result : pgqrsi_pg_patience(pg, before, NULL);
 }
@@ -15841,7 +16489,8 @@ static bool pgqrsi_pg_read_message(const PGresult *r, int row, void *result, pgq
     message->state = (pgqrs_state)(int)pgqrsi_pg_get_int64(r, row, 1);
     message->priority = (int32_t)pgqrsi_pg_get_int64(r, row, 2);
     message->attempt = (int32_t)pgqrsi_pg_get_int64(r, row, 3);
-    message->lease = pgqrsi_pg_get_int64(r, row, 4);
+    message->lease = message->state == PGQRS_LEASED ? pgqrsi_pg_get_int64(r, row, 4) : 0;
+    message->place = message->state == PGQRS_READY ? pgqrsi_pg_get_int64(r, row, 4) : 0;
     message->lease_until_us = pgqrsi_pg_get_int64(r, row, 5);
     message->worker_id = pgqrsi_pg_get_int64(r, row, 6);
     message->enqueued_at_us = pgqrsi_pg_get_int64(r, row, 7);
@@ -17353,6 +18002,397 @@ static pgqrs_result pgqrsi_pg_worker_stats(void *self, int64_t now_us, const cha
     return result;
 }
 
+/* --- import --------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_run_events *pgqrsi_pg_make_events(pgqrsi_pg *pg, const PGresult *r)
+{
+    void *items = NULL;
+    pgqrs_run_events *list =
+        (pgqrs_run_events *)pgqrsi_pg_object(pg, r, sizeof *list, sizeof(pgqrs_run_event_info), &items);
+    if (!list) return NULL;
+    list->items = (const pgqrs_run_event_info *)items;
+    list->count = (size_t)PQntuples(r);
+    for (size_t i = 0; i < list->count; i++) {
+        pgqrs_run_event_info *event = (pgqrs_run_event_info *)items + i;
+        event->payload_size = (size_t)PQgetlength(r, (int)i, 1);
+        event->sent_at_us = pgqrsi_pg_get_int64(r, (int)i, 2);
+        if (pgqrsi_pg_copy(list, r, (int)i, 0, &event->name) && pgqrsi_pg_copy(list, r, (int)i, 1, &event->payload))
+            continue;
+        pgqrs_free(list);
+        return NULL;
+    }
+    return list;
+}
+
+static pgqrs_result pgqrsi_pg_run_events(void *self, int64_t run_id, pgqrs_run_events **out)
+{
+    pgqrsi_pg *pg = (pgqrsi_pg *)self;
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    *out = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_EVENT_LIST);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrs_result result = pgqrsi_pg_read(&call, &r);
+    if (!result && PQntuples(r) == 0) result = pgqrsi_pg_need_run(pg, run_id);
+    if (!result && (*out = pgqrsi_pg_make_events(pg, r)) == NULL) result = pgqrsi_pg_no_memory(pg);
+    PQclear(r);
+    return result;
+}
+
+/* A member of a public struct, as a column. */
+typedef struct pgqrsi_pg_member {
+    Oid type; /* PGQRSI_PG_INT4, INT8, TIME or TEXT */
+    size_t offset;
+} pgqrsi_pg_member;
+
+typedef struct pgqrsi_pg_table {
+    const char *const *rows; /* or one array: `first` and `size` of each */
+    const void *first;
+    size_t size;
+    size_t count;
+} pgqrsi_pg_table;
+
+static const char *pgqrsi_pg_row_at(const pgqrsi_pg_table *rows, size_t i)
+{
+    return rows->rows ? rows->rows[i] : (const char *)rows->first + i * rows->size;
+}
+
+static const char *pgqrsi_pg_member_text(const pgqrsi_pg_table *rows, size_t i, const pgqrsi_pg_member *member)
+{
+    const char *text;
+    memcpy(&text, pgqrsi_pg_row_at(rows, i) + member->offset, sizeof text);
+    return text;
+}
+
+static int64_t pgqrsi_pg_member_number(const pgqrsi_pg_table *rows, size_t i, const pgqrsi_pg_member *member)
+{
+    const char *at = pgqrsi_pg_row_at(rows, i) + member->offset;
+    int64_t number;
+    int32_t small;
+    if (member->type == PGQRSI_PG_INT4) {
+        memcpy(&small, at, sizeof small); /* an int32_t, or an enum */
+        return small;
+    }
+    memcpy(&number, at, sizeof number);
+    return number;
+}
+
+static size_t pgqrsi_pg_member_bytes(const pgqrsi_pg_table *rows, const pgqrsi_pg_member *member)
+{
+    size_t bytes = 0;
+    if (member->type != PGQRSI_PG_TEXT) return 8 * rows->count;
+    for (size_t i = 0; i < rows->count; i++) {
+        const char *text = pgqrsi_pg_member_text(rows, i, member);
+        bytes += text ? strlen(text) : 0;
+    }
+    return bytes;
+}
+
+static Oid pgqrsi_pg_array_of(Oid type)
+{
+    if (type == PGQRSI_PG_TEXT) return PGQRSI_PG_TEXT_ARRAY;
+    if (type == PGQRSI_PG_TIME) return PGQRSI_PG_TIME_ARRAY;
+    return type == PGQRSI_PG_INT4 ? PGQRSI_PG_INT4_ARRAY : PGQRSI_PG_INT8_ARRAY;
+}
+
+/* One parameter: an array of the member's values in all rows. */
+static void pgqrsi_pg_column(pgqrsi_pg_call *call, const pgqrsi_pg_table *rows, const pgqrsi_pg_member *member)
+{
+    size_t bytes = pgqrsi_pg_member_bytes(rows, member);
+    char *out = pgqrsi_pg_array(call, pgqrsi_pg_array_of(member->type), member->type, rows->count, bytes);
+    for (size_t i = 0; out && i < rows->count; i++) {
+        if (member->type == PGQRSI_PG_TEXT) {
+            const char *text = pgqrsi_pg_member_text(rows, i, member);
+            out = pgqrsi_pg_put_text(out, text, text ? strlen(text) : 0);
+        } else if (member->type == PGQRSI_PG_TIME) {
+            out = pgqrsi_pg_put_time(out, pgqrsi_pg_member_number(rows, i, member));
+        } else if (member->type == PGQRSI_PG_INT4) {
+            out = pgqrsi_pg_put_int32(out, (int32_t)pgqrsi_pg_member_number(rows, i, member));
+        } else {
+            out = pgqrsi_pg_put_int64(out, pgqrsi_pg_member_number(rows, i, member));
+        }
+    }
+    pgqrsi_pg_array_end(call, out);
+}
+
+static void pgqrsi_pg_columns(pgqrsi_pg_call *call, const pgqrsi_pg_table *rows, const pgqrsi_pg_member *members,
+                              size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        pgqrsi_pg_column(call, rows, &members[i]);
+}
+
+#define PGQRSI_PG_MESSAGE_MEMBER(type, name)                                                                           \
+    {                                                                                                                  \
+        type, offsetof(pgqrs_message, name)                                                                            \
+    }
+static const pgqrsi_pg_member pgqrsi_pg_message_members[] = {
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_INT8, id),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_INT4, state),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_INT4, priority),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_INT4, attempt),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_INT8, place),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TIME, due_at_us),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TIME, enqueued_at_us),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TIME, expires_at_us),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TIME, finished_at_us),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TEXT, dedup_key),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TEXT, producer),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TEXT, reason),
+    PGQRSI_PG_MESSAGE_MEMBER(PGQRSI_PG_TEXT, payload),
+};
+
+#define PGQRSI_PG_RUN_MEMBER(type, name)                                                                               \
+    {                                                                                                                  \
+        type, offsetof(pgqrs_run_info, name)                                                                           \
+    }
+static const pgqrsi_pg_member pgqrsi_pg_run_members[] = {
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_INT8, id),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_INT4, state),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_INT4, wait),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_INT4, retries),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, triggered_at_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, started_at_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, finished_at_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, deadline_at_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, cancel_requested_at_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TIME, wait_until_us),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_INT8, forked_from),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, wait_name),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, idempotency_key),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, cancelled_by),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, cancel_reason),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, error_code),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, error_message),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, error_step),
+    PGQRSI_PG_RUN_MEMBER(PGQRSI_PG_TEXT, output),
+};
+
+#define PGQRSI_PG_STEP_MEMBER(type, name)                                                                              \
+    {                                                                                                                  \
+        type, offsetof(pgqrs_step_info, name)                                                                          \
+    }
+static const pgqrsi_pg_member pgqrsi_pg_step_members[] = {
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_INT4, number),        PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_INT4, kind),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_INT4, state),         PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_INT4, retries),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TIME, started_at_us), PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TIME, finished_at_us),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TIME, due_at_us),     PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, name),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, key),           PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, input),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, output),        PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, error_code),
+    PGQRSI_PG_STEP_MEMBER(PGQRSI_PG_TEXT, error_message),
+};
+
+static const pgqrsi_pg_member pgqrsi_pg_value_members[] = {
+    {PGQRSI_PG_TEXT, offsetof(pgqrs_run_value_info, name)},
+    {PGQRSI_PG_TIME, offsetof(pgqrs_run_value_info, set_at_us)},
+    {PGQRSI_PG_TEXT, offsetof(pgqrs_run_value_info, value)},
+};
+
+static const pgqrsi_pg_member pgqrsi_pg_event_members[] = {
+    {PGQRSI_PG_TEXT, offsetof(pgqrs_run_event_info, name)},
+    {PGQRSI_PG_TIME, offsetof(pgqrs_run_event_info, sent_at_us)},
+    {PGQRSI_PG_TEXT, offsetof(pgqrs_run_event_info, payload)},
+};
+
+#define PGQRSI_PG_MEMBERS(list) list, sizeof list / sizeof list[0]
+
+typedef struct pgqrsi_pg_import {
+    pgqrsi_pg *pg;
+    const pgqrs_backend_import *request;
+    int64_t queue_id;
+    int64_t workflow_id;
+    int64_t max_id;
+    int64_t max_place;
+    int64_t *ids;
+    const char **rows; /* messages, or runs: some of the request's */
+    size_t bytes;      /* of ids, and the rows behind them */
+} pgqrsi_pg_import;
+
+static pgqrs_result pgqrsi_pg_number_of(pgqrsi_pg *pg, int statement, int64_t value, int64_t *number)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, value);
+    return pgqrsi_pg_write_number(&call, number);
+}
+
+/* Ids drawn from now on are larger than those that are coming. Nobody may draw one while that is arranged, or two might get the same;
+ * but that is done once for many, when the largest come first. */
+static pgqrs_result pgqrsi_pg_import_ids(const pgqrsi_pg_import *job)
+{
+    int64_t behind = 0, ignored = 0;
+    pgqrsi_pg *pg = job->pg;
+    pgqrs_result result = pgqrsi_pg_number_of(pg, PGQRSI_PA_SQL_IMPORT_BEHIND, job->max_id, &behind);
+    if (!result && behind) result = pgqrsi_pg_gate(pg, true);
+    if (!result && behind) result = pgqrsi_pg_barrier(pg, "queue", job->request->queue);
+    if (!result && behind) result = pgqrsi_pg_number_of(pg, PGQRSI_PA_SQL_IMPORT_IDS, job->max_id, &ignored);
+    if (result || !job->max_place) return result;
+    return pgqrsi_pg_number_of(pg, PGQRSI_PA_SQL_IMPORT_PLACES, job->max_place, &ignored);
+}
+
+static pgqrs_result pgqrsi_pg_import_read_target(pgqrsi_pg_import *job, const PGresult *r)
+{
+    const pgqrs_backend_import *request = job->request;
+    pgqrsi_pg *pg = job->pg;
+    if (PQntuples(r) == 0) return pgqrsi_pg_no_queue(pg, request->queue);
+    job->queue_id = pgqrsi_pg_get_int64(r, 0, 0);
+    job->workflow_id = pgqrsi_pg_get_int64(r, 0, 2);
+    if (!pgqrsi_pg_get_int64(r, 0, 1))
+        return pgqrs_backend_fail(pg->store, PGQRS_ERR_QUEUE_NOT_PAUSED, 0, NULL,
+                                  "queue \"%s\" is not paused: pause it until everything has arrived", request->queue);
+    if (!request->workflow) return PGQRS_OK;
+    if (!job->workflow_id) return pgqrsi_pg_no_workflow(pg, request->workflow);
+    if (pgqrsi_pg_get_int64(r, 0, 3)) return PGQRS_OK;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL,
+                              "workflow \"%s\" has another queue than \"%s\" here", request->workflow, request->queue);
+}
+
+/* The queue stays as it is until the end of the transaction. */
+static pgqrs_result pgqrsi_pg_import_target(pgqrsi_pg_import *job)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, job->pg, PGQRSI_PA_SQL_IMPORT_TARGET);
+    pgqrsi_pg_text(&call, job->request->queue);
+    pgqrsi_pg_text(&call, job->request->workflow);
+    pgqrs_result result = pgqrsi_pg_write(&call, &r);
+    if (!result) result = pgqrsi_pg_import_read_target(job, r);
+    PQclear(r);
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_import_free(const pgqrsi_pg_import *job)
+{
+    pgqrsi_pg_call call;
+    int64_t taken = 0;
+    pgqrsi_pg_start(&call, job->pg, PGQRSI_PA_SQL_IMPORT_TAKEN);
+    pgqrsi_pg_ids(&call, job->ids, job->request->count);
+    pgqrs_result result = pgqrsi_pg_write_number(&call, &taken);
+    if (result || !taken) return result;
+    return pgqrs_backend_fail(job->pg->store, PGQRS_ERR_ID_TAKEN, 0, NULL, "there is a message or run %lld already",
+                              (long long)taken);
+}
+
+/* Runs a call that gives the id of a message or run whose key is taken. */
+static pgqrs_result pgqrsi_pg_import_keyed(pgqrsi_pg *pg, pgqrsi_pg_call *call, const char *what)
+{
+    int64_t refused = 0;
+    pgqrs_result result = pgqrsi_pg_write_number(call, &refused);
+    if (result || !refused) return result;
+    return pgqrs_backend_fail(pg->store, PGQRS_ERR_DUPLICATE, 0, NULL, "%s %lld has a key that another %s holds here",
+                              what, (long long)refused, what);
+}
+
+static pgqrs_result pgqrsi_pg_import_messages(pgqrsi_pg_import *job)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_table rows;
+    memset(&rows, 0, sizeof rows);
+    rows.rows = job->rows;
+    for (size_t i = 0; i < job->request->count; i++)
+        if (job->request->items[i].message) job->rows[rows.count++] = (const char *)job->request->items[i].message;
+    if (rows.count == 0) return PGQRS_OK;
+    pgqrsi_pg_start(&call, job->pg, PGQRSI_PA_SQL_IMPORT_MESSAGES);
+    pgqrsi_pg_int64(&call, job->queue_id);
+    pgqrsi_pg_time(&call, job->request->now_us);
+    pgqrsi_pg_columns(&call, &rows, PGQRSI_PG_MEMBERS(pgqrsi_pg_message_members));
+    return pgqrsi_pg_import_keyed(job->pg, &call, "message");
+}
+
+static pgqrs_result pgqrsi_pg_import_runs(pgqrsi_pg_import *job)
+{
+    pgqrsi_pg_call call;
+    pgqrsi_pg_table rows;
+    memset(&rows, 0, sizeof rows);
+    rows.rows = job->rows;
+    rows.count = job->request->count;
+    for (size_t i = 0; i < rows.count; i++)
+        job->rows[i] = (const char *)job->request->items[i].run;
+    pgqrsi_pg_start(&call, job->pg, PGQRSI_PA_SQL_IMPORT_RUNS);
+    pgqrsi_pg_int64(&call, job->queue_id);
+    pgqrsi_pg_int64(&call, job->workflow_id);
+    pgqrsi_pg_columns(&call, &rows, PGQRSI_PG_MEMBERS(pgqrsi_pg_run_members));
+    return pgqrsi_pg_import_keyed(job->pg, &call, "run");
+}
+
+/* What belongs to one run, of one kind. */
+static pgqrs_result pgqrsi_pg_import_part(pgqrsi_pg *pg, int statement, int64_t run_id, const pgqrsi_pg_table *rows,
+                                          const pgqrsi_pg_member *members, size_t count)
+{
+    pgqrsi_pg_call call;
+    if (rows->count == 0) return PGQRS_OK;
+    pgqrsi_pg_start(&call, pg, statement);
+    pgqrsi_pg_int64(&call, run_id);
+    pgqrsi_pg_columns(&call, rows, members, count);
+    return pgqrsi_pg_write_only(&call);
+}
+
+static pgqrs_result pgqrsi_pg_import_parts(pgqrsi_pg *pg, const pgqrs_run_image *item)
+{
+    int64_t id = item->run->id;
+    const pgqrsi_pg_table steps = {NULL, item->steps, sizeof(pgqrs_step_info), item->step_count};
+    const pgqrsi_pg_table values = {NULL, item->values, sizeof(pgqrs_run_value_info), item->value_count};
+    const pgqrsi_pg_table events = {NULL, item->events, sizeof(pgqrs_run_event_info), item->event_count};
+    pgqrs_result result =
+        pgqrsi_pg_import_part(pg, PGQRSI_PA_SQL_IMPORT_STEPS, id, &steps, PGQRSI_PG_MEMBERS(pgqrsi_pg_step_members));
+    if (!result)
+        result = pgqrsi_pg_import_part(pg, PGQRSI_PA_SQL_IMPORT_VALUES, id, &values,
+                                       PGQRSI_PG_MEMBERS(pgqrsi_pg_value_members));
+    if (!result)
+        result = pgqrsi_pg_import_part(pg, PGQRSI_PA_SQL_IMPORT_EVENTS, id, &events,
+                                       PGQRSI_PG_MEMBERS(pgqrsi_pg_event_members));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_import_once(pgqrsi_pg_import *job)
+{
+    pgqrs_result result = pgqrsi_pg_import_target(job);
+    if (!result) result = pgqrsi_pg_import_free(job);
+    if (!result) result = pgqrsi_pg_import_messages(job);
+    if (result || !job->request->workflow) return result;
+    result = pgqrsi_pg_import_runs(job);
+    for (size_t i = 0; i < job->request->count && !result; i++)
+        result = pgqrsi_pg_import_parts(job->pg, &job->request->items[i]);
+    return result;
+}
+
+/* Sequences keep what they were set to whatever becomes of the transaction, so that comes first, in one that keeps others out only
+ * for so long. */
+static pgqrs_result pgqrsi_pg_import_run(pgqrsi_pg_import *job)
+{
+    pgqrsi_pg *pg = job->pg;
+    int tries = 0;
+    pgqrs_result result;
+    do {
+        result = pgqrsi_pg_begin(pg);
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_import_ids(job));
+        if (!result) result = pgqrsi_pg_begin(pg);
+        if (!result) result = pgqrsi_pg_finish(pg, pgqrsi_pg_import_once(job));
+    } while (pgqrsi_pg_again(pg, result, &tries));
+    return result;
+}
+
+static pgqrs_result pgqrsi_pg_import_items(void *self, const pgqrs_backend_import *request)
+{
+    pgqrsi_pg_import job;
+    memset(&job, 0, sizeof job);
+    job.pg = (pgqrsi_pg *)self;
+    job.request = request;
+    job.bytes = request->count * (sizeof *job.ids + sizeof *job.rows);
+    job.ids = (int64_t *)pgqrs_backend_alloc(job.pg->store, job.bytes);
+    if (!job.ids) return pgqrsi_pg_no_memory(job.pg);
+    job.rows = (const char **)(void *)(job.ids + request->count);
+    for (size_t i = 0; i < request->count; i++) {
+        const pgqrs_run_image *item = &request->items[i];
+        job.ids[i] = item->run ? item->run->id : item->message->id;
+        if (job.ids[i] > job.max_id) job.max_id = job.ids[i];
+        if (item->message && item->message->place > job.max_place) job.max_place = item->message->place;
+    }
+    pgqrs_result result = pgqrsi_pg_import_run(&job);
+    pgqrs_backend_free(job.pg->store, job.ids, job.bytes);
+    return result;
+}
+
 /* --- verify ------------------------------------------------------------------------------------------------------- */
 
 static pgqrs_result pgqrsi_pg_verify_step(pgqrsi_pg *pg, int statement)
@@ -17450,6 +18490,8 @@ static const pgqrs_backend pgqrsi_pg_backend = {
     pgqrsi_pg_transaction,
     pgqrsi_pg_pgconn,
     NULL,
+    pgqrsi_pg_run_events,
+    pgqrsi_pg_import_items,
 };
 
 PGQRS_API const pgqrs_backend *pgqrs_postgres_backend(void)
@@ -18939,6 +19981,11 @@ PGQRS_API pgqrs_result pgqrs_run_values_get(pgqrs_store *store, int64_t run_id, 
     PGQRSI_CALL(store, pgqrsi_run_values_get(store, run_id, out));
 }
 
+PGQRS_API pgqrs_result pgqrs_run_events_get(pgqrs_store *store, int64_t run_id, pgqrs_run_events **out)
+{
+    PGQRSI_CALL(store, pgqrsi_run_events_get(store, run_id, out));
+}
+
 PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_run_explain(pgqrs_store *store, int64_t run_id, pgqrs_explanation *out)
 {
     PGQRSI_CALL(store, pgqrsi_run_explain(store, run_id, out));
@@ -18971,6 +20018,18 @@ PGQRS_API pgqrs_result pgqrs_run_purge(pgqrs_store *store, const char *workflow,
                                        int64_t *removed)
 {
     PGQRSI_CALL(store, pgqrsi_run_purge(store, workflow, desc, removed));
+}
+
+PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_message_import(pgqrs_store *store, const pgqrs_message *items, size_t count,
+                                                        size_t *stored)
+{
+    PGQRSI_CALL(store, pgqrsi_message_import(store, items, count, stored));
+}
+
+PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_run_import(pgqrs_store *store, const pgqrs_run_image *items, size_t count,
+                                                    size_t *stored)
+{
+    PGQRSI_CALL(store, pgqrsi_run_import(store, items, count, true, stored));
 }
 
 PGQRS_API pgqrs_result pgqrs_metrics_get(pgqrs_store *store, const char *queue, pgqrs_metrics **out)

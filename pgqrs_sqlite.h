@@ -545,7 +545,7 @@ static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_vers
                 " r.deadline_at FROM pgqrs_runs r JOIN pgqrs_workflows w ON w.id = r.workflow_id WHERE r.id = ?1")     \
     X(RUN_STEPS, "SELECT number, kind, state, retries, started_at, finished_at, due_at, name, key, error_code,"        \
                  " error_message, input, output FROM pgqrs_steps WHERE run_id = ?1 ORDER BY number")                   \
-    X(RUN_EVENTS, "SELECT name, payload FROM pgqrs_run_events WHERE run_id = ?1 ORDER BY name")                        \
+    X(RUN_EVENTS, "SELECT name, payload, sent_at FROM pgqrs_run_events WHERE run_id = ?1 ORDER BY name")               \
     X(RUN_VALUES, "SELECT name, value, set_at FROM pgqrs_run_values WHERE run_id = ?1 ORDER BY name")                  \
     /* what a worker stores, while the lease is its own and not over */                                                \
     X(RUN_FENCE, "SELECT m.queue_id, m.lease_until, r.cancel_requested_at, r.started_at"                               \
@@ -587,6 +587,18 @@ static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_vers
                   " name, key, error_code, error_message, input, output) SELECT ?2, number, kind, state, retries,"     \
                   " started_at, finished_at, due_at, name, key, error_code, error_message, input, output"              \
                   " FROM pgqrs_steps WHERE run_id = ?1 AND number < ?3 AND state = 1")                                 \
+    /* import */                                                                                                       \
+    X(IMPORT_MESSAGE, "INSERT INTO pgqrs_messages(id, queue_id, state, priority, ord, due_at, attempt, enqueued_at,"   \
+                      " expires_at, finished_at, dedup_key, producer, reason, payload)"                                \
+                      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)")                         \
+    X(IMPORT_RUN,                                                                                                      \
+      "INSERT INTO pgqrs_runs(id, workflow_id, state, wait, wait_until, retries, triggered_at, started_at,"            \
+      " finished_at, deadline_at, cancel_requested_at, forked_from, idempotency_key, wait_name,"                       \
+      " cancelled_by, cancel_reason, error_code, error_message, error_step, output)"                                   \
+      " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)")           \
+    X(IMPORT_EVENT, "INSERT INTO pgqrs_run_events(run_id, sent_at, name, payload) VALUES (?1, ?2, ?3, ?4)")            \
+    X(IMPORT_KEEP, "UPDATE pgqrs_meta SET value = ?1 WHERE key = 'max_id' AND value < ?1")                             \
+    X(IMPORT_TAKEN, "SELECT 1 FROM pgqrs_messages WHERE id = ?1 UNION ALL SELECT 1 FROM pgqrs_runs WHERE id = ?1")     \
     /* removal */                                                                                                      \
     X(RUN_DROP_STEPS, "DELETE FROM pgqrs_steps WHERE run_id = ?1")                                                     \
     X(RUN_DROP_EVENTS, "DELETE FROM pgqrs_run_events WHERE run_id = ?1")                                               \
@@ -3176,7 +3188,8 @@ static void pgqrsi_sqlite_wait_end(void *context)
     " CASE WHEN m.state <> 3 OR m.lease_until <= ?1 THEN 0 ELSE (SELECT count(*) FROM pgqrs_messages s"                \
     "   WHERE s.queue_id = m.queue_id AND s.state = 3 AND s.lease_until = m.lease_until AND s.lease = m.lease) END,"   \
     " (SELECT name FROM pgqrs_queues WHERE id = m.queue_id), m.dedup_key, m.producer, m.reason, m.payload,"            \
-    " CASE WHEN " PGQRSI_SQLITE_LOST " THEN NULL ELSE (SELECT name FROM pgqrs_workers WHERE id = m.worker_id) END"
+    " CASE WHEN " PGQRSI_SQLITE_LOST " THEN NULL ELSE (SELECT name FROM pgqrs_workers WHERE id = m.worker_id) END,"    \
+    " CASE m.state WHEN 1 THEN m.ord ELSE 0 END"
 
 static void pgqrsi_sqlite_read_message(pgqrsi_sqlite_query *query, void *result, pgqrs_message *message)
 {
@@ -3198,6 +3211,7 @@ static void pgqrsi_sqlite_read_message(pgqrsi_sqlite_query *query, void *result,
     message->reason = pgqrsi_sqlite_copy(query, result, 15, NULL);
     message->payload = pgqrsi_sqlite_copy(query, result, 16, &message->payload_size);
     message->worker = pgqrsi_sqlite_copy(query, result, 17, NULL);
+    message->place = pgqrsi_sqlite_int(query, 18);
 }
 
 static pgqrs_result pgqrsi_sqlite_message_get(void *context, int64_t now_us, int64_t id, pgqrs_message **out)
@@ -5159,6 +5173,210 @@ static pgqrs_result pgqrsi_sqlite_maintain_workflow(pgqrsi_sqlite *self, int64_t
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
+ * >>import
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static pgqrs_result pgqrsi_sqlite_list_events(pgqrsi_sqlite *self, int64_t run_id, pgqrs_run_events *list)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, PGQRSI_SQLITE_RUN_EVENTS_SQL);
+    pgqrs_run_event_info *items = NULL;
+    size_t capacity = 0;
+    pgqrsi_sqlite_put(&query, run_id);
+    while (pgqrsi_sqlite_next(&query)) {
+        pgqrs_run_event_info *event;
+        items = (pgqrs_run_event_info *)pgqrsi_sqlite_grow(list, items, list->count, &capacity, sizeof(*items));
+        if (!items) {
+            query.rc = SQLITE_NOMEM;
+            break;
+        }
+        event = &items[list->count++];
+        event->name = pgqrsi_sqlite_copy(&query, list, 0, NULL);
+        event->payload = pgqrsi_sqlite_copy(&query, list, 1, &event->payload_size);
+        event->sent_at_us = pgqrsi_sqlite_int(&query, 2);
+    }
+    list->items = items;
+    return pgqrsi_sqlite_end(&query);
+}
+
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_run_events(void *context, int64_t run_id, pgqrs_run_events **out)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrs_run_events *list;
+    pgqrs_result result = pgqrsi_sqlite_begin_read(self);
+    *out = NULL;
+    if (result != PGQRS_OK) return result;
+    list = (pgqrs_run_events *)pgqrs_backend_result_new(self->store, sizeof(*list), 1024);
+    result = list ? pgqrsi_sqlite_need_run(self, run_id) : pgqrsi_sqlite_no_memory(self);
+    if (result == PGQRS_OK) result = pgqrsi_sqlite_list_events(self, run_id, list);
+    result = pgqrsi_sqlite_finish(self, result);
+    if (result != PGQRS_OK)
+        pgqrs_free(list);
+    else
+        *out = list;
+    return result;
+}
+
+typedef struct pgqrsi_sqlite_import {
+    pgqrsi_sqlite *self;
+    const pgqrs_backend_import *request;
+    int64_t queue_id;
+    int64_t workflow_id;
+} pgqrsi_sqlite_import;
+
+/* What has to be true before the first row is written. */
+static pgqrs_result pgqrsi_sqlite_import_target(pgqrsi_sqlite_import *job)
+{
+    pgqrsi_sqlite *self = job->self;
+    const pgqrs_backend_import *request = job->request;
+    pgqrsi_sqlite_queue queue;
+    pgqrsi_sqlite_workflow workflow;
+    pgqrs_result result = pgqrsi_sqlite_need_queue(self, request->queue, &queue);
+    if (result != PGQRS_OK) return result;
+    job->queue_id = queue.id;
+    if (!queue.paused)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_QUEUE_NOT_PAUSED, 0, NULL,
+                                  "queue \"%s\" is not paused: pause it until everything has arrived", request->queue);
+    if (!request->workflow) return PGQRS_OK;
+    result = pgqrsi_sqlite_need_workflow(self, request->workflow, &workflow);
+    if (result != PGQRS_OK) return result;
+    job->workflow_id = workflow.id;
+    if (workflow.queue_id == queue.id) return PGQRS_OK;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL,
+                              "workflow \"%s\" has another queue than \"%s\" here", request->workflow, request->queue);
+}
+
+static pgqrs_result pgqrsi_sqlite_import_free(const pgqrsi_sqlite_import *job, const pgqrs_run_image *item, int64_t id)
+{
+    pgqrsi_sqlite *self = job->self;
+    int64_t taken = 0, holder = 0, run_id = 0;
+    const pgqrs_message *message = item->message;
+    pgqrs_result result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_IMPORT_TAKEN_SQL, &id, 1, &taken);
+    if (result != PGQRS_OK) return result;
+    if (taken)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_ID_TAKEN, 0, NULL, "there is a message or run %lld already",
+                                  (long long)id);
+    if (message && message->dedup_key && message->state < PGQRS_LEASED)
+        result = pgqrsi_sqlite_key_holder(self, job->queue_id, message->dedup_key, job->request->now_us, &holder);
+    if (result == PGQRS_OK && item->run && item->run->idempotency_key)
+        result = pgqrsi_sqlite_find_key(self, job->workflow_id, item->run->idempotency_key, &run_id);
+    if (result != PGQRS_OK || (!holder && !run_id)) return result;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DUPLICATE, 0, NULL, "%s %lld has a key that %s %lld holds here",
+                              run_id ? "run" : "message", (long long)id, run_id ? "run" : "message",
+                              (long long)(run_id ? run_id : holder));
+}
+
+static pgqrs_result pgqrsi_sqlite_import_message(const pgqrsi_sqlite_import *job, const pgqrs_message *message)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(job->self, PGQRSI_SQLITE_IMPORT_MESSAGE_SQL);
+    pgqrsi_sqlite_put(&query, message->id);
+    pgqrsi_sqlite_put(&query, job->queue_id);
+    pgqrsi_sqlite_put(&query, message->state);
+    pgqrsi_sqlite_put(&query, message->priority);
+    pgqrsi_sqlite_put(&query, message->place);
+    pgqrsi_sqlite_put(&query, message->due_at_us);
+    pgqrsi_sqlite_put(&query, message->attempt);
+    pgqrsi_sqlite_put(&query, message->enqueued_at_us);
+    pgqrsi_sqlite_put(&query, message->expires_at_us);
+    pgqrsi_sqlite_put(&query, message->finished_at_us);
+    pgqrsi_sqlite_put_text(&query, message->dedup_key);
+    pgqrsi_sqlite_put_text(&query, message->producer);
+    pgqrsi_sqlite_put_text(&query, message->reason);
+    pgqrsi_sqlite_put_bytes(&query, message->payload, message->payload_size);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_import_run_row(const pgqrsi_sqlite_import *job, const pgqrs_run_info *run)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(job->self, PGQRSI_SQLITE_IMPORT_RUN_SQL);
+    pgqrsi_sqlite_put(&query, run->id);
+    pgqrsi_sqlite_put(&query, job->workflow_id);
+    pgqrsi_sqlite_put(&query, run->state);
+    pgqrsi_sqlite_put(&query, run->wait);
+    pgqrsi_sqlite_put(&query, run->wait_until_us);
+    pgqrsi_sqlite_put(&query, run->retries);
+    pgqrsi_sqlite_put(&query, run->triggered_at_us);
+    pgqrsi_sqlite_put(&query, run->started_at_us);
+    pgqrsi_sqlite_put(&query, run->finished_at_us);
+    pgqrsi_sqlite_put(&query, run->deadline_at_us);
+    pgqrsi_sqlite_put(&query, run->cancel_requested_at_us);
+    pgqrsi_sqlite_put(&query, run->forked_from);
+    pgqrsi_sqlite_put_text(&query, run->idempotency_key);
+    pgqrsi_sqlite_put_text(&query, run->wait_name);
+    pgqrsi_sqlite_put_text(&query, run->cancelled_by);
+    pgqrsi_sqlite_put_text(&query, run->cancel_reason);
+    pgqrsi_sqlite_put_text(&query, run->error_code);
+    pgqrsi_sqlite_put_text(&query, run->error_message);
+    pgqrsi_sqlite_put_text(&query, run->error_step);
+    pgqrsi_sqlite_put_bytes(&query, run->output, run->output_size);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_import_text(pgqrsi_sqlite *self, pgqrsi_sqlite_statement which, const int64_t at[2],
+                                              const char *name, const char *text)
+{
+    pgqrsi_sqlite_query query = pgqrsi_sqlite_query_new(self, which);
+    pgqrsi_sqlite_put(&query, at[0]);
+    pgqrsi_sqlite_put(&query, at[1]);
+    pgqrsi_sqlite_put_text(&query, name);
+    pgqrsi_sqlite_put_text(&query, text);
+    return pgqrsi_sqlite_run(&query);
+}
+
+static pgqrs_result pgqrsi_sqlite_import_run(const pgqrsi_sqlite_import *job, const pgqrs_run_image *item)
+{
+    pgqrsi_sqlite *self = job->self;
+    int64_t at[2];
+    size_t i;
+    pgqrs_result result = pgqrsi_sqlite_import_run_row(job, item->run);
+    at[0] = item->run->id;
+    for (i = 0; i < item->step_count && result == PGQRS_OK; i++) {
+        pgqrs_step_info step = item->steps[i];
+        if (step.output && !step.output_size) step.output_size = strlen(step.output);
+        result = pgqrsi_sqlite_put_step(self, item->run->id, &step);
+    }
+    for (i = 0; i < item->value_count && result == PGQRS_OK; i++) {
+        at[1] = item->values[i].set_at_us;
+        result = pgqrsi_sqlite_import_text(self, PGQRSI_SQLITE_VALUE_PUT_SQL, at, item->values[i].name,
+                                           item->values[i].value);
+    }
+    for (i = 0; i < item->event_count && result == PGQRS_OK; i++) {
+        at[1] = item->events[i].sent_at_us;
+        result = pgqrsi_sqlite_import_text(self, PGQRSI_SQLITE_IMPORT_EVENT_SQL, at, item->events[i].name,
+                                           item->events[i].payload);
+    }
+    return result;
+}
+
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_import_all(pgqrsi_sqlite_import *job)
+{
+    size_t i;
+    pgqrs_result result = pgqrsi_sqlite_import_target(job);
+    for (i = 0; i < job->request->count && result == PGQRS_OK; i++) {
+        const pgqrs_run_image *item = &job->request->items[i];
+        result = pgqrsi_sqlite_import_free(job, item, item->run ? item->run->id : item->message->id);
+        if (result == PGQRS_OK && item->message) result = pgqrsi_sqlite_import_message(job, item->message);
+        if (result == PGQRS_OK && item->run) result = pgqrsi_sqlite_import_run(job, item);
+        if (result == PGQRS_OK && !item->message)
+            result = pgqrsi_sqlite_run_with(job->self, PGQRSI_SQLITE_IMPORT_KEEP_SQL, &item->run->id, 1);
+    }
+    return result;
+}
+
+static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_import_items(void *context, const pgqrs_backend_import *request)
+{
+    pgqrsi_sqlite *self = (pgqrsi_sqlite *)context;
+    pgqrsi_sqlite_import job;
+    pgqrs_result result = pgqrsi_sqlite_begin_write(self);
+    if (result != PGQRS_OK) return result;
+    memset(&job, 0, sizeof(job));
+    job.self = self;
+    job.request = request;
+    result = pgqrsi_sqlite_finish(self, pgqrsi_sqlite_import_all(&job));
+    self->tail_known = false; /* lines got places of their own choice */
+    return result;
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
  * >>housekeeping
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -5322,7 +5540,9 @@ static const pgqrs_backend pgqrsi_sqlite_table = {PGQRS_BACKEND_VERSION,
                                                   pgqrsi_sqlite_run_wait_begin,
                                                   pgqrsi_sqlite_transact,
                                                   NULL,
-                                                  pgqrsi_sqlite_database};
+                                                  pgqrsi_sqlite_database,
+                                                  pgqrsi_sqlite_run_events,
+                                                  pgqrsi_sqlite_import_items};
 
 PGQRS_API const pgqrs_backend *pgqrs_sqlite_backend(void)
 {

@@ -48,5 +48,6 @@ without_memory "read" no pgqrs message read jobs --count 3 --lock-time 10ms
 without_memory "work" no pgqrs work jobs --max-messages 1 -- cat
 without_memory "a run" yes pgqrs run show "$run" --utc
 without_memory "doctor" no pgqrs doctor --format csv
+without_memory "copy" no pgqrs copy "$PGQRS_DSN" sqlite::memory: --yes --force
 gives "the store is whole" 0 pgqrs verify
 tap_end

@@ -19,6 +19,7 @@
 #include "conformance_workflow.h"
 #include "conformance_steps.h"
 #include "conformance_runs.h"
+#include "conformance_import.h"
 #include "conformance_threads.h"
 
 int main(void)
@@ -27,7 +28,7 @@ int main(void)
         LIST(enqueue_cases), LIST(delivery_cases), LIST(queue_cases), LIST(inspect_cases),
         LIST(worker_cases),  LIST(loop_cases),     LIST(store_cases), LIST(process_cases),
         LIST(workflow_cases), LIST(step_cases), LIST(run_cases),
-        LIST(thread_cases),
+        LIST(import_cases), LIST(thread_cases),
     };
     int stop = begin_run();
     int failed;

@@ -645,6 +645,64 @@ static pgqrs_result call_run_values(void)
     pgqrs_result result = pgqrs_run_values_get(T.store, D.done_run, &out);
     return released(result, out);
 }
+static pgqrs_result call_run_events(void)
+{
+    pgqrs_run_events *out = NULL;
+    pgqrs_result result = pgqrs_run_events_get(T.store, D.waiting_run, &out);
+    return released(result, out);
+}
+/* What each brings is new, or half new: ids above all others, in a queue of its own that the first call makes. */
+static pgqrs_result import_target(char *queue, size_t room, const char *workflow)
+{
+    pgqrs_queue_desc desc = {.paused = true};
+    pgqrs_result result;
+    snprintf(queue, room, "%s-import", D.queue);
+    result = pgqrs_queue_create(T.store, queue, &desc);
+    if (result == PGQRS_OK && workflow)
+        result = pgqrs_workflow_create(T.store, workflow, &(pgqrs_workflow_desc){.queue = queue});
+    return result;
+}
+static pgqrs_message import_message(int64_t id, const char *queue)
+{
+    return (pgqrs_message){.id = id, .queue = queue, .payload = SECRET_PAYLOAD, .state = PGQRS_READY, .place = id,
+                           .enqueued_at_us = TEST_EPOCH_US};
+}
+static pgqrs_result call_message_import(void)
+{
+    pgqrs_message items[4];
+    char queue[96];
+    pgqrs_result result = import_target(queue, sizeof(queue), NULL);
+    for (int i = 0; i < 4; i++)
+        items[i] = import_message(1000000 + 10 * D.serial + i, queue);
+    items[1].state = PGQRS_DEAD;
+    items[1].finished_at_us = TEST_EPOCH_US;
+    items[2].dedup_key = "key";
+    items[2].reason = "a reason";
+    if (result == PGQRS_OK)
+        result = pgqrs_message_import(T.store, items, 2, NULL);
+    return result == PGQRS_OK ? pgqrs_message_import(T.store, items, COUNT_OF(items), NULL) : result;
+}
+static pgqrs_result call_run_import(void)
+{
+    const pgqrs_step_info steps[] = {{.number = 1, .kind = PGQRS_STEP_BODY, .state = PGQRS_STEP_DONE, .name = "first",
+                                      .output = "1", .started_at_us = TEST_EPOCH_US, .finished_at_us = TEST_EPOCH_US}};
+    const pgqrs_run_value_info values[] = {{.name = "progress", .value = "50", .set_at_us = TEST_EPOCH_US}};
+    const pgqrs_run_event_info events[] = {{.name = "go", .payload = "1", .sent_at_us = TEST_EPOCH_US}};
+    char queue[96], workflow[96];
+    pgqrs_message message;
+    pgqrs_run_info info = {.state = PGQRS_RUN_QUEUED, .triggered_at_us = TEST_EPOCH_US, .idempotency_key = "key"};
+    pgqrs_run_image image = {&info, &message, steps, 1, values, 1, events, 1};
+    pgqrs_result result;
+    snprintf(workflow, sizeof(workflow), "%s-import", D.workflow);
+    result = import_target(queue, sizeof(queue), workflow);
+    message = import_message(2000000 + D.serial, queue);
+    info.id = message.id;
+    info.queue = queue;
+    info.workflow = workflow;
+    if (result == PGQRS_OK)
+        result = pgqrs_run_import(T.store, &image, 1, NULL);
+    return result == PGQRS_OK ? pgqrs_run_import(T.store, &image, 1, NULL) : result;
+}
 static pgqrs_result call_run_result(void)
 {
     pgqrs_run_info *out = NULL;
@@ -851,6 +909,9 @@ static const operation operations[] = {
     {"pgqrs_run_count", call_run_count, CHANGES_NOTHING},
     {"pgqrs_run_steps", call_run_steps, CHANGES_NOTHING},
     {"pgqrs_run_values_get", call_run_values, CHANGES_NOTHING},
+    {"pgqrs_run_events_get", call_run_events, CHANGES_NOTHING},
+    {"pgqrs_run_import", call_run_import, MAY_DO_PARTS},
+    {"pgqrs_message_import", call_message_import, MAY_DO_PARTS},
     {"pgqrs_run_result", call_run_result, CHANGES_NOTHING},
     {"pgqrs_run_explain", call_run_explain, CHANGES_NOTHING},
     {"pgqrs_run_cancel", call_run_cancel, CHANGES_NOTHING},

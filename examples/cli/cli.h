@@ -232,6 +232,8 @@ static inline int64_t number_of(const cli *c, option_id id)
 void cli_say(const char *format, ...) CLI_PRINTF(1, 2);
 /* The same, as the end of a command: `return cli_fail(NOT_FOUND, "there is no ...");` gives the code. */
 #define cli_fail(code, ...) (cli_say(__VA_ARGS__), (code))
+/* Opens a store with the settings of the surroundings; a DSN of NULL: the one they name. */
+exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store);
 /* What the library says about the call that failed, in the words of this tool. */
 exit_code cli_store_failed(cli *c);
 exit_code cli_error(const pgqrs_error *error);
@@ -262,6 +264,7 @@ void explanation_show(cli *c, int64_t id, pgqrs_explanation *explanation);
 #define LIST_PAGE 500
 
 /* --- the records that commands print */
+extern const field copied_fields[];
 extern const field count_fields[];
 extern const field delivery_fields[];
 extern const field finding_fields[];
@@ -354,6 +357,7 @@ exit_code run_purge(cli *c);
 exit_code work(cli *c);
 exit_code doctor(cli *c);
 exit_code top(cli *c);
+exit_code copy(cli *c);
 
 exit_code completion(cli *c);
 exit_code manual(cli *c);

@@ -119,6 +119,8 @@ const command commands[] = {
      {OPT_JOBS, OPT_TIMEOUT, OPT_GRACE, OPT_LOCK_TIME, OPT_UNTIL_EMPTY, OPT_MAX_MESSAGES, OPT_NAME}, 0, false},
     {"doctor", "", "look for what is wrong, and say the cure", doctor, finding_fields, {OPT_MAX_AGE, OPT_TRANSACTION_AGE}, 0, false},
     {"top", "", "watch queues, workers and runs; q ends it", top, NULL, {OPT_INTERVAL}, 0, false},
+    {"copy", "FROM-DSN TO-DSN", "copy all queues, messages, workflows and runs to another store", copy, copied_fields,
+     {OPT_YES, OPT_FORCE}, 0, true},
     {"completion", "SHELL", "print the completion for bash or zsh", completion, NULL, {0}, 0, true},
     {"manual", "", "print the manual page", manual, NULL, {0}, 0, true},
 };
@@ -385,19 +387,18 @@ static pgqrs_log_level log_level(const cli *c)
     return given(c, OPT_LOG_LEVEL) ? levels[number_of(c, OPT_LOG_LEVEL)] : PGQRS_LOG_WARN;
 }
 
-static exit_code open_store(cli *c)
+exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store)
 {
     pgqrs_error error;
-    pgqrs_config_desc desc = {
-        .dsn = c->options[OPT_DSN].text, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
-    c->config = pgqrs_config_load(&desc, &error);
-    if (!c->config && !desc.dsn && strncmp(error.message, "no DSN", 6) == 0)
+    pgqrs_config_desc desc = {.dsn = dsn, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
+    *config = pgqrs_config_load(&desc, &error);
+    if (!*config && !dsn && strncmp(error.message, "no DSN", 6) == 0)
         return cli_fail(USAGE,
                         "which store? Give --dsn, set PGQRS_DSN, or write dsn into pgqrs.yaml: sqlite://jobs.db");
-    if (!c->config) return cli_error(&error);
-    c->config->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
-    c->store = pgqrs_open(c->config->dsn, &c->config->store, &error);
-    if (c->store) return DONE;
+    if (!*config) return cli_error(&error);
+    (*config)->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
+    *store = pgqrs_open((*config)->dsn, &(*config)->store, &error);
+    if (*store) return DONE;
     exit_code code = cli_error(&error);
     return code == FAILED && error.code != PGQRS_ERR_NO_MEMORY ? NO_CONNECTION : code;
 }
@@ -419,7 +420,7 @@ static exit_code run(cli *c)
 {
     exit_code code = open_log(c);
     if (code == DONE) code = open_output(c);
-    if (code == DONE && !c->command->offline) code = open_store(c);
+    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, &c->config, &c->store);
     c->out.clock = c->store;
     if (code == DONE) code = c->command->run(c);
     return c->out.file ? close_output(c, code) : code;
