@@ -3050,6 +3050,21 @@ static pgqrs_result pgqrsi_s3_run_steps(void *context, int64_t run_id, pgqrs_ste
     }
 }
 
+static pgqrs_result pgqrsi_s3_run_events(void *context, int64_t run_id, pgqrs_run_events **out)
+{
+    *out = NULL;
+    {
+        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, 0, PGQRSI_S3_FREE(out), run_events(self->inner, run_id, out));
+    }
+}
+
+static pgqrs_result pgqrsi_s3_import_items(void *context, const pgqrs_backend_import *request)
+{
+    pgqrs_backend_import mine = *request;
+    PGQRSI_S3_OPERATION(context, PGQRSI_S3_WRITE, request->now_us, mine.now_us = op.now_us,
+                        import_items(self->inner, &mine));
+}
+
 static pgqrs_result pgqrsi_s3_run_values(void *context, int64_t run_id, pgqrs_run_values **out)
 {
     *out = NULL;
@@ -3164,7 +3179,9 @@ static const pgqrs_backend pgqrsi_s3_table = {PGQRS_BACKEND_VERSION,
                                               pgqrsi_s3_run_wait_begin,
                                               pgqrsi_s3_transact,
                                               NULL,
-                                              pgqrsi_s3_database};
+                                              pgqrsi_s3_database,
+                                              pgqrsi_s3_run_events,
+                                              pgqrsi_s3_import_items};
 
 PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void)
 {
