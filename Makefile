@@ -181,12 +181,12 @@ build/fuzz/run/%: tests/%.c tests/fuzz_config.c $(HEADERS) tests/libs.sh
 # The command-line tool: the library is one object, its commands are the others.
 CLI_SOURCES := $(wildcard examples/cli/*.c)
 CLI_OBJECTS := $(CLI_SOURCES:examples/cli/%.c=build/cli/%.o)
-CLI_LIBS = $(if $(PG_INCLUDE),-L$(shell pg_config --libdir)) -lpq -lsqlite3 -lyaml $(shell pkg-config --libs ncursesw 2>/dev/null || echo -lncursesw) -pthread
+CLI_LIBS = $(if $(PG_INCLUDE),-L$(shell pg_config --libdir)) -lpq -lsqlite3 -lyaml -lcurl $(shell pkg-config --libs ncursesw 2>/dev/null || echo -lncursesw) -pthread
 PREFIX ?= /usr/local
 BASH_COMPLETION := share/bash-completion/completions/pgqrs
 ZSH_COMPLETION := share/zsh/site-functions/_pgqrs
 
-build/cli/%.o: examples/cli/%.c examples/cli/cli.h $(HEADERS)
+build/cli/%.o: examples/cli/%.c examples/cli/cli.h examples/http_curl.h $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(STRICT) -O2 -g $(CPPFLAGS) $(INCLUDES) -DPGQRS_YAML -DPGQRS_THREADS -pthread -c $< -o $@
 

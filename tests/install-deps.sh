@@ -23,13 +23,13 @@ pacman -S --needed gcc make sqlite
 brew install sqlite    (and: xcode-select --install)"
     ;;
 cli)
-    apt_packages="gcc libc6-dev make libsqlite3-dev libpq-dev libyaml-dev libncurses-dev pkg-config"
+    apt_packages="gcc libc6-dev make libsqlite3-dev libpq-dev libyaml-dev libcurl4-openssl-dev libncurses-dev pkg-config"
     commands="make pkg-config"
-    headers="sqlite3.h libpq-fe.h yaml.h curses.h"
-    other="dnf install gcc make sqlite-devel libpq-devel libyaml-devel ncurses-devel pkgconf
-apk add build-base sqlite-dev libpq-dev yaml-dev ncurses-dev pkgconf
-pacman -S --needed gcc make sqlite postgresql-libs libyaml ncurses pkgconf
-brew install sqlite libpq libyaml ncurses pkg-config"
+    headers="sqlite3.h libpq-fe.h yaml.h curl/curl.h curses.h"
+    other="dnf install gcc make sqlite-devel libpq-devel libyaml-devel libcurl-devel ncurses-devel pkgconf
+apk add build-base sqlite-dev libpq-dev yaml-dev curl-dev ncurses-dev pkgconf
+pacman -S --needed gcc make sqlite postgresql-libs libyaml curl ncurses pkgconf
+brew install sqlite libpq libyaml curl ncurses pkg-config"
     ;;
 test)
     apt_packages="gcc g++ libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer \

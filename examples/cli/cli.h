@@ -234,6 +234,9 @@ void cli_say(const char *format, ...) CLI_PRINTF(1, 2);
 #define cli_fail(code, ...) (cli_say(__VA_ARGS__), (code))
 /* Opens a store with the settings of the surroundings; a DSN of NULL: the one they name. */
 exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store);
+/* On any backend. What lies below S3 is released at the end, when the stores are closed. */
+pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error);
+void cli_release_http(void);
 /* What the library says about the call that failed, in the words of this tool. */
 exit_code cli_store_failed(cli *c);
 exit_code cli_error(const pgqrs_error *error);

@@ -3,3 +3,4 @@
 #define PGQRS_IMPLEMENTATION
 #include "pgqrs.h"
 #include "pgqrs_sqlite.h"
+#include "pgqrs_s3.h"

@@ -397,7 +397,7 @@ exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store *
                         "which store? Give --dsn, set PGQRS_DSN, or write dsn into pgqrs.yaml: sqlite://jobs.db");
     if (!*config) return cli_error(&error);
     (*config)->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
-    *store = pgqrs_open((*config)->dsn, &(*config)->store, &error);
+    *store = cli_open_store(*config, &error);
     if (*store) return DONE;
     exit_code code = cli_error(&error);
     return code == FAILED && error.code != PGQRS_ERR_NO_MEMORY ? NO_CONNECTION : code;
@@ -436,6 +436,7 @@ int main(int argc, char **argv)
     if (c.command && code == DONE) code = run(&c);
     cli_release_signals();
     pgqrs_close(c.store);
+    cli_release_http();
     pgqrs_free(c.config);
     if (c.log && c.log != stderr) fclose(c.log);
     free(c.operands);

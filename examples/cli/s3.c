@@ -1,0 +1,41 @@
+/* Stores in a bucket: HTTP by libcurl, mode and cache directory from the configuration, the rest from the usual AWS_… variables. */
+#include "cli.h"
+#include "pgqrs_s3.h"
+#include "../http_curl.h"
+
+enum { ADAPTERS = 4 }; /* `copy` has two stores */
+static http_curl *adapters[ADAPTERS];
+static int adapter_count;
+
+static pgqrs_store *open_with(http_curl *curl, pgqrs_config *config, pgqrs_error *error)
+{
+    pgqrs_s3_desc s3;
+    memset(&s3, 0, sizeof s3);
+    s3.http = http_curl_callback(curl);
+    s3.mode = config->s3_local ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
+    s3.cache_dir = config->s3_cache_dir;
+    config->store.s3 = &s3;
+    pgqrs_store *store = pgqrs_open(config->dsn, &config->store, error);
+    config->store.s3 = NULL;
+    return store;
+}
+
+pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error)
+{
+    if (strncmp(config->dsn, "s3:", 3) != 0) return pgqrs_open(config->dsn, &config->store, error);
+    http_curl *curl = adapter_count < ADAPTERS ? http_curl_create() : NULL;
+    if (!curl) {
+        memset(error, 0, sizeof *error);
+        error->code = PGQRS_ERR_NO_MEMORY;
+        snprintf(error->message, sizeof error->message, "libcurl cannot be set up: no memory");
+        return NULL;
+    }
+    adapters[adapter_count++] = curl;
+    return open_with(curl, config, error);
+}
+
+void cli_release_http(void)
+{
+    while (adapter_count > 0)
+        http_curl_destroy(adapters[--adapter_count]);
+}
