@@ -529,6 +529,7 @@ static void run_over(int64_t us, bool freeze)
     int i;
     begin_round();
     W.sleepers_freeze = freeze;
+    terms.clocks_differ = freeze && !W.server;
     if (!make_workflow()) {
         count_as_broken();
         return;

@@ -995,9 +995,12 @@ static void proof_check_keys(proof_check *check)
     for (i = 0; i < count; i++) {
         proof_life life = proof_life_of(check, keyed[i]->id);
         int64_t end = proof_earliest_end(&life);
-        for (j = i + 1; j < count && keyed[j]->key == keyed[i]->key && keyed[j]->queue == keyed[i]->queue; j++)
-            if (keyed[j]->t1 < end && proof_by_hand(check, keyed[i]->queue))
+        for (j = i + 1; j < count && keyed[j]->key == keyed[i]->key && keyed[j]->queue == keyed[i]->queue; j++) {
+            /* Both there at one time for sure: each was stored before the other could have ended. */
+            proof_life other = proof_life_of(check, keyed[j]->id);
+            if (keyed[j]->t1 < end && keyed[i]->t1 < proof_earliest_end(&other) && proof_by_hand(check, keyed[i]->queue))
                 proof_broken(check, PROOF_RULE_DEDUP, keyed[j]->id, "key %d is that of message %" PRId64, keyed[j]->key, keyed[i]->id);
+        }
     }
     free(keyed);
 }
@@ -1197,6 +1200,13 @@ static void proof_measure_run(proof_check *check, const proof_record *before, co
 }
 
 /* One run's records in the order of time. What was stored when: by an acknowledged flush, or because a later body began. */
+/* A process whose clock stood still while it was stopped takes leases that are over for everybody else before they begin: what it writes
+ * is refused, but it enters bodies. */
+static bool proof_lags(const proof_check *check, int32_t process)
+{
+    return check->terms->clocks_differ && proof_was_stopped(check, process);
+}
+
 static void proof_check_run(proof_check *check, const proof_record *const *r, size_t count)
 {
     const proof_run_end *end = proof_run_end_of(check, r[0]->id);
@@ -1213,7 +1223,7 @@ static void proof_check_run(proof_check *check, const proof_record *const *r, si
             proof_measure_run(check, r[i - 1], r[i]);
         if (step < 0 || step > 8)
             continue;
-        if (r[i]->op == PROOF_BODY && r[i]->ms > stored_at[step])
+        if (r[i]->op == PROOF_BODY && r[i]->ms > stored_at[step] && !proof_lags(check, r[i]->process))
             proof_broken(check, PROOF_RULE_STEP_AGAIN, r[i]->id, "step %d by process %d, asked for at %" PRId64 ", stored since %" PRId64,
                          step, r[i]->process, r[i]->ms, stored_at[step]);
         if ((r[i]->op == PROOF_BODY || r[i]->op == PROOF_ENTER) && (r[i]->op == PROOF_BODY ? r[i]->ms : r[i]->at_us) > ended_at)

@@ -307,6 +307,28 @@ static void key_that_is_free_again_passes(void **state)
     NOTHING_FOUND();
 }
 
+/* The call of 1 began first and took long: 2 had the key, and was archived, before 1 was stored. */
+static void key_that_was_waited_for_passes(void **state)
+{
+    size_t i;
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    said(3, 15, 8, 2, OK_);
+    got(2, 20, 2, 100, 1, 8);
+    settled(2, 22, PROOF_ARCHIVE, 2, 100, OK_);
+    got(2, 65, 1, 101, 1, 7);
+    settled(2, 67, PROOF_ARCHIVE, 1, 101, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 1);
+    there(2, 8, PGQRS_ARCHIVED, 1);
+    for (i = 0; i < F.history.count; i++)
+        if (F.history.items[i].op == PROOF_ENQUEUE) {
+            F.history.items[i].key = 5;
+            if (F.history.items[i].id == 1)
+                F.history.items[i].at_us = 60 * MS;
+        }
+    NOTHING_FOUND();
+}
+
 static void duplicate_of_another_key_is_found(void **state)
 {
     (void)state;
@@ -809,6 +831,17 @@ static void step_that_ran_again_after_a_flush_is_found(void **state)
     FOUND(STEP_AGAIN);
 }
 
+/* Its clock stood still, so that to it the lease of somebody else has not begun, and its own to others is over. */
+static void body_of_a_process_that_lags_passes(void **state)
+{
+    (void)state;
+    good_run();
+    F.terms.clocks_differ = true;
+    note((proof_record){.at_us = 5, .process = 0, .mark = '.', .op = PROOF_RESUMED, .id = 5, .ms = 900});
+    note((proof_record){.at_us = 35, .process = 5, .mark = '.', .op = PROOF_BODY, .id = 1, .count = 2, .tag = 799, .ms = 34 * MS});
+    NOTHING_FOUND();
+}
+
 /* Asked for before it was stored, and stopped in between: nobody could know. */
 static void body_of_a_paused_process_passes(void **state)
 {
@@ -911,7 +944,7 @@ int main(void)
         FORGED(failed_enqueue_that_is_there_is_found), FORGED(message_of_nobody_is_found),
         FORGED(message_archived_by_nobody_is_found), FORGED(message_in_another_queue_is_found), FORGED(enqueue_stored_twice_is_found),
         FORGED(exchanged_payload_is_found), FORGED(batch_stored_in_part_is_found), FORGED(batch_stored_as_a_whole_passes),
-        FORGED(key_taken_twice_is_found), FORGED(key_that_is_free_again_passes), FORGED(duplicate_of_another_key_is_found),
+        FORGED(key_taken_twice_is_found), FORGED(key_that_is_free_again_passes), FORGED(key_that_was_waited_for_passes), FORGED(duplicate_of_another_key_is_found),
         FORGED(message_that_never_ends_is_found), FORGED(archive_that_did_not_happen_is_found), FORGED(two_archives_are_found),
         FORGED(two_archives_with_two_leases_are_found), FORGED(delivery_after_the_end_is_found), FORGED(handler_after_the_end_is_found),
         FORGED(two_holders_are_found), FORGED(two_handlers_are_found), FORGED(holders_one_after_the_other_pass),
@@ -927,7 +960,7 @@ int main(void)
         FORGED(batch_with_the_wrong_priority_first_is_found), FORGED(queue_in_the_wrong_order_is_found), FORGED(message_left_out_is_found),
         FORGED(lease_that_does_not_come_back_is_found), FORGED(claim_beside_another_one_proves_nothing),
         FORGED(claim_that_is_full_proves_nothing), FORGED(good_run_passes), FORGED(lost_run_is_found), FORGED(run_that_failed_is_found),
-        FORGED(run_triggered_twice_is_found), FORGED(step_that_ran_again_is_found), FORGED(step_that_ran_again_after_a_flush_is_found),
+        FORGED(run_triggered_twice_is_found), FORGED(step_that_ran_again_is_found), FORGED(body_of_a_process_that_lags_passes), FORGED(step_that_ran_again_after_a_flush_is_found),
         FORGED(body_of_a_paused_process_passes), FORGED(other_output_is_found), FORGED(other_output_in_the_end_is_found),
         FORGED(money_moved_twice_is_found), FORGED(money_not_moved_is_found), FORGED(run_after_its_end_is_found),
         FORGED(input_of_another_run_is_found), FORGED(history_is_read_as_it_was_written)};
