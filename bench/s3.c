@@ -583,7 +583,7 @@ static void state_line(pgqrs_store *store, const char *state, int messages)
 
 static void state(void)
 {
-    static const int counts[] = {100, 1000, 5000, 20000};
+    static const int counts[] = {0, 1000, 5000, 20000};
     for (int i = 0; i < 4; i++) {
         site s = site_make(counts[i]);
         state_line(s.store, "ready", counts[i]);
