@@ -30,13 +30,15 @@
  *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
  *     somebody else was faster, the call is carried out again on the new version; the program does not see that. When no reply came,
  *     a GET shows whether the change is there; if that cannot be found out within deadline_ms, the call is
- *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: AWS S3, MinIO, Cloudflare R2 and Ceph do. A store that
- *     accepts a condition and ignores it is found out before the first commit, and refused (PGQRS_ERR_UNSUPPORTED).
+ *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: Ceph does (tested); AWS S3, MinIO and Cloudflare R2 by
+ *     their documentation. A store that accepts a condition and ignores it is found out before the first commit, and refused
+ *     (PGQRS_ERR_UNSUPPORTED).
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the object
- *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the
+ *     object shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one
+ *     GET that is answered "not modified"; so is a question.
  *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
  *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
  *
@@ -2556,18 +2558,35 @@ static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
     return NULL;
 }
 
+/* A new file has nothing to do with what was uploaded before, so that is forgotten first: otherwise it would look like a change of it,
+ * and a sync would put it in the object's place. */
+static pgqrs_result pgqrsi_s3_make_local(pgqrsi_s3 *self)
+{
+    pgqrs_result result = pgqrsi_s3_lock(self);
+    if (result != PGQRS_OK) return result;
+    if (access(self->local_path, F_OK) != 0) {
+        sqlite3 *db = NULL;
+        int rc = unlink(self->image_path) == 0 || errno == ENOENT ? SQLITE_OK : SQLITE_CANTOPEN;
+        if (unlink(self->pending_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
+        if (rc == SQLITE_OK) db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
+        rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
+        sqlite3_close(db);
+        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
+            result = pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
+                                        self->name, self->local_path);
+    }
+    pgqrsi_s3_unlock(self);
+    return result;
+}
+
 /* In local mode nobody is asked anything: the file is made, or is what it was when the last program ended. */
 static pgqrs_result pgqrsi_s3_open_local(pgqrsi_s3 *self)
 {
     pgqrs_backend_open request;
     char dsn[4200];
     if (access(self->local_path, F_OK) != 0) {
-        sqlite3 *db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
-        int rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
-        sqlite3_close(db);
-        if (rc != SQLITE_OK && rc != SQLITE_BUSY)
-            return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, rc, NULL, "%s: the file %s cannot be made",
-                                      self->name, self->local_path);
+        pgqrs_result result = pgqrsi_s3_make_local(self);
+        if (result != PGQRS_OK) return result;
     }
     self->local_settings = *pgqrs_store_settings(self->store);
     self->local_settings.sqlite_wal = PGQRS_OFF; /* so that the file alone is all there is */
@@ -3378,35 +3397,58 @@ static pgqrs_result pgqrsi_s3_restore_copy(pgqrsi_s3 *self, pgqrsi_s3_copy *copy
     return result;
 }
 
-static pgqrs_result pgqrsi_s3_fetch(pgqrsi_s3 *self, pgqrsi_s3_copy *copy, bool discard)
+static pgqrs_result pgqrsi_s3_fail_unsynced(pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_fail_changed(self, "the local file has unsynced writes; sync, or discard them");
+}
+
+/* Asks for the newest version, while the local file belongs to everybody. *needed: the file is another one. */
+static pgqrs_result pgqrsi_s3_fetch(pgqrsi_s3 *self, const pgqrsi_s3_copy *before, bool discard, bool *needed)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    bool moved;
     pgqrs_result result;
-    if (copy->dirty && !discard)
-        return pgqrsi_s3_fail_changed(self, "the local file has unsynced writes; sync, or discard them");
-    result = pgqrsi_s3_look(self, &patience, &moved);
+    if (before->dirty && !discard) return pgqrsi_s3_fail_unsynced(self);
+    result = pgqrsi_s3_look(self, &patience, needed);
     if (result != PGQRS_OK) return result;
     if (self->presence == PGQRSI_S3_ABSENT)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
-    if (!moved && !copy->dirty) return PGQRS_OK;
-    result = pgqrsi_s3_restore_copy(self, copy);
-    if (result == PGQRS_OK) pgqrsi_s3_save(self);
-    return result;
+    if (before->dirty) *needed = true;
+    return PGQRS_OK;
 }
 
-/* The store's own connection stays; what is loaded to copy from is another one, and goes again. */
-static pgqrs_result pgqrsi_s3_snapshot_file(pgqrsi_s3 *self, bool discard)
+/* Puts the base in the local file's place, unless somebody has written to that since `before`. The store's own connection stays;
+ * what is loaded to copy from is another one, and goes again. */
+static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy *before, bool discard)
 {
     pgqrsi_s3_copy copy;
     void *inner = self->inner;
-    pgqrs_result result = pgqrsi_s3_begin_copy(self, true, &copy);
+    pgqrs_result result;
+    memset(&copy, 0, sizeof(copy));
+    result = pgqrsi_s3_open_copy(self, true, &copy);
     if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
+    if (result == PGQRS_OK && !discard &&
+        (copy.size != before->size || memcmp(copy.image, before->image, copy.size) != 0))
+        result = pgqrsi_s3_fail_unsynced(self);
     self->inner = NULL;
-    if (result == PGQRS_OK) result = pgqrsi_s3_fetch(self, &copy, discard);
+    if (result == PGQRS_OK) result = pgqrsi_s3_restore_copy(self, &copy);
+    if (result == PGQRS_OK) pgqrsi_s3_save(self);
     pgqrsi_s3_close_database(self);
     self->inner = inner;
-    return pgqrsi_s3_end_copy(self, &copy, result);
+    pgqrsi_s3_close_copy(&copy);
+    return result;
+}
+
+static pgqrs_result pgqrsi_s3_snapshot_file(pgqrsi_s3 *self, bool discard)
+{
+    pgqrsi_s3_copy before;
+    bool needed = false;
+    pgqrs_result result = pgqrsi_s3_begin_copy(self, false, &before);
+    if (result == PGQRS_OK && !before.db) result = pgqrsi_s3_fail_missing(self);
+    sqlite3_close(before.db);
+    before.db = NULL;
+    if (result == PGQRS_OK) result = pgqrsi_s3_fetch(self, &before, discard, &needed);
+    if (result == PGQRS_OK && needed) result = pgqrsi_s3_restore_file(self, &before, discard);
+    return pgqrsi_s3_end_copy(self, &before, result);
 }
 
 static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)

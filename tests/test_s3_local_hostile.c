@@ -1,0 +1,377 @@
+/* What a hostile reader of local mode tried. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#define PGQRS_IMPLEMENTATION
+#include "../pgqrs_s3.h"
+#include "../examples/http_socket.h"
+#include "s3_process.h"
+#include <dirent.h>
+
+static s3_process server, other_server;
+static char dir[] = "/tmp/pgqrs-hostile.XXXXXX", endpoint[64];
+static int caches;
+static bool local;
+
+typedef struct party {
+    http_socket *http;
+    pgqrs_store *store;
+    char cache[200];
+} party;
+
+static bool open_at(party *self, const char *at, int64_t deadline_ms)
+{
+    pgqrs_s3_desc s3;
+    pgqrs_store_desc desc;
+    pgqrs_error err;
+    memset(&s3, 0, sizeof(s3));
+    memset(&desc, 0, sizeof(desc));
+    self->http = http_socket_create();
+    s3.http = http_socket_callback(self->http);
+    s3.endpoint = at;
+    s3.access_key = "test";
+    s3.secret_key = "test-secret";
+    s3.cache_dir = self->cache;
+    s3.request_timeout_ms = 1000;
+    s3.deadline_ms = deadline_ms;
+    s3.mode = local ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
+    desc.s3 = &s3;
+    desc.connect_timeout_ms = 5000;
+    self->store = pgqrs_open("s3://b/q.sqlite", &desc, &err);
+    if (!self->store)
+        printf("# %s\n", err.message), fflush(stdout);
+    return self->store != NULL;
+}
+
+static void join(party *self)
+{
+    snprintf(self->cache, sizeof(self->cache), "%s/c%d", dir, ++caches);
+    assert_true(open_at(self, endpoint, 3000));
+}
+
+static void leave(party *self)
+{
+    pgqrs_close(self->store);
+    http_socket_destroy(self->http);
+}
+
+#define OK(party, call)                                                                                                                    \
+    do {                                                                                                                                   \
+        pgqrs_result ok_result = (call);                                                                                                   \
+        if (ok_result != PGQRS_OK)                                                                                                         \
+            printf("# %s: %s\n", pgqrs_result_name(ok_result), pgqrs_last_error((party)->store)->message);                                 \
+        assert_int_equal(ok_result, PGQRS_OK);                                                                                             \
+    } while (0)
+
+static void set(const char *lines)
+{
+    assert_true(s3_control(server.port, lines));
+}
+
+static int each(void **state)
+{
+    (void)state;
+    set("objects=0\nmatch=any\nhonour=both\netag_from=content\netag=quoted\nabsent_match=404\nwrite_interval_ms=0\ndelay_ms=0");
+    local = true;
+    return 0;
+}
+
+static void nap_ms(int ms)
+{
+    struct timespec pause = {ms / 1000, (long)(ms % 1000) * 1000000};
+    nanosleep(&pause, NULL);
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static void prepare(party *p)
+{
+    join(p);
+    OK(p, pgqrs_install(p->store));
+    OK(p, pgqrs_queue_create(p->store, "q", NULL));
+    OK(p, pgqrs_s3_sync(p->store));
+    OK(p, pgqrs_enqueue(p->store, "q", "1", NULL, NULL));
+    OK(p, pgqrs_s3_sync(p->store));
+}
+
+static void find_file(const char *cache, const char *name, char out[700])
+{
+    struct dirent *entry;
+    DIR *listing = opendir(cache);
+    assert_non_null(listing);
+    out[0] = '\0';
+    while ((entry = readdir(listing)) != NULL)
+        if (entry->d_name[0] != '.')
+            snprintf(out, 700, "%.150s/%.200s/%s", cache, entry->d_name, name);
+    closedir(listing);
+}
+
+static int64_t remote_messages(void)
+{
+    party p;
+    int64_t count = -1;
+    local = false;
+    join(&p);
+    OK(&p, pgqrs_message_count(p.store, NULL, &count));
+    leave(&p);
+    local = true;
+    return count;
+}
+
+/* Somebody cleaned up a part of the cache: nothing of that may reach the bucket. */
+static void lost_local_file_does_not_empty_the_bucket(void **state)
+{
+    party p;
+    char file[700];
+    pgqrs_s3_state where;
+    pgqrs_result result;
+    (void)state;
+    prepare(&p);
+    leave(&p);
+    assert_int_equal(remote_messages(), 1);
+    find_file(p.cache, "local.sqlite", file);
+    assert_int_equal(unlink(file), 0);
+    assert_true(open_at(&p, endpoint, 3000));
+    OK(&p, pgqrs_s3_state_get(p.store, &where));
+    printf("# state %d\n", (int)where);
+    pgqrs_install(p.store);
+    result = pgqrs_s3_sync(p.store);
+    printf("# sync: %s\n", pgqrs_result_name(result));
+    leave(&p);
+    assert_int_equal(remote_messages(), 1);
+}
+
+/* The same behind a sync that was cut off, so that its upload is taken for our own. */
+static void lost_local_file_behind_a_sync_that_was_cut_off(void **state)
+{
+    party p;
+    char file[700];
+    pid_t pid;
+    int status;
+    (void)state;
+    prepare(&p);
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    leave(&p);
+    pid = fork();
+    if (pid == 0) {
+        if (!open_at(&p, endpoint, 5000))
+            _exit(3);
+        set("slow_ms=2000\nslow_reply=PUT:x1");
+        pgqrs_s3_sync(p.store);
+        _exit(4);
+    }
+    nap_ms(700);
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    set("slow_ms=1000\nslow_reply=0");
+    assert_int_equal(remote_messages(), 2);
+    find_file(p.cache, "local.sqlite", file);
+    assert_int_equal(unlink(file), 0);
+    assert_true(open_at(&p, endpoint, 3000));
+    pgqrs_install(p.store);
+    status = pgqrs_s3_sync(p.store);
+    leave(&p);
+    assert_int_equal(remote_messages(), 2);
+    assert_int_equal(status, PGQRS_ERR_OBJECT_CHANGED);
+}
+
+static void calls_do_not_wait_for_a_snapshot(void **state)
+{
+    party p, other;
+    pid_t pid;
+    int status;
+    int64_t begin, took;
+    (void)state;
+    prepare(&p);
+    other = p;
+    leave(&p);
+    pid = fork();
+    if (pid == 0) {
+        if (!open_at(&other, endpoint, 5000))
+            _exit(3);
+        set("slow_ms=900\nslow=GET:x1");
+        _exit(pgqrs_s3_snapshot(other.store, false) == PGQRS_OK ? 0 : 4);
+    }
+    assert_true(open_at(&p, endpoint, 3000));
+    nap_ms(300);
+    begin = now_ms();
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    took = now_ms() - begin;
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    set("slow_ms=1000");
+    printf("# %d ms\n", (int)took);
+    leave(&p);
+    assert_true(took < 300);
+}
+
+/* The first process ends after its upload, before it could write down what it did; others go on writing to the file. */
+static void sync_cut_off_after_its_upload(void **state)
+{
+    party p, other;
+    pid_t pid;
+    int status;
+    (void)state;
+    prepare(&p);
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    other = p;
+    leave(&p);
+    pid = fork();
+    if (pid == 0) {
+        if (!open_at(&other, endpoint, 5000))
+            _exit(3);
+        set("slow_ms=2000\nslow_reply=PUT:x1");
+        pgqrs_s3_sync(other.store);
+        _exit(4);
+    }
+    assert_true(open_at(&p, endpoint, 3000));
+    nap_ms(700);
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    set("slow_ms=1000\nslow_reply=0");
+    assert_int_equal(remote_messages(), 2);
+    OK(&p, pgqrs_enqueue(p.store, "q", "3", NULL, NULL));
+    status = pgqrs_s3_sync(p.store);
+    printf("# %s\n", pgqrs_last_error(p.store)->message);
+    leave(&p);
+    assert_int_equal(status, PGQRS_OK);
+    assert_int_equal(remote_messages(), 3);
+}
+
+static void unknown_sync_is_recognized(void **state)
+{
+    party p;
+    pgqrs_result result;
+    (void)state;
+    prepare(&p);
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    set("lost_reply=PUT:1\nreset=GET:1");
+    result = pgqrs_s3_sync(p.store);
+    set("lost_reply=0\nreset=0");
+    assert_int_equal(result, PGQRS_ERR_OUTCOME_UNKNOWN);
+    OK(&p, pgqrs_enqueue(p.store, "q", "3", NULL, NULL));
+    OK(&p, pgqrs_s3_sync(p.store));
+    assert_int_equal(remote_messages(), 3);
+    leave(&p);
+}
+
+/* Writers go on while another one syncs and takes snapshots: nothing that was acknowledged goes, and every version is sound. */
+static void writers_and_snapshots(void **state)
+{
+    party p, other;
+    pid_t pid;
+    int status, written = 0;
+    int64_t count, end;
+    (void)state;
+    prepare(&p);
+    other = p;
+    leave(&p);
+    pid = fork();
+    if (pid == 0) {
+        if (!open_at(&other, endpoint, 5000))
+            _exit(3);
+        for (int64_t until = now_ms() + 2500, i = 0; now_ms() < until; i++) {
+            pgqrs_result result = i % 2 ? pgqrs_s3_sync(other.store) : pgqrs_s3_snapshot(other.store, false);
+            if (result != PGQRS_OK && result != PGQRS_ERR_OBJECT_CHANGED && result != PGQRS_ERR_BUSY) {
+                printf("# %s\n", pgqrs_last_error(other.store)->message);
+                fflush(stdout);
+                _exit(4);
+            }
+        }
+        _exit(0);
+    }
+    assert_true(open_at(&p, endpoint, 3000));
+    end = now_ms() + 2500;
+    while (now_ms() < end) {
+        OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+        written++;
+    }
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    OK(&p, pgqrs_message_count(p.store, NULL, &count));
+    assert_int_equal(count, written + 1);
+    OK(&p, pgqrs_s3_sync(p.store));
+    leave(&p);
+    assert_int_equal(remote_messages(), written + 1);
+}
+
+/* A write that comes in while a snapshot waits for the store is not thrown away. */
+static void write_during_a_snapshot_stays(void **state)
+{
+    party p, other, remote;
+    pid_t pid;
+    int status;
+    int64_t count = 0;
+    (void)state;
+    prepare(&p);
+    leave(&p);
+    local = false;
+    join(&remote);
+    OK(&remote, pgqrs_enqueue(remote.store, "q", "7", NULL, NULL));
+    leave(&remote);
+    local = true;
+    other = p;
+    pid = fork();
+    if (pid == 0) {
+        if (!open_at(&other, endpoint, 5000))
+            _exit(3);
+        set("slow_ms=900\nslow=GET:x1");
+        _exit(pgqrs_s3_snapshot(other.store, false) == PGQRS_ERR_OBJECT_CHANGED ? 0 : 4);
+    }
+    assert_true(open_at(&p, endpoint, 3000));
+    nap_ms(400);
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    waitpid(pid, &status, 0);
+    set("slow_ms=1000\nslow=0");
+    OK(&p, pgqrs_message_count(p.store, NULL, &count));
+    leave(&p);
+    assert_int_equal(status, 0);
+    assert_int_equal(count, 2);
+    assert_true(open_at(&p, endpoint, 3000));
+    OK(&p, pgqrs_s3_snapshot(p.store, true));
+    OK(&p, pgqrs_message_count(p.store, NULL, &count));
+    leave(&p);
+    assert_int_equal(count, 2);
+}
+
+static int start(void **state)
+{
+    static const char *const settings[] = {"bucket=b", NULL};
+    (void)state;
+    (void)other_server;
+    if (!mkdtemp(dir) || !s3_process_start(&server, settings))
+        return -1;
+    snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%d", server.port);
+    return 0;
+}
+
+static int stop(void **state)
+{
+    char command[100];
+    (void)state;
+    s3_process_stop(&server);
+    snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+    return system(command);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(lost_local_file_does_not_empty_the_bucket, each),
+                                       cmocka_unit_test_setup(lost_local_file_behind_a_sync_that_was_cut_off, each),
+                                       cmocka_unit_test_setup(calls_do_not_wait_for_a_snapshot, each),
+                                       cmocka_unit_test_setup(sync_cut_off_after_its_upload, each),
+                                       cmocka_unit_test_setup(unknown_sync_is_recognized, each),
+                                       cmocka_unit_test_setup(write_during_a_snapshot_stays, each),
+                                       cmocka_unit_test_setup(writers_and_snapshots, each)};
+    return cmocka_run_group_tests(tests, start, stop);
+}
