@@ -11494,6 +11494,8 @@ static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
     PGresult *r =
         PQexec(pg->connection, pg->savepoint ? "ROLLBACK TO SAVEPOINT pgqrs; RELEASE SAVEPOINT pgqrs" : "ROLLBACK");
     PQclear(r);
+    /* one that was refused left the transaction open; the end of the connection ends it */
+    if (pgqrsi_pg_alone(pg) && PQtransactionStatus(pg->connection) != PQTRANS_IDLE) pgqrsi_pg_drop(pg);
     return PGQRS_OK;
 }
 
