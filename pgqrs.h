@@ -9880,11 +9880,11 @@ static void pgqrsi_import_plain_message(const pgqrs_message *given, pgqrs_messag
     out->delivery = NULL;
 }
 
-/* Among the dead letters, with a run that is open as far as its own row goes. */
+/* Failed because of what became of its message: open as far as its own row goes. */
 static bool pgqrsi_import_is_dead(const pgqrs_run_info *run, const pgqrs_message *message)
 {
     return run->state == PGQRS_RUN_ERROR && run->error_code && strcmp(run->error_code, "DEAD") == 0 &&
-           (!message || message->state == PGQRS_DEAD);
+           (!message || message->state == PGQRS_DEAD || !run->finished_at_us);
 }
 
 static void pgqrsi_import_plain_run(const pgqrs_run_info *given, const pgqrs_message *message, pgqrs_run_info *out)
