@@ -18333,7 +18333,8 @@ static pgqrs_result pgqrsi_pg_import_parts(pgqrsi_pg *pg, const pgqrs_run_image 
 
 static pgqrs_result pgqrsi_pg_import_once(pgqrsi_pg_import *job)
 {
-    pgqrs_result result = pgqrsi_pg_import_target(job);
+    pgqrs_result result = pgqrsi_pg_gate(job->pg, true); /* two imports at once: the later one sees what is there */
+    if (!result) result = pgqrsi_pg_import_target(job);
     if (!result) result = pgqrsi_pg_import_free(job);
     if (!result) result = pgqrsi_pg_import_messages(job);
     if (result || !job->request->workflow) return result;
