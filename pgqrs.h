@@ -9895,11 +9895,11 @@ static void pgqrsi_import_plain_message(const pgqrs_message *given, pgqrs_messag
     out->delivery = NULL;
 }
 
-/* Among the dead letters, with a run that is open as far as its own row goes. */
+/* Failed because of what became of its message: open as far as its own row goes. */
 static bool pgqrsi_import_is_dead(const pgqrs_run_info *run, const pgqrs_message *message)
 {
     return run->state == PGQRS_RUN_ERROR && run->error_code && strcmp(run->error_code, "DEAD") == 0 &&
-           (!message || message->state == PGQRS_DEAD);
+           (!message || message->state == PGQRS_DEAD || !run->finished_at_us);
 }
 
 static void pgqrsi_import_plain_run(const pgqrs_run_info *given, const pgqrs_message *message, pgqrs_run_info *out)
@@ -11509,6 +11509,8 @@ static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
     PGresult *r =
         PQexec(pg->connection, pg->savepoint ? "ROLLBACK TO SAVEPOINT pgqrs; RELEASE SAVEPOINT pgqrs" : "ROLLBACK");
     PQclear(r);
+    /* one that was refused left the transaction open; the end of the connection ends it */
+    if (pgqrsi_pg_alone(pg) && PQtransactionStatus(pg->connection) != PQTRANS_IDLE) pgqrsi_pg_drop(pg);
     return PGQRS_OK;
 }
 
@@ -18346,7 +18348,8 @@ static pgqrs_result pgqrsi_pg_import_parts(pgqrsi_pg *pg, const pgqrs_run_image 
 
 static pgqrs_result pgqrsi_pg_import_once(pgqrsi_pg_import *job)
 {
-    pgqrs_result result = pgqrsi_pg_import_target(job);
+    pgqrs_result result = pgqrsi_pg_gate(job->pg, true); /* two imports at once: the later one sees what is there */
+    if (!result) result = pgqrsi_pg_import_target(job);
     if (!result) result = pgqrsi_pg_import_free(job);
     if (!result) result = pgqrsi_pg_import_messages(job);
     if (result || !job->request->workflow) return result;

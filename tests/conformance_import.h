@@ -506,6 +506,21 @@ static void import_of_a_dead_run_can_be_restarted(void)
     OK(pgqrs_verify(T.store));
 }
 
+static void import_of_a_run_that_lost_its_message(void)
+{
+    int64_t id, there;
+    begin_run_import();
+    id = trigger();
+    OK(pgqrs_archive(T.store, must_take()));
+    RUN_ERROR("DEAD", NULL, id);
+    there = bring_run(id);
+    RUN_ERROR("DEAD", NULL, there);
+    STATE("archived", there);
+    OK(pgqrs_run_restart(T.store, there));
+    serve_there(four_steps);
+    RUN("success", there);
+}
+
 static void import_of_a_running_run_waits_for_its_lease(void)
 {
     int64_t id, there;
@@ -603,6 +618,7 @@ static const test_case import_cases[] = {
     CASE(import_of_a_run_goes_on_after_its_last_step, PLAIN),
     CASE(import_of_ended_runs_keeps_their_ends, PLAIN),
     CASE(import_of_a_dead_run_can_be_restarted, PLAIN),
+    CASE(import_of_a_run_that_lost_its_message, PLAIN),
     CASE(import_of_a_running_run_waits_for_its_lease, PLAIN),
     CASE(import_of_events_that_were_not_waited_for, PLAIN),
     CASE(import_of_a_run_that_conflicts_changes_nothing, PLAIN),

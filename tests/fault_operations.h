@@ -651,7 +651,7 @@ static pgqrs_result call_run_events(void)
     pgqrs_result result = pgqrs_run_events_get(T.store, D.waiting_run, &out);
     return released(result, out);
 }
-/* What each brings is new, or half new: ids above all others, in a queue of its own that the first call makes. */
+/* Half of what the second call brings is there: ids above all others, in a queue of its own that is made first. */
 static pgqrs_result import_target(char *queue, size_t room, const char *workflow)
 {
     pgqrs_queue_desc desc = {.paused = true};
@@ -673,7 +673,7 @@ static pgqrs_result call_message_import(void)
     char queue[96];
     pgqrs_result result = import_target(queue, sizeof(queue), NULL);
     for (int i = 0; i < 4; i++)
-        items[i] = import_message(1000000 + 10 * D.serial + i, queue);
+        items[i] = import_message(D.delayed + 100000 + i, queue);
     items[1].state = PGQRS_DEAD;
     items[1].finished_at_us = TEST_EPOCH_US;
     items[2].dedup_key = "key";
@@ -695,7 +695,7 @@ static pgqrs_result call_run_import(void)
     pgqrs_result result;
     snprintf(workflow, sizeof(workflow), "%s-import", D.workflow);
     result = import_target(queue, sizeof(queue), workflow);
-    message = import_message(2000000 + D.serial, queue);
+    message = import_message(D.queued_run + 100000, queue);
     info.id = message.id;
     info.queue = queue;
     info.workflow = workflow;

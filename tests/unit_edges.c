@@ -35,6 +35,7 @@ static void test_workflows_without_a_store(void **state)
     pgqrs_runs *runs = NULL;
     pgqrs_steps *steps = NULL;
     pgqrs_run_values *values = NULL;
+    pgqrs_run_events *events = NULL;
     pgqrs_explanation why;
     int64_t number = 0;
     (void)state;
@@ -54,6 +55,9 @@ static void test_workflows_without_a_store(void **state)
     REFUSED(pgqrs_run_count(NULL, NULL, &number));
     REFUSED(pgqrs_run_steps(NULL, 1, &steps));
     REFUSED(pgqrs_run_values_get(NULL, 1, &values));
+    REFUSED(pgqrs_run_events_get(NULL, 1, &events));
+    REFUSED(pgqrs_message_import(NULL, NULL, 0, NULL));
+    REFUSED(pgqrs_run_import(NULL, NULL, 0, NULL));
     REFUSED(pgqrs_run_explain(NULL, 1, &why));
     REFUSED(pgqrs_run_cancel(NULL, 1, NULL, NULL));
     REFUSED(pgqrs_run_send_event(NULL, 1, "e", "1", NULL));
@@ -94,6 +98,9 @@ static void test_places_for_results_must_be_there(void **state)
     REFUSED(pgqrs_run_count(store, NULL, NULL));
     REFUSED(pgqrs_run_steps(store, 1, NULL));
     REFUSED(pgqrs_run_values_get(store, 1, NULL));
+    REFUSED(pgqrs_run_events_get(store, 1, NULL));
+    REFUSED(pgqrs_message_import(store, NULL, 1, NULL));
+    REFUSED(pgqrs_run_import(store, NULL, 1, NULL));
     REFUSED(pgqrs_run_explain(store, 1, NULL));
     assert_non_null(strstr(pgqrs_last_error(store)->message, "out"));
     REFUSED(pgqrs_message_explain(store, 1, NULL));
