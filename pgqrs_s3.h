@@ -30,9 +30,9 @@
  *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
  *     somebody else was faster, the call is carried out again on the new version; the program does not see that. When no reply came,
  *     a GET shows whether the change is there; if that cannot be found out within deadline_ms, the call is
- *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: Ceph does (tested); AWS S3, MinIO and Cloudflare R2 by
- *     their documentation. A store that accepts a condition and ignores it is found out before the first commit, and refused
- *     (PGQRS_ERR_UNSUPPORTED).
+ *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: Ceph does (tested); AWS S3, Cloudflare R2 and
+ *     MinIO from its release of 2025-09-07 on by their documentation (an older MinIO makes a deleted object again). A store that
+ *     accepts a condition and ignores it is found out before the first commit, and refused (PGQRS_ERR_UNSUPPORTED).
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
