@@ -18196,7 +18196,7 @@ static const pgqrsi_pg_member pgqrsi_pg_event_members[] = {
     {PGQRSI_PG_TEXT, offsetof(pgqrs_run_event_info, payload)},
 };
 
-#define PGQRSI_PG_MEMBERS(list) list, sizeof list / sizeof list[0]
+#define PGQRSI_PG_MEMBERS(list) (list), sizeof(list) / sizeof((list)[0])
 
 typedef struct pgqrsi_pg_import {
     pgqrsi_pg *pg;
