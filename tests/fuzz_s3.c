@@ -11,13 +11,20 @@
 #include "s3_signature.h"
 #include <sys/mman.h>
 
+static pgqrs_store *fuzz_open;
+
+static void fuzz_close(void)
+{
+    pgqrs_close(fuzz_open);
+}
+
 static pgqrs_store *fuzz_store(void)
 {
-    static pgqrs_store *store;
-    if (!store)
-        store = pgqrs_open("sqlite::memory:", NULL, NULL);
-    FUZZ_CHECK(store != NULL);
-    return store;
+    if (!fuzz_open) {
+        fuzz_open = pgqrs_open("sqlite::memory:", NULL, NULL);
+        FUZZ_CHECK(fuzz_open != NULL && atexit(fuzz_close) == 0);
+    }
+    return fuzz_open;
 }
 
 /* CRC-32, one bit at a time. */
