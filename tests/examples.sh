@@ -16,7 +16,7 @@ mkdir -p "$out"
 
 compile() { # SOURCE PROGRAM
     # shellcheck disable=SC2086,SC2046
-    "$cc" $strict -O1 -g -I"$root" -isystem "$pg_include" "$1" -o "$2" $("$here/libs.sh" "$1")
+    "$cc" $strict -O0 -I"$root" -isystem "$pg_include" "$1" -o "$2" $("$here/libs.sh" "$1")
 }
 
 run() { # DSN COMMAND...
