@@ -722,7 +722,7 @@ static bool may_write(const s3_request *request, s3_reply *reply, const s3_objec
     bool heeds_none = strcmp(server.honour, "both") == 0 || strcmp(server.honour, "if_none_match") == 0;
     int64_t since_us = object && object->written_us ? now_us(CLOCK_MONOTONIC) - object->written_us : INT64_MAX;
     if (none && strcmp(none, "*") != 0)
-        refuse(reply, 501, "NotImplemented", "A header you provided implies functionality that is not implemented");
+        refuse(reply, 501, "NotImplemented", "If-None-Match takes nothing but * here, as on S3");
     else if (none && heeds_none && object)
         refuse(reply, 412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold");
     else if (match && heeds_match && !object && server.absent_match == 404)
