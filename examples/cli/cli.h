@@ -49,6 +49,7 @@ typedef enum option_id {
     OPT_LIMIT,
     OPT_AFTER,
     OPT_STATE,
+    OPT_OPEN,
     OPT_OLDER_THAN,
     OPT_QUEUE,
     OPT_DELAY,

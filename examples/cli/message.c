@@ -377,10 +377,7 @@ typedef struct why {
 
 static const char *reason_name(int reason)
 {
-    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused",     "delayed",    "leased",
-                                        "lease_over", "expired", "archived",  "dead",       "unknown_id", "retry",
-                                        "step_pause", "sleep",   "event",     "cancelling", "run_ended",  "run_failed"};
-    return reason > 0 && reason < (int)(sizeof names / sizeof names[0]) ? names[reason] : names[0];
+    return pgqrs_reason_name((pgqrs_reason)reason);
 }
 
 const field why_fields[] = {

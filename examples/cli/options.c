@@ -24,6 +24,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_LIMIT] = {"limit", 0, KIND_NUMBER, "N", "at most so many records [100]", 1, INT32_MAX},
     [OPT_AFTER] = {"after", 0, KIND_NUMBER, "ID", "go on behind the last id of the list before", 1, INT64_MAX},
     [OPT_STATE] = {"state", 0, KIND_TEXT, "STATE", "only those in this state", 0, 0},
+    [OPT_OPEN] = {"open", 0, KIND_FLAG, NULL, "only those that have not ended", 0, 0},
     [OPT_OLDER_THAN] = {"older-than", 0, KIND_DURATION, "AGE", "only what is older: 30s, 5m, 1h, 7d", 0, 0},
     [OPT_QUEUE] = {"queue", 'q', KIND_TEXT, "QUEUE", "only those of this queue", 0, 0},
     [OPT_DELAY] = {"delay", 0, KIND_DURATION, "TIME", "not before so long from now: 30 (seconds), 5m, 1h", 0, 0},

@@ -101,7 +101,7 @@ const command commands[] = {
     {"run trigger", "WORKFLOW [JSON]", "start a run with this input", run_trigger, triggered_fields,
      {OPT_DELAY, OPT_PRIORITY, OPT_KEY, OPT_FILE}, 0, false},
     {"run list", "[WORKFLOW]", "list runs, the newest first", run_list, run_fields,
-     {OPT_STATE, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
+     {OPT_STATE, OPT_OPEN, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
     {"run show", "ID", "show one run", run_show, run_fields, {0}, 0, false},
     {"run steps", "ID", "list its steps, with what they gave", run_steps, step_fields, {0}, 0, false},
     {"run values", "ID", "list the values it has set", run_values, value_fields, {0}, 0, false},
