@@ -6,6 +6,8 @@
 #define PGQRS_IMPLEMENTATION
 #include "pgqrs.h"
 #include "pgqrs_sqlite.h"
+#include "pgqrs_s3.h"
+#include "../examples/http_curl.h"
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,7 +34,11 @@ static pgqrs_result expense(pgqrs_run *run, void *user)
 int main(void)
 {
     pgqrs_error err;
+    http_curl *curl = http_curl_create();
+    pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
     pgqrs_config *config = pgqrs_config_load(NULL, &err);
+    if (config)
+        config->store.s3 = &s3;
     pgqrs_store *store = config ? pgqrs_open(config->dsn, &config->store, &err) : NULL;
     pgqrs_result result = PGQRS_ERR_CONNECTION;
     if (!store)
@@ -43,5 +49,6 @@ int main(void)
         fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
     pgqrs_close(store);
     pgqrs_free(config);
+    http_curl_destroy(curl);
     return result ? 1 : 0;
 }

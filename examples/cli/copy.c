@@ -496,6 +496,25 @@ static exit_code copy_all(copying *job, const list *queues, const list *workflow
     return code;
 }
 
+/* Only on Postgres are there several stores behind one DSN. */
+static bool same(const side *one, const side *other)
+{
+    if (strcmp(one->config->dsn, other->config->dsn) != 0) return false;
+    return strcmp(pgqrs_store_backend(one->store), "postgres") != 0 ||
+           strcmp(pgqrs_store_settings(one->store)->schema, pgqrs_store_settings(other->store)->schema) == 0;
+}
+
+static exit_code open_both(copying *job)
+{
+    cli *c = job->c;
+    side *from = &job->from, *to = &job->to;
+    exit_code code = cli_open(c, c->operands[0], c->options[OPT_FROM_SCHEMA].text, &from->config, &from->store);
+    if (code == DONE) code = cli_open(c, c->operands[1], c->options[OPT_TO_SCHEMA].text, &to->config, &to->store);
+    if (code == DONE && same(from, to))
+        return cli_fail(USAGE, "both are the same store: it cannot be copied to itself");
+    return code;
+}
+
 exit_code copy(cli *c)
 {
     copying job;
@@ -505,10 +524,7 @@ exit_code copy(cli *c)
     memset(&workflows, 0, sizeof workflows);
     job.c = c;
     job.progress = isatty(STDERR_FILENO) != 0;
-    if (strcmp(c->operands[0], c->operands[1]) == 0)
-        return cli_fail(USAGE, "both DSNs are the same: a store cannot be copied to itself");
-    exit_code code = cli_open(c, c->operands[0], &job.from.config, &job.from.store);
-    if (code == DONE) code = cli_open(c, c->operands[1], &job.to.config, &job.to.store);
+    exit_code code = open_both(&job);
     if (code == DONE) code = list_queues(&job.from, &queues);
     if (code == DONE) code = list_workflows(&job.from, &workflows);
     if (code == DONE) code = copy_all(&job, &queues, &workflows);

@@ -62,6 +62,8 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
     [OPT_TRANSACTION_AGE] = {"transaction-age", 0, KIND_DURATION, "AGE", "a transaction open for so long keeps vacuum from its work [5m]", 1, 0},
+    [OPT_FROM_SCHEMA] = {"from-schema", 0, KIND_TEXT, "NAME", "the schema of the first store, where it is Postgres [--schema]", 0, 0},
+    [OPT_TO_SCHEMA] = {"to-schema", 0, KIND_TEXT, "NAME", "the schema of the second store, likewise", 0, 0},
     [OPT_INTERVAL] = {"interval", 0, KIND_DURATION, "TIME", "look so often [2s]", 100, 0},
 };
 /* clang-format on */
