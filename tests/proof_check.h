@@ -781,6 +781,10 @@ static void proof_check_attempts(proof_check *check, const proof_life *life)
         life->taken[0].attempt > 1 + proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
                                                          life->taken[0].t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "the first delivery is attempt %d", life->taken[0].attempt);
+    if (life->stored && life->stored->state == PGQRS_DEAD && proof_by_hand(check, life->stored->queue) &&
+        life->stored->attempt > highest + proof_hidden_claims(check, life->stored->queue, life->said ? life->said->t0 : 0, INT64_MAX))
+        proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "died with attempt %d after attempt %d, too many", life->stored->attempt,
+                     highest);
     if (life->stored && life->stored->attempt < highest && !proof_has_verdict(life, PROOF_GIVE_BACK, true) &&
         !proof_has_handler(life))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "ended with attempt %d after attempt %d", life->stored->attempt, highest);
@@ -1133,6 +1137,22 @@ static bool proof_is_disturbed(const proof_check *check, const proof_claim *clai
     return false;
 }
 
+/* A killed consumer that wrote nothing down may have had the last attempt: then nobody gets the message any more, from a time on that is
+ * not known, but not before the first claim that may have been that one. */
+static int64_t proof_could_be_had_until(const proof_check *check, const proof_life *life, int32_t queue, int64_t from)
+{
+    int32_t attempt = life->taken_count ? life->taken[life->taken_count - 1].attempt : 0;
+    size_t i;
+    if (!life->stored || life->stored->state != PGQRS_DEAD || life->stored->attempt <= attempt)
+        return INT64_MAX;
+    for (i = 0; i < check->claims.count; i++) {
+        const proof_claim *claim = &check->claims.items[i];
+        if (claim->queue == queue && claim->t1 > from && (claim->outcome == PROOF_UNKNOWN || check->terms->claims_repeat))
+            return claim->t0;
+    }
+    return INT64_MAX;
+}
+
 /* Is there a claim with room left that began when the message could be had, and ended before somebody got it? */
 static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, int64_t from, int64_t until)
 {
@@ -1159,14 +1179,15 @@ static void proof_check_starved(proof_check *check)
     for (i = 0; i < check->said.count; i++) {
         const proof_said *said = &check->said.items[i];
         proof_life life;
+        int64_t from = said->t1 + said->delay_us;
         if (said->outcome != PROOF_DONE || said->duplicate || !proof_by_hand(check, said->queue))
             continue;
         life = proof_life_of(check, said->id);
-        proof_check_window(check, &life, said->queue, said->t1 + said->delay_us,
-                           life.taken_count ? life.taken[0].t0 : INT64_MAX);
-        for (j = 0; j < life.taken_count; j++)
-            proof_check_window(check, &life, said->queue, proof_free_again(check, &life, &life.taken[j]),
-                               j + 1 < life.taken_count ? life.taken[j + 1].t0 : INT64_MAX);
+        for (j = 0; j < life.taken_count; j++) {
+            proof_check_window(check, &life, said->queue, from, life.taken[j].t0);
+            from = proof_free_again(check, &life, &life.taken[j]);
+        }
+        proof_check_window(check, &life, said->queue, from, proof_could_be_had_until(check, &life, said->queue, from));
     }
 }
 
