@@ -778,7 +778,8 @@ static void proof_check_attempts(proof_check *check, const proof_life *life)
             proof_check_pair_of_attempts(check, life, &life->taken[i - 1], taken);
     }
     if (life->taken_count && !life->taken[0].handler && proof_by_hand(check, life->taken[0].queue) && life->taken[0].attempt > 1 &&
-        life->taken[0].attempt > 1 + proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
+        life->taken[0].attempt > 1 + proof_known_between(life, 0, life->taken[0].attempt) +
+                                     proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
                                                          life->taken[0].t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "the first delivery is attempt %d", life->taken[0].attempt);
     if (life->stored && life->stored->state == PGQRS_DEAD && proof_by_hand(check, life->stored->queue) &&
@@ -1137,25 +1138,35 @@ static bool proof_is_disturbed(const proof_check *check, const proof_claim *clai
     return false;
 }
 
-/* A killed consumer that wrote nothing down may have had the last attempt: then nobody gets the message any more, from a time on that is
- * not known, but not before the first claim that may have been that one. */
-static int64_t proof_could_be_had_until(const proof_check *check, const proof_life *life, int32_t queue, int64_t from)
+/* Until when a message may be had that was free at a time: until somebody's call may have got it. Calls wait, so the one that got it next
+ * may have begun before the deliveries that came before it. */
+static int64_t proof_free_until(const proof_check *check, const proof_life *life, int32_t queue, int64_t from)
 {
-    int32_t attempt = life->taken_count ? life->taken[life->taken_count - 1].attempt : 0;
+    int64_t until = INT64_MAX;
+    int32_t attempt = 0;
     size_t i;
+    for (i = 0; i < life->taken_count; i++) {
+        if (life->taken[i].t1 > from && life->taken[i].t0 < until)
+            until = life->taken[i].t0;
+        if (life->taken[i].attempt > attempt)
+            attempt = life->taken[i].attempt;
+    }
+    /* A killed consumer that wrote nothing down may have had the last attempt: then nobody gets the message any more. */
     if (!life->stored || life->stored->state != PGQRS_DEAD || life->stored->attempt <= attempt)
-        return INT64_MAX;
+        return until;
     for (i = 0; i < check->claims.count; i++) {
         const proof_claim *claim = &check->claims.items[i];
-        if (claim->queue == queue && claim->t1 > from && (claim->outcome == PROOF_UNKNOWN || check->terms->claims_repeat))
-            return claim->t0;
+        if (claim->queue == queue && claim->t1 > from && claim->t0 < until &&
+            (claim->outcome == PROOF_UNKNOWN || check->terms->claims_repeat))
+            until = claim->t0;
     }
-    return INT64_MAX;
+    return until;
 }
 
 /* Is there a claim with room left that began when the message could be had, and ended before somebody got it? */
-static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, int64_t from, int64_t until)
+static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, int64_t from)
 {
+    int64_t until = proof_free_until(check, life, queue, from);
     size_t at;
     if (from >= INT64_MAX - check->terms->recovery_us || until - from < check->terms->recovery_us)
         return;
@@ -1179,15 +1190,12 @@ static void proof_check_starved(proof_check *check)
     for (i = 0; i < check->said.count; i++) {
         const proof_said *said = &check->said.items[i];
         proof_life life;
-        int64_t from = said->t1 + said->delay_us;
         if (said->outcome != PROOF_DONE || said->duplicate || !proof_by_hand(check, said->queue))
             continue;
         life = proof_life_of(check, said->id);
-        for (j = 0; j < life.taken_count; j++) {
-            proof_check_window(check, &life, said->queue, from, life.taken[j].t0);
-            from = proof_free_again(check, &life, &life.taken[j]);
-        }
-        proof_check_window(check, &life, said->queue, from, proof_could_be_had_until(check, &life, said->queue, from));
+        proof_check_window(check, &life, said->queue, said->t1 + said->delay_us);
+        for (j = 0; j < life.taken_count; j++)
+            proof_check_window(check, &life, said->queue, proof_free_again(check, &life, &life.taken[j]));
     }
 }
 

@@ -789,6 +789,21 @@ static void death_without_its_attempts_is_found(void **state)
     FOUND(ATTEMPTS);
 }
 
+static void call_that_waited_long_got_it_next(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    note((proof_record){.at_us = 15, .process = 4, .call = ++F.calls, .mark = '?', .op = PROOF_CLAIM, .ms = 1000, .count = 1});
+    note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_CLAIM, .count = 1});
+    note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_GOT, .id = 1, .lease = 101, .attempt = 2, .tag = 7});
+    got(2, 20, 1, 100, 1, 7);
+    settled(2, 30, PROOF_RELEASE, 1, 100, OK_);
+    settled(4, 410, PROOF_ARCHIVE, 1, 101, OK_);
+    claimed(3, 9000, 1, 0, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 2);
+    NOTHING_FOUND();
+}
+
 static void claim_beside_another_one_proves_nothing(void **state)
 {
     (void)state;
@@ -1012,7 +1027,7 @@ int main(void)
         FORGED(batch_with_the_wrong_priority_first_is_found), FORGED(queue_in_the_wrong_order_is_found), FORGED(message_left_out_is_found),
         FORGED(lease_that_does_not_come_back_is_found), FORGED(claim_beside_another_one_proves_nothing),
         FORGED(last_attempt_that_nobody_wrote_down_ends_it), FORGED(left_out_before_the_last_attempt_is_found),
-        FORGED(death_without_its_attempts_is_found),
+        FORGED(death_without_its_attempts_is_found), FORGED(call_that_waited_long_got_it_next),
         FORGED(claim_that_is_full_proves_nothing), FORGED(good_run_passes), FORGED(lost_run_is_found), FORGED(run_that_failed_is_found),
         FORGED(run_triggered_twice_is_found), FORGED(step_that_ran_again_is_found), FORGED(body_of_a_process_that_lags_passes), FORGED(step_that_ran_again_after_a_flush_is_found),
         FORGED(body_of_a_paused_process_passes), FORGED(other_output_is_found), FORGED(other_output_in_the_end_is_found),
