@@ -1138,15 +1138,21 @@ static bool proof_is_disturbed(const proof_check *check, const proof_claim *clai
     return false;
 }
 
-/* Until when a message may be had that was free at a time: until somebody's call may have got it. Calls wait, so the one that got it next
- * may have begun before the deliveries that came before it. */
-static int64_t proof_free_until(const proof_check *check, const proof_life *life, int32_t queue, int64_t from)
+/* Calls wait, and are told late: which of two deliveries was the first is not always known. */
+static bool proof_was_before(const proof_taken *a, const proof_taken *b)
+{
+    return a == b || a->attempt < b->attempt || a->t1 < b->t0;
+}
+
+/* Until when a message may be had that is free from a time on, after a delivery or (NULL) its enqueue: until the first of all calls that
+ * may have got it next. */
+static int64_t proof_free_until(const proof_check *check, const proof_life *life, int32_t queue, const proof_taken *after, int64_t from)
 {
     int64_t until = INT64_MAX;
     int32_t attempt = 0;
     size_t i;
     for (i = 0; i < life->taken_count; i++) {
-        if (life->taken[i].t1 > from && life->taken[i].t0 < until)
+        if ((!after || !proof_was_before(&life->taken[i], after)) && life->taken[i].t0 < until)
             until = life->taken[i].t0;
         if (life->taken[i].attempt > attempt)
             attempt = life->taken[i].attempt;
@@ -1164,9 +1170,9 @@ static int64_t proof_free_until(const proof_check *check, const proof_life *life
 }
 
 /* Is there a claim with room left that began when the message could be had, and ended before somebody got it? */
-static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, int64_t from)
+static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, const proof_taken *after, int64_t from)
 {
-    int64_t until = proof_free_until(check, life, queue, from);
+    int64_t until = proof_free_until(check, life, queue, after, from);
     size_t at;
     if (from >= INT64_MAX - check->terms->recovery_us || until - from < check->terms->recovery_us)
         return;
@@ -1193,9 +1199,9 @@ static void proof_check_starved(proof_check *check)
         if (said->outcome != PROOF_DONE || said->duplicate || !proof_by_hand(check, said->queue))
             continue;
         life = proof_life_of(check, said->id);
-        proof_check_window(check, &life, said->queue, said->t1 + said->delay_us);
+        proof_check_window(check, &life, said->queue, NULL, said->t1 + said->delay_us);
         for (j = 0; j < life.taken_count; j++)
-            proof_check_window(check, &life, said->queue, proof_free_again(check, &life, &life.taken[j]));
+            proof_check_window(check, &life, said->queue, &life.taken[j], proof_free_again(check, &life, &life.taken[j]));
     }
 }
 

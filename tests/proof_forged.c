@@ -804,6 +804,18 @@ static void call_that_waited_long_got_it_next(void **state)
     NOTHING_FOUND();
 }
 
+static void enqueue_that_is_told_last_proves_nothing(void **state)
+{
+    (void)state;
+    note((proof_record){.at_us = 10, .process = 1, .call = ++F.calls, .mark = '?', .op = PROOF_ENQUEUE, .tag = 7, .count = 1});
+    note((proof_record){.at_us = 50, .process = 1, .call = F.calls, .mark = '!', .op = PROOF_ENQUEUE, .tag = 7, .id = 1, .count = 1});
+    got(2, 20, 1, 100, 1, 7);
+    settled(2, 30, PROOF_ARCHIVE, 1, 100, OK_);
+    claimed(3, 9000, 1, 0, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 1);
+    NOTHING_FOUND();
+}
+
 static void claim_beside_another_one_proves_nothing(void **state)
 {
     (void)state;
@@ -1028,6 +1040,7 @@ int main(void)
         FORGED(lease_that_does_not_come_back_is_found), FORGED(claim_beside_another_one_proves_nothing),
         FORGED(last_attempt_that_nobody_wrote_down_ends_it), FORGED(left_out_before_the_last_attempt_is_found),
         FORGED(death_without_its_attempts_is_found), FORGED(call_that_waited_long_got_it_next),
+        FORGED(enqueue_that_is_told_last_proves_nothing),
         FORGED(claim_that_is_full_proves_nothing), FORGED(good_run_passes), FORGED(lost_run_is_found), FORGED(run_that_failed_is_found),
         FORGED(run_triggered_twice_is_found), FORGED(step_that_ran_again_is_found), FORGED(body_of_a_process_that_lags_passes), FORGED(step_that_ran_again_after_a_flush_is_found),
         FORGED(body_of_a_paused_process_passes), FORGED(other_output_is_found), FORGED(other_output_in_the_end_is_found),
