@@ -342,6 +342,7 @@ static exit_code no_command(cli *c)
 exit_code options_read(cli *c, int argc, char **argv)
 {
     int matched;
+    c->operand_count = 0;
     c->operands = calloc((size_t)argc + 1, sizeof *c->operands);
     if (!c->operands) return cli_fail(FAILED, "no memory");
     exit_code code = read_arguments(c, argc, argv);
