@@ -34,8 +34,8 @@ working() {
     json "says which" '.[0].reason == "sh was ended by signal 9"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
-    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 200ms --log-dest log -- sleep 100
-    json "is ended" '.[0].reason == "sleep took longer than 200ms"' pgqrs dead list jobs
+    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 50ms --log-dest log -- sleep 100
+    json "is ended" '.[0].reason == "sleep took longer than 50ms"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
     gives "one that is not there" 1 pgqrs work jobs --until-empty -- no-such-command
@@ -65,7 +65,7 @@ stopping() {
     # Ctrl-C, and a command that goes on for too long: it is ended, and the message given back.
     local worker
     send 1 2
-    pgqrs work jobs --grace 300ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
+    pgqrs work jobs --grace 100ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
     worker=$!
     soon "a command runs" test -f started
     kill -INT "$worker"
@@ -76,7 +76,7 @@ stopping() {
     json "and the try does not count" 'map(.attempt) == [0, 0]' pgqrs message list jobs
     # One that ends in time is done.
     rm -f started
-    pgqrs work jobs -- sh -c 'touch started; sleep 0.3' &
+    pgqrs work jobs -- sh -c 'touch started; sleep 0.1' &
     worker=$!
     soon "a short command runs" test -f started
     kill -TERM "$worker"
