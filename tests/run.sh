@@ -81,11 +81,16 @@ targets_of() {
     # Behind the pooler and on another S3 server there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
     # without, not both.
     */sanitize/conformance) echo "sqlite-file sqlite-memory postgres s3" ;;
-    # What fails inside of SQLite is the same below S3, which has faults of its own in test_s3_store.c.
-    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres" ;;
-    */fault_*) case " $programs " in
+    # On S3, where each call is an upload, they do a share of what they can (PGQRS_TEST_WHOLE=1: all of it).
+    */sanitize/fault_connection) echo "sqlite-file sqlite-memory postgres" ;;
+    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres s3" ;;
+    */fault_connection) case " $programs " in
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
         *) echo "sqlite-file sqlite-memory postgres pgbouncer" ;;
+        esac ;;
+    */fault_*) case " $programs " in
+        *"/sanitize/$(basename "$1") "*) echo "pgbouncer s3-local" ;;
+        *) echo "sqlite-file sqlite-memory postgres pgbouncer s3 s3-local" ;;
         esac ;;
     # Likewise on S3, where the sanitizers cost little beside the server.
     */conformance) case " $programs " in
