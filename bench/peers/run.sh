@@ -1,0 +1,393 @@
+#!/usr/bin/env bash
+# Measures pgqrs.h beside other queues: the same work on the same private server in the same run, the systems taking turns.
+#
+#   QUICK=1 bench/peers/run.sh         under ten minutes, with rough figures; without QUICK all of it, some hours
+#
+#   PEERS="river pgqrs.h"              only these systems      } what is measured so goes to build/peers/partial;
+#   SCENARIOS="drain enqueue"          only these scenarios    } the whole goes to bench/results
+#   ROUNDS=3                           how often the systems take turns
+#
+# Every turn has a database of its own, made for it and removed afterwards. The server is private, with fsync on.
+#
+# A system is driven by a program, in its own language, that is called as
+#
+#   PEERS_URL=URL DRIVER COMMAND [KEY=VALUE...]
+#
+#   setup                                          makes tables and queue; prints {"version":"..."}
+#   fill count=N                                   enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
+#   produce seconds=S [group=G] [rate=R]           enqueues for S seconds, G in each call, at R calls a second or one after the
+#                                                  other; "at" is when a message was due, in seconds since 1970
+#   fetch seconds=S batch=B                        takes and acknowledges up to B at once until nothing is left
+#   handle seconds=S concurrency=C [until_empty=1] [work_ms=M] [log=FILE] [each=1]
+#                                                  handlers of single messages; the log gets a line "n time" for each; each=1:
+#                                                  acknowledged one by one
+#   workflow seconds=S count=N concurrency=C       works off N runs of three steps, which it triggered before
+#
+# The last four print "ready" when everything is connected, wait for a line, and print one JSON object when they are done: done,
+# seconds, cpu_s and rss_kb, and, of messages with "at", p50_ms, p95_ms, p99_ms, the same with early_ and late_ for the first and
+# the last third of the time. Then they wait for the end of their input, so that counters are read while they are connected.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$root/build/peers
+quick=${QUICK:-}
+[ "$quick" != 0 ] || quick=
+postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust dbos"
+sqlite_peers="pgqrs.h litequeue huey"
+all_scenarios="drain enqueue handlers"
+peers=${PEERS:-}
+scenarios=${SCENARIOS:-$all_scenarios}
+rounds=${ROUNDS:-}
+partial=
+[ -z "${PEERS:-}${SCENARIOS:-}" ] || partial=1
+
+die() {
+    echo "run.sh: $*" >&2
+    exit 1
+}
+
+say() {
+    echo "$*" >&2
+}
+
+# pick FULL QUICK
+pick() {
+    if [ -n "$quick" ]; then echo "$2"; else echo "$1"; fi
+}
+
+[ -n "$rounds" ] || rounds=$(pick 3 1)
+scratch=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-peers.XXXXXX")
+chmod 755 "$scratch"
+started=
+running=() # process ids of drivers
+finish() {
+    [ ${#running[@]} = 0 ] || kill -KILL "${running[@]}" 2>/dev/null || true
+    [ -z "$started" ] || "$root/tests/servers.sh" stop "$started" || true
+    rm -rf "$scratch"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM HUP
+
+# --- systems
+
+export PEERS_NODE=$build/npm
+export NODE_NO_WARNINGS=1
+export PYTHONWARNINGS=ignore
+
+driver() { # PEER ARGUMENTS...
+    local peer=$1
+    shift
+    case $peer in
+    pgqrs.h) exec "$root/build/bench/peers/pgqrs" "$@" ;;
+    graphile-worker | pg-boss) exec "$build/npm/node_modules/.bin/node" "$here/$peer.mjs" "$@" ;;
+    river) exec "$build/go/river" "$@" ;;
+    *) exec "$build/pip/bin/python" "$here/$peer-driver.py" "$@" ;;
+    esac
+}
+
+reason_missing() {
+    sed -n "s/^$1: //p" "$build/missing"
+}
+
+# Whether the system has what the scenario needs.
+can() {
+    case $backend-$peer-$scenario in
+    *-workflow) case $peer in pgqrs.h | pgqrs-rust | dbos) ;; *) return 1 ;; esac ;;
+    postgres-dbos-enqueue) [ "$cell" = 1 ] ;; # no bulk enqueue
+    sqlite-huey-enqueue) [ "$cell" = 1 ] ;;
+    sqlite-*-drain) [ "${cell#*x}" = 1 ] ;; # no batches
+    sqlite-litequeue-handlers) return 1 ;; # no workers
+    esac
+}
+
+# How many messages are not acknowledged, asked of the tables.
+unfinished_sql() {
+    case $1 in
+    pgqrs.h) echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')" ;;
+    graphile-worker) echo "SELECT count(*) FROM graphile_worker._private_jobs" ;;
+    pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
+    river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
+    procrastinate) echo "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')" ;;
+    pgqrs-rust) echo "SELECT count(*) FROM pgqrs_messages WHERE archived_at IS NULL" ;;
+    dbos) echo "SELECT count(*) FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')" ;;
+    esac
+}
+
+# --- the server
+
+sql() { # DATABASE SQL
+    psql -XAtq -v ON_ERROR_STOP=1 "${PGQRS_TEST_POSTGRES_DSN%/*}/$1" -c "$2"
+}
+
+admin_sql() {
+    PGOPTIONS="-c client_min_messages=warning" psql -XAtq -v ON_ERROR_STOP=1 "$PGQRS_TEST_POSTGRES_ADMIN_DSN" -c "$1"
+}
+
+# Processor seconds of the postmaster, of its children, and of those that ended.
+server_cpu() {
+    local postmaster children
+    postmaster=$(head -n 1 "$PGQRS_TEST_POSTGRES_DATA/postmaster.pid")
+    children=$(cat "/proc/$postmaster/task/$postmaster/children")
+    # A child may end between the two looks.
+    for child in $children; do cat "/proc/$child/stat" 2>/dev/null || true; done | cat "/proc/$postmaster/stat" - |
+        awk -v own="$postmaster" -v hertz="$(getconf CLK_TCK)" '
+            { pid = $1; sub(/^.*\) /, ""); sum += $12 + $13; if (pid == own) sum += $14 + $15 } END { print sum / hertz }'
+}
+
+# Bytes of log and transactions that wrote, in the whole cluster; nothing else runs there.
+counters() {
+    admin_sql "SELECT json_build_object('wal', pg_current_wal_insert_lsn() - '0/0', 'xids', pg_snapshot_xmax(pg_current_snapshot())::text::bigint, 'cpu', $(server_cpu))"
+}
+
+# Transactions of all kinds, and row versions that became dead: counted when the connections are gone.
+statistics() {
+    local _
+    for _ in $(seq 40); do
+        [ "$(admin_sql "SELECT count(*) FROM pg_stat_activity WHERE datname = '$1' AND backend_type = 'client backend'")" != 0 ] || break
+        sleep 0.05
+    done
+    sql "$1" "SELECT json_build_object('transactions', (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), 'dead_rows', (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables))"
+}
+
+# Made once for each system, then copied: the tables of some take seconds.
+database=peers
+fresh_database() {
+    local template=peers_${peer//[.-]/_}
+    PEERS_URL=${PGQRS_TEST_POSTGRES_DSN%/*}/$template
+    if [ -z "$(admin_sql "SELECT 1 FROM pg_database WHERE datname = '$template'")" ]; then
+        admin_sql "CREATE DATABASE $template OWNER pgqrs" && set_up || return 1
+    fi
+    for _ in $(seq 40); do
+        [ "$(admin_sql "SELECT count(*) FROM pg_stat_activity WHERE datname = '$template'")" != 0 ] || break
+        sleep 0.05
+    done
+    # The checkpoint: what the last turn left to write is not this one's.
+    admin_sql "DROP DATABASE IF EXISTS $database WITH (FORCE)" &&
+        admin_sql "CREATE DATABASE $database OWNER pgqrs TEMPLATE $template" && admin_sql CHECKPOINT || return 1
+    PEERS_URL=${PGQRS_TEST_POSTGRES_DSN%/*}/$database
+}
+
+set_up() {
+    (driver "$peer" setup) >"$scratch/setup.$peer.$backend" 2>"$scratch/err.setup" </dev/null || {
+        say "  $peer setup: $(tail -n 3 "$scratch/err.setup")"
+        [ "$backend" != postgres ] || admin_sql "DROP DATABASE IF EXISTS ${PEERS_URL##*/} WITH (FORCE)"
+        return 1
+    }
+}
+
+# --- drivers that run
+
+# start INDEX PEER ARGUMENTS...: returns when it is ready.
+start() {
+    local index=$1 line
+    shift
+    rm -f "$scratch/in.$index" "$scratch/out.$index"
+    mkfifo "$scratch/in.$index" "$scratch/out.$index"
+    driver "$@" <"$scratch/in.$index" >"$scratch/out.$index" 2>"$scratch/err.$index" &
+    running[$index]=$!
+    exec {to[$index]}>"$scratch/in.$index" {from[$index]}<"$scratch/out.$index"
+    if ! read -r -t 120 -u "${from[$index]}" line || [ "$line" != ready ]; then
+        say "  $*: $(tail -n 3 "$scratch/err.$index")"
+        return 1
+    fi
+}
+
+go() {
+    echo go >&"${to[$1]}"
+}
+
+# result INDEX SECONDS: prints the JSON object.
+result() {
+    local line
+    if ! read -r -t "$2" -u "${from[$1]}" line; then
+        say "  no result: $(tail -n 3 "$scratch/err.$1")"
+        return 1
+    fi
+    printf '%s\n' "$line"
+}
+
+end() {
+    eval "exec ${to[$1]}>&- ${from[$1]}<&-"
+    for _ in $(seq 60); do
+        kill -0 "${running[$1]}" 2>/dev/null || break
+        sleep 0.05
+    done
+    kill -KILL "${running[$1]}" 2>/dev/null || true
+    wait "${running[$1]}" 2>/dev/null || true
+    unset "running[$1]"
+}
+
+end_all() {
+    local index
+    for index in "${!running[@]}"; do end "$index"; done
+}
+
+# --- one turn
+
+results=
+# record JSON: adds what identifies the turn.
+record() {
+    jq -c --arg scenario "$scenario" --arg cell "$cell" --arg backend "$backend" --arg peer "$peer" --argjson round "$round" \
+        '{scenario: $scenario, cell: $cell, backend: $backend, peer: $peer, round: $round} + .' <<<"$1" >>"$results"
+}
+
+# measure SECONDS ARGUMENTS...: drivers side by side, each argument the command line of one.
+measure() {
+    local seconds=$1 index=0 command before after before_statistics after_statistics
+    local lines=$scratch/lines
+    shift
+    before_statistics=null after_statistics=null before=null after=null
+    if [ "$backend" = postgres ]; then before_statistics=$(statistics $database) || return 1; fi
+    for command in "$@"; do
+        # shellcheck disable=SC2086
+        start $index "$peer" $command || return 1
+        index=$((index + 1))
+    done
+    if [ "$backend" = postgres ]; then before=$(counters) || return 1; fi
+    for index in "${!running[@]}"; do go "$index"; done
+    : >"$lines"
+    for index in "${!running[@]}"; do result "$index" $((seconds + 60)) >>"$lines" || return 1; done
+    if [ "$backend" = postgres ]; then after=$(counters) || return 1; fi
+    end_all
+    if [ "$backend" = postgres ]; then after_statistics=$(statistics $database) || return 1; fi
+    jq -sc --argjson before "$before" --argjson after "$after" --argjson sb "$before_statistics" --argjson sa "$after_statistics" '
+        (map(.done) | add) as $done | (map(.seconds) | max) as $seconds | ([$done, 1] | max) as $per
+        | (map(del(.done, .seconds, .cpu_s, .rss_kb)) | add)
+        + {done: $done, seconds: $seconds, per_s: (if $seconds > 0 then $done / $seconds else 0 end),
+           client_cpu_us: ((map(.cpu_s) | add) * 1e6 / $per), client_rss_kb: (map(.rss_kb) | add)}
+        + if $after then {server_cpu_us: (($after.cpu - $before.cpu) * 1e6 / $per), wal_bytes: (($after.wal - $before.wal) / $per),
+           writes: (($after.xids - $before.xids) / $per), transactions: (($sa.transactions - $sb.transactions) / $per),
+           dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)} else {} end' "$lines"
+}
+
+export PEERS_URL=
+prepare() {
+    if [ "$backend" = postgres ]; then
+        fresh_database
+    else
+        rm -rf "$scratch/sqlite" && mkdir "$scratch/sqlite"
+        PEERS_URL=sqlite://$scratch/sqlite/peers
+        set_up
+    fi
+}
+
+fill() {
+    (driver "$peer" fill count="$1") >/dev/null 2>"$scratch/err.fill" </dev/null || {
+        say "  $peer fill: $(tail -n 3 "$scratch/err.fill")"
+        return 1
+    }
+}
+
+# turn FILL SECONDS COMMANDS...
+turn() {
+    local count=$1 measured
+    shift
+    if prepare && { [ "$count" = 0 ] || fill "$count"; } && measured=$(measure "$@"); then
+        record "$measured"
+        say "  $scenario $cell, $backend, $peer: $(jq -r '"\(.per_s | round)/s"' <<<"$measured")"
+    else
+        end_all
+        record '{"error":"the driver failed"}'
+        say "  $scenario $cell, $backend, $peer: failed"
+    fi
+}
+
+# --- scenarios
+
+# What can be filled and handled in reasonable time: the time ends the turn of a slow system in any case.
+backlog() {
+    case $peer in
+    dbos) pick 10000 1500 ;;
+    *) echo "$backlog_size" ;;
+    esac
+}
+
+seconds_each() {
+    pick 20 "$1"
+}
+
+run_turn() {
+    local s commands=() consumers
+    case $scenario in
+    drain)
+        # CELL: consumers x batch
+        s=$(seconds_each 3)
+        for consumers in $(seq "${cell%x*}"); do commands+=("fetch batch=${cell#*x} seconds=$s"); done
+        turn "$(backlog)" "$s" "${commands[@]}"
+        ;;
+    enqueue) turn 0 5 "produce group=$cell seconds=$(pick 5 1)" ;;
+    handlers) turn "$(backlog)" "$(seconds_each 3)" "handle concurrency=$cell until_empty=1 seconds=$(seconds_each 3)" ;;
+    esac
+}
+
+cells() {
+    case $1 in
+    drain) pick "1x1 2x1 4x1 1x10 2x10 4x10 1x50 2x50 4x50" "1x1 1x50 4x10" ;;
+    enqueue) echo "1 50 1000" ;;
+    handlers) echo "4 24" ;;
+    esac
+}
+
+run_scenario() {
+    local peer_list
+    for cell in $(cells "$scenario"); do
+        for round in $(seq "$rounds"); do
+            for backend in postgres sqlite; do
+                peer_list=$(echo "$present" | tr ' ' '\n' | sed -n "s/^$backend://p")
+                # The next round begins with another one.
+                for peer in $(echo "$peer_list" | awk -v n="$round" 'NF { a[++c] = $0 } END { for (i = 0; i < c; i++) print a[(i + n - 1) % c + 1] }'); do
+                    if can; then run_turn; fi
+                done
+            done
+        done
+    done
+}
+
+# --- the whole
+
+"$here/install.sh" "$build"
+present=
+for backend in postgres sqlite; do
+    list=$postgres_peers
+    [ $backend = postgres ] || list=$sqlite_peers
+    for peer in $list; do
+        [ -z "$peers" ] || case " $peers " in *" $peer "*) ;; *) continue ;; esac
+        [ -n "$(reason_missing "$peer")" ] || present="$present $backend:$peer"
+    done
+done
+results=$scratch/results.jsonl
+: >"$results"
+started=$scratch/servers
+mkdir "$started"
+PGQRS_SERVERS_FSYNC=on "$root/tests/servers.sh" start "$started" postgres >"$scratch/env.sh"
+# shellcheck disable=SC1091
+. "$scratch/env.sh"
+backlog_size=$(pick 50000 10000)
+begun=$SECONDS
+
+# What the figures belong to: the machine, the server, the versions as the systems themselves tell them.
+scenario=about cell=- round=0
+for backend_peer in $present; do
+    backend=${backend_peer%%:*} peer=${backend_peer#*:}
+    prepare && record "$(jq -c . "$scratch/setup.$peer.$backend")" || record '{"error":"the driver failed"}'
+done
+while IFS= read -r line; do
+    peer=${line%%:*} backend=-
+    record "$(jq -nc --arg reason "${line#*: }" '{missing: $reason}')"
+done <"$build/missing"
+peer=- backend=-
+record "$(jq -nc --arg quick "${quick:-0}" --arg server "$(admin_sql 'SHOW server_version')" --arg cpus "$(getconf _NPROCESSORS_ONLN)" \
+    --arg machine "$(uname -sr)" --arg date "$(date -u +%F)" --argjson settings "$(admin_sql "SELECT json_object_agg(name, setting) FROM pg_settings
+    WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'autovacuum_naptime')")" \
+    --argjson backlog "$backlog_size" --argjson rounds "$rounds" \
+    '{quick: ($quick != "0"), server: $server, cpus: $cpus, machine: $machine, date: $date, settings: $settings, backlog: $backlog, rounds: $rounds}')"
+
+for scenario in $scenarios; do run_scenario; done
+
+out=$root/bench/results
+[ -z "$partial" ] || out=$build/partial
+mkdir -p "$out"
+cp "$results" "$out/peers.jsonl"
+"$here/report.sh" "$out/peers.jsonl" "$out"
+say "it took $((SECONDS - begun)) s"
