@@ -20,7 +20,7 @@ const enqueuer = (boss) => (payloads) => payloads.length === 1
 
 await peer.main({
   setup: () => withBoss({}, async (boss) => {
-    await boss.createQueue(queue, { notify: true })
+    await boss.createQueue(queue, { notify: true, expireInSeconds: 5 })
     console.log(JSON.stringify({ version: peer.versionOf('pg-boss') }))
   }),
   fill: (o) => withBoss({ supervise: false }, (boss) => peer.fill(o, enqueuer(boss))),
@@ -36,7 +36,7 @@ await peer.main({
     }
     await peer.report(done, peer.seconds() - begun)
   }),
-  handle: (o) => withBoss({ useListenNotify: true, quiet: o.log !== '' }, async (boss) => {
+  handle: (o) => withBoss({ useListenNotify: true, quiet: o.log !== '', ...(o.lease_ms ? { monitorIntervalSeconds: 1, superviseIntervalSeconds: 1 } : {}) }, async (boss) => {
     await peer.ready(o)
     await boss.work(queue, { batchSize: o.concurrency, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true }, async (jobs) => {
       await Promise.all(jobs.map((job) => peer.handle(job.data, o)))

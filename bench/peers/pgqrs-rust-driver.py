@@ -10,11 +10,13 @@ from peer import m
 QUEUE = "bench"
 
 
-async def connect():
+async def connect(lease_ms=0):
     config = pgqrs.Config.from_dsn(peer.url)
     # Its default is a limit on enqueueing.
     config.max_enqueue_per_second = None
     config.default_max_batch_size = 1000
+    if lease_ms:
+        config.default_lock_time_seconds = lease_ms // 1000
     return await pgqrs.connect_with(config)
 
 
@@ -89,7 +91,7 @@ async def consume(store, batch, concurrency):
 
 
 async def handle(options):
-    store = await connect()
+    store = await connect(options.number("lease_ms"))
     concurrency = options.number("concurrency", 4)
     m.ready(options)
     if options.number("each") > 0:

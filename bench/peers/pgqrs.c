@@ -256,8 +256,7 @@ static void handle(char **argv)
     pgqrs_store *store = bench_open(PLACE);
     pgqrs_work_desc desc = {.threads = (int32_t)number(argv, "concurrency", 4),
                             .until_empty = number(argv, "until_empty", 0) > 0,
-                            .settle_ms = (int64_t)number(argv, "settle_ms", 0),
-                            .batch = (int32_t)number(argv, "batch", 0),
+                            .settle_ms = number(argv, "each", 0) > 0 ? -1 : 0,
                             .lease_ms = (int64_t)number(argv, "lease_ms", 0)};
     the_report.seconds = number(argv, "seconds", 10);
     if (log) the_report.log = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);

@@ -46,10 +46,10 @@ def scenario_texts: {
   steady: "A producer at half of what the system does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured for it alone in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
   pinned: "The same, while another session holds a snapshot open, so that no dead row can be removed. Late over early: p50 in the last third of the time over p50 in the first.",
   million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds.",
-  idle: "Handlers at concurrency 4 that get nothing. Per second, not per message.",
+  idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
   wakeup: "20 messages a second, each after the last one is done: from when it was due, its commit included, until a handler has it.",
   workflow: "Cells are the concurrency. Runs of three steps, each stored, wait already; runs per second.",
-  chaos: "Numbered messages, handlers of 2 ms at concurrency 4, each acknowledged by itself. After a second something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. Back: seconds until the next message was handled. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
+  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. Leases are set to 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds). Longest pause: between two handled messages after that. All done: seconds until the last one was handled; empty: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
 };
 
 def ratio($other): if . == null or $other == null or $other == 0 then null else . / $other end;
@@ -64,7 +64,7 @@ def rate_table($here):
 
 def latency_table($here):
   $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
-      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (.late_p50_ms | ratio(.early_p50_ms) | text),
+      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
        (.left | text), (.client_cpu_us | text), (.server_cpu_us | text), (.dead_rows | text)] end)
   | table(["cell", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
 
@@ -74,9 +74,9 @@ def idle_table($here):
   | table(["system", "client CPU ms/s", "server CPU ms/s", "transactions/s", "of them writing", "log bytes/s", "client MB"]);
 
 def chaos_table($here):
-  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", ""] else
-      [.cell, .peer, (.done | thousands), (.back_s | text), (.complete_s | text), (.lost | text), (.waiting | text), (.twice | text)] end)
-  | table(["what happens", "system", "handled", "back s", "all done s", "lost", "waiting", "twice"]);
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.done | thousands), (if .pause_s < 0 then "–" else (.pause_s | text) end), (.complete_s | text), (.lost | text), (.waiting | text), (.twice | text), (.restarts | text)] end)
+  | table(["what happens", "system", "handled", "longest pause s", "all done s", "lost", "waiting", "twice", "started again"]);
 
 def scenario_section($cells; $name; $about):
   ($cells | map(select(.scenario == $name))) as $here

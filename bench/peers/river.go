@@ -170,8 +170,11 @@ func connect(ctx context.Context, connections int32) *pgxpool.Pool {
 	return pool
 }
 
-func newClient(pool *pgxpool.Pool, workers int) *river.Client[pgx.Tx] {
+func newClient(pool *pgxpool.Pool, workers int, lease time.Duration) *river.Client[pgx.Tx] {
 	config := &river.Config{FetchCooldown: river.FetchCooldownMin, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
+	if lease > 0 {
+		config.JobTimeout, config.RescueStuckJobsAfter = lease-time.Second, lease
+	}
 	config.Workers = river.NewWorkers()
 	river.AddWorker(config.Workers, worker{})
 	if workers > 0 {
@@ -218,7 +221,7 @@ func setup(ctx context.Context) {
 func fill(ctx context.Context, o options) {
 	pool := connect(ctx, 2)
 	defer pool.Close()
-	client := newClient(pool, 0)
+	client := newClient(pool, 0, 0)
 	count := int64(o.number("count", 0))
 	for n := int64(1); n <= count; n += 1000 {
 		enqueue(ctx, client, n, int(min(1000, count-n+1)), 0)
@@ -228,7 +231,7 @@ func fill(ctx context.Context, o options) {
 func produce(ctx context.Context, o options) {
 	pool := connect(ctx, 2)
 	defer pool.Close()
-	client := newClient(pool, 0)
+	client := newClient(pool, 0, 0)
 	group, rate := int(o.number("group", 1)), o.number("rate", 0)
 	ready(o)
 	n, at := int64(0), m.begun
@@ -250,7 +253,7 @@ func produce(ctx context.Context, o options) {
 
 func work(ctx context.Context, o options, workers int, untilEmpty bool) {
 	pool := connect(ctx, int32(min(workers, 24)+4))
-	client := newClient(pool, workers)
+	client := newClient(pool, workers, time.Duration(o.number("lease_ms", 0))*time.Millisecond)
 	ready(o)
 	check(client.Start(ctx))
 	elapsed := finished(untilEmpty)
