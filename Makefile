@@ -34,7 +34,7 @@ fuzz_binaries = $(addprefix build/fuzz/replay/,$(1)) $(addprefix build/fuzz/run/
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help quickstart test test-unit test-conformance test-matrix test-examples test-manual test-sanitize \
-        check bench proof install-deps clean build-tests build-sanitized build-bench fuzz coverage build-fuzz \
+        check bench bench-peers proof install-deps clean build-tests build-sanitized build-bench fuzz coverage build-fuzz \
         build-coverage test-valgrind test-tsan cli install test-cli
 
 help: ## show this list
@@ -90,7 +90,7 @@ proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PG
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
-	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
+	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
@@ -123,6 +123,11 @@ bench: ## measure against the floor on real servers (35 minutes; PGQRS_BENCH_QUI
 	@tests/install-deps.sh bench
 	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
+
+bench-peers: ## measure beside other queues, installed below build/peers (hours; QUICK=1: 10 minutes); report in bench/results
+	@tests/install-deps.sh bench
+	@$(MAKE) --no-print-directory build/bench/peers/pgqrs
+	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' ROUNDS='$(ROUNDS)' bench/peers/run.sh
 
 cli: ## build the command-line tool, build/pgqrs (see: build/pgqrs --help)
 	@tests/install-deps.sh cli

@@ -1474,19 +1474,20 @@ static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi
     if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
 }
 
-/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
-static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it.
+ * False: there was no memory for it. */
+static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
 {
     pgqrsi_s3_cached cached;
     pgqrsi_s3_bytes body;
     pgqrsi_s3_trailer trailer;
-    bool first = self->presence != PGQRSI_S3_PRESENT;
+    bool first = self->presence != PGQRSI_S3_PRESENT, wanted, memory = true;
     int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
-    if (descriptor < 0) return;
+    if (descriptor < 0) return true;
     memset(&body, 0, sizeof(body));
-    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq) &&
-        pgqrsi_s3_reserve(self->store, &body, cached.size) &&
-        pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
+    wanted = pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq);
+    if (wanted) memory = pgqrsi_s3_reserve(self->store, &body, cached.size);
+    if (wanted && memory && pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
         body.size = cached.size;
         /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
         if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
@@ -1499,6 +1500,7 @@ static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
     }
     pgqrsi_s3_release(self->store, &body);
     pgqrsi_s3_close_file(&descriptor);
+    return memory;
 }
 
 static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
@@ -3290,7 +3292,8 @@ static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_
     if (result != PGQRS_OK) return result;
     self->presence = PGQRSI_S3_UNKNOWN;
     memset(&self->trailer, 0, sizeof(self->trailer));
-    pgqrsi_s3_catch_up(self);
+    if (!pgqrsi_s3_catch_up(self))
+        return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
 
