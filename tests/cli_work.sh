@@ -126,6 +126,20 @@ workers() {
     json "purge" '.count == 1' pgqrs worker purge --yes
     gives "is gone" 3 pgqrs worker get "$victim"
 
+    # Another one that was killed, found sooner by a person than by its heartbeat.
+    pgqrs queue purge jobs --yes >/dev/null
+    send 1
+    rm -f started
+    pgqrs work jobs --name second -- sh -c 'touch started; exec sleep 5' &
+    local second=$!
+    soon "a command of a second one" test -f started
+    kill -KILL "$second"
+    wait "$second" 2>/dev/null
+    second=$(pgqrs worker list --queue jobs --format json | jq '.[0].id')
+    json "release" '.action == "released" and .count == 1' pgqrs worker release "$second"
+    is "what it had is to be had" "1 ready 0 held 0 archived 0 dead" "$(counts)"
+    gives "delete it with force" 0 pgqrs worker delete "$second" --yes --force
+
     # A live one: suspended it takes nothing, stopped it ends by itself.
     pgqrs queue purge jobs --yes >/dev/null
     pgqrs work jobs --name alive -- true &
@@ -232,7 +246,21 @@ database() {
     fi
 }
 
+damaged() {
+    local sql="DROP INDEX $1"
+    case $PGQRS_DSN in
+    sqlite*) "$root/build/test/cli_flow" "${PGQRS_DSN#sqlite://}" "$sql" ;;
+    *) psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "SET search_path = $PGQRS_SCHEMA" -c "$sql" ;;
+    esac
+}
+
 end() {
+    damaged pgqrs_runs_ended
+    gives "doctor without an index" 1 pgqrs doctor
+    has "says that it is missing" missing "$out"
+    has "and of which table" pgqrs_runs "$out"
+    has "and the cure" "pgqrs copy" "$out"
+    gives "verify without it" 1 pgqrs verify
     pgqrs uninstall --yes >/dev/null
     gives "doctor without tables" 1 pgqrs doctor
     has "names the cure" "pgqrs install" "$out"

@@ -74,6 +74,7 @@ typedef enum option_id {
     OPT_DEAD_RETENTION,
     OPT_PAUSED,
     OPT_IF_MISSING,
+    OPT_UNLOGGED,
     OPT_MAX_AGE,
     OPT_MAX_RETRIES,
     OPT_TIMEOUT,

@@ -97,7 +97,9 @@ static void check_tables(patient *p)
     if (pgqrs_verify(p->c->store) == PGQRS_OK)
         report(p, "tables", STATUS_OK, "tables, columns, indexes and rows are whole");
     else
-        report_error(p, "tables");
+        report(p, "tables", STATUS_PROBLEM,
+               "%.250s\trestore a backup, or move what can be read to a new store: pgqrs copy",
+               pgqrs_last_error(p->c->store)->message);
 }
 
 /* --- queues */

@@ -49,6 +49,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_DEAD_RETENTION] = {"dead-retention", 0, KIND_DURATION, "TIME", "the same for dead letters [keep]", 0, 0},
     [OPT_PAUSED] = {"paused", 0, KIND_FLAG, NULL, "deliver nothing until it is resumed", 0, 0},
     [OPT_IF_MISSING] = {"if-missing", 0, KIND_FLAG, NULL, "one that is there already is fine, and stays as it is", 0, 0},
+    [OPT_UNLOGGED] = {"unlogged", 0, KIND_FLAG, NULL, "accepted for old scripts, means nothing: every queue is durable", 0, 0},
     [OPT_MAX_AGE] = {"max-age", 0, KIND_DURATION, "AGE", "a heartbeat older than this is a bad sign [1m]", 1, 0},
     [OPT_MAX_RETRIES] = {"max-retries", 0, KIND_NUMBER, "N", "tries of a failed step after the first one [3]", 0, 32767},
     [OPT_TIMEOUT] = {"timeout", 0, KIND_DURATION, "TIME", "what takes longer has failed [none]", 1, 0},

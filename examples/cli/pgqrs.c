@@ -23,7 +23,8 @@ const command commands[] = {
     {"migrate", "", "bring the tables up to date", admin_migrate, schema_fields, {0}, 0, false},
 
     {"queue create", "NAME", "create a queue", queue_create, deed_fields,
-     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING}, 0, false},
+     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING,
+      OPT_UNLOGGED}, 0, false},
     {"queue update", "NAME", "change the settings that are given", queue_update, deed_fields,
      {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION}, 0, false},
     {"queue list", "", "list the queues with their settings", queue_list, queue_fields,
