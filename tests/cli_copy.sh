@@ -28,9 +28,13 @@ on() { # STORE COMMAND...
     pgqrs -d "$(dsn_of "$at")" -s "$(schema_of "$at")" "$@"
 }
 copy() { # FROM TO OPTION...
+    prepared "$@"
+    "${command[@]}"
+}
+prepared() { # the same, in an array: behind a function there would be a shell more, and a signal would reach that one only
     local from=$1 to=$2
     shift 2
-    pgqrs copy "$(dsn_of "$from")" "$(dsn_of "$to")" --from-schema "$(schema_of "$from")" --to-schema "$(schema_of "$to")" "$@"
+    command=(pgqrs copy "$(dsn_of "$from")" "$(dsn_of "$to")" --from-schema "$(schema_of "$from")" --to-schema "$(schema_of "$to")" "$@")
 }
 
 # --- the first store: one of everything
@@ -69,13 +73,14 @@ gives "one DSN" 2 pgqrs copy "$first"
 arrived() { XDG_CACHE_HOME=$scratch/looking timeout 2 "$root/build/pgqrs" -d "$(dsn_of "$1")" -s "$(schema_of "$1")" message count mail --state ready 2>/dev/null || echo 0; }
 killed_halfway() { # FROM TO: stopped and looked at again and again, until some has arrived
     local copier half=0
-    copy "$1" "$2" --yes --force >/dev/null 2>&1 &
+    prepared "$1" "$2" --yes --force
+    "${command[@]}" >/dev/null 2>&1 &
     copier=$!
     while kill -STOP "$copier" 2>/dev/null; do
         half=$(arrived "$2")
         [ "$half" = 0 ] || break
         kill -CONT "$copier"
-        sleep 0.01
+        sleep 0.002
     done
     kill -KILL "$copier" 2>/dev/null
     wait "$copier" 2>/dev/null

@@ -133,6 +133,9 @@ typedef struct command {
     bool offline; /* needs no store */
 } command;
 
+/* What --help and the manual page say beside that line; NULL: nothing. Lines end with a line feed. */
+const char *command_note(const command *cmd);
+
 extern const command commands[];
 extern const size_t command_count;
 

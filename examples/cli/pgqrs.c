@@ -33,8 +33,8 @@ const command commands[] = {
     {"queue delete", "NAME", "remove a queue", queue_delete, deed_fields, {OPT_FORCE, OPT_YES}, 0, false},
     {"queue purge", "NAME", "remove all messages of a queue", queue_purge, deed_fields,
      {OPT_STATE, OPT_OLDER_THAN, OPT_YES}, 0, false},
-    {"queue pause", "NAME", "stop delivering its messages", queue_pause, deed_fields, {0}, 0, false},
-    {"queue resume", "NAME", "deliver its messages again", queue_resume, deed_fields, {0}, 0, false},
+    {"queue pause", "[NAME]", "stop delivering its messages", queue_pause, deed_fields, {OPT_ALL}, 0, false},
+    {"queue resume", "[NAME]", "deliver its messages again", queue_resume, deed_fields, {OPT_ALL}, 0, false},
     {"queue metrics", "[NAME]", "count the messages of one queue, or of all", queue_metrics, metrics_fields,
      {0}, 0, false},
 
@@ -165,11 +165,17 @@ void cli_reword(char *text, size_t room)
 {
     static const struct {
         const char *from, *to;
-    } words[] = {{"call pgqrs_install", "run: pgqrs install"},      {"pgqrs_queue_", "pgqrs queue "},
-                 {"pgqrs_message_replay", "pgqrs message requeue"}, {"pgqrs_run_send_event", "pgqrs run send-event"},
-                 {"pgqrs_run_restart", "pgqrs run restart"},        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
-                 {"pgqrs_workflow_trigger", "pgqrs run trigger"},   {"pgqrs_workflow_create", "pgqrs workflow create"},
-                 {"pgqrs_workflow_delete", "pgqrs workflow delete"}};
+    } words[] = {
+        {"call pgqrs_install", "run: pgqrs install"},
+        {"pgqrs_queue_", "pgqrs queue "},
+        {"pgqrs_message_replay", "pgqrs message requeue"},
+        {"pgqrs_run_send_event", "pgqrs run send-event"},
+        {"pgqrs_run_restart", "pgqrs run restart"},
+        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
+        {"pgqrs_workflow_trigger", "pgqrs run trigger"},
+        {"pgqrs_workflow_create", "pgqrs workflow create"},
+        {"pgqrs_workflow_delete", "pgqrs workflow delete"},
+        {"work on it with pgqrs_work_workflow", "its steps are in a program, which calls pgqrs_work_workflow"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         replace_all(text, room, words[i].from, words[i].to);
 }
