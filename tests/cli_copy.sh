@@ -69,12 +69,13 @@ gives "from a store that is not there" 4 pgqrs copy postgresql://ada:secret@127.
 gives "one DSN" 2 pgqrs copy "$first"
 
 # --- from store to store
-# Another cache: a copier that is stopped may hold the lock of its own. One that makes a file of SQLite holds that, too: not waited for long.
+# Another cache: a copier that is stopped may hold the lock of its own. One that is just writing to a file of SQLite holds that, too: then
+# it goes on a little.
 arrived() {
-    local wait=20
-    case $1 in sqlite*) wait=1 ;; esac
-    XDG_CACHE_HOME=$scratch/looking PGQRS_CONNECTION_TIMEOUT=$wait timeout 20 "$root/build/pgqrs" -d "$(dsn_of "$1")" -s "$(schema_of "$1")" \
-        message count mail --state ready 2>/dev/null || echo 0
+    local seconds=20
+    case $1 in sqlite*) seconds=1 ;; esac
+    XDG_CACHE_HOME=$scratch/looking timeout $seconds "$root/build/pgqrs" -d "$(dsn_of "$1")" -s "$(schema_of "$1")" message count mail --state ready 2>/dev/null ||
+        echo 0
 }
 killed_halfway() { # FROM TO: stopped and looked at again and again, until some has arrived
     local copier half=0
