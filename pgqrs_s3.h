@@ -94,7 +94,7 @@ typedef struct pgqrs_http_field {
 } pgqrs_http_field;
 
 typedef struct pgqrs_http_request {
-    const char *method, *url; /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
+    const char *method, *url; /* "GET", "PUT", "DELETE"; url complete, percent-encoded: to be sent as it is */
     const pgqrs_http_field
         *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
     size_t field_count;
@@ -143,6 +143,7 @@ typedef struct pgqrs_s3_desc {
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
     int64_t idle_ms;      /* [2000] a waiting consumer asks the store at least this often */
     int64_t max_object_bytes; /* [268435456] larger objects are refused */
+    int64_t split_bytes; /* [262144] what is larger is kept in parts, so that a commit uploads what it changed; -1: never */
 } pgqrs_s3_desc;
 
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
@@ -704,12 +705,22 @@ static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
  * A writer is a store that committed: its random id, the number of its last commit as it counts them, that commit's seq and
  * time. Commits above the horizon are those whose writers are all still listed. The place is a CRC-32 of endpoint and bucket,
  * where the flags hold. All numbers are little-endian.
+ *
+ * Version 2, of an object in parts (>>parts), or of one that was, has between the writers and the CRC-32:
+ *
+ *     0 page size   4 number of pages   8 sum of all pages   16 number of parts   20 of retired ones   24 of pages in the head   28 zero
+ *    32 parts: seq 8, id 8, upto 8, pages 4, kind 4, CRC-32 of it 4, zero 4   retired: seq 8, id 8, since when 8
+ *       page numbers from 0 on, ascending, 4 each   those pages
  * --------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_S3_TRAILER_VERSION 1
+#define PGQRSI_S3_TRAILER_PARTS 2
 #define PGQRSI_S3_TRAILER_HEAD 56
 #define PGQRSI_S3_TRAILER_WRITER 32
 #define PGQRSI_S3_TRAILER_LEAST (PGQRSI_S3_TRAILER_HEAD + 4)
+#define PGQRSI_S3_TRAILER_MORE 32
+#define PGQRSI_S3_TRAILER_PART 40
+#define PGQRSI_S3_TRAILER_RETIRED 24
 #define PGQRSI_S3_WRITERS_MAX 1024
 #define PGQRSI_S3_WRITER_AGE_US INT64_C(120000000) /* longer than a call may take to find out what became of it */
 #define PGQRSI_S3_PROVEN 1u                        /* flag: the store was seen to honour conditions */
@@ -722,15 +733,45 @@ typedef struct pgqrsi_s3_writer {
     int64_t at_us;
 } pgqrsi_s3_writer;
 
+#define PGQRSI_S3_WHOLE 0u /* kinds of a part: a SQLite file */
+#define PGQRSI_S3_PAGES 1u /* some of its pages */
+
+typedef struct pgqrsi_s3_part {
+    uint64_t seq;  /* the commit it was made for */
+    uint64_t id;   /* random */
+    uint64_t upto; /* with it and those before, whatever commits up to this one changed is there */
+    uint32_t pages;
+    uint32_t kind;
+    uint32_t crc;
+} pgqrsi_s3_part;
+
+typedef struct pgqrsi_s3_retired {
+    uint64_t seq;
+    uint64_t id;
+    int64_t at_us;
+} pgqrsi_s3_retired;
+
 typedef struct pgqrsi_s3_trailer {
-    size_t image_size;
+    size_t image_size; /* of the SQLite file that the object is or has parts of */
+    size_t file_size;  /* of the SQLite file that the object begins with */
+    uint32_t version;
     uint32_t flags;
     uint64_t birth;
     uint64_t seq;
     uint64_t horizon;
     uint32_t writer_count;
     uint32_t place;
-    const unsigned char *writers; /* inside the bytes decoded */
+    uint32_t page_size;
+    uint32_t page_count;
+    uint64_t sum;
+    uint32_t part_count; /* 0: all in one */
+    uint32_t retired_count;
+    uint32_t number_count;
+    const unsigned char *writers; /* these are inside the bytes decoded */
+    const unsigned char *parts;
+    const unsigned char *retired;
+    const unsigned char *numbers;
+    const unsigned char *pages;
 } pgqrsi_s3_trailer;
 
 typedef enum pgqrsi_s3_shape {
@@ -739,7 +780,8 @@ typedef enum pgqrsi_s3_shape {
     PGQRSI_S3_FOREIGN = 2, /* something follows the SQLite file that is not ours */
     PGQRSI_S3_NEWER = 3,
     PGQRSI_S3_DAMAGED = 4,
-    PGQRSI_S3_OLDER = 5 /* fine, but we know a newer version */
+    PGQRSI_S3_OLDER = 5, /* fine, but we know a newer version */
+    PGQRSI_S3_PARTED = 6 /* fine, but a part of it is missing or damaged */
 } pgqrsi_s3_shape;
 
 static uint64_t pgqrsi_s3_get(const unsigned char *bytes, int size)
@@ -756,18 +798,99 @@ static void pgqrsi_s3_put(unsigned char *bytes, int size, uint64_t value)
         *bytes = (unsigned char)(value & 0xff);
 }
 
+/* The page size in the header of a SQLite file; 0: none that there is. */
+static uint32_t pgqrsi_s3_page_size(const unsigned char *data)
+{
+    uint32_t page = (uint32_t)data[16] << 8 | data[17];
+    if (page == 1) page = 65536;
+    return page < 512 || (page & (page - 1)) != 0 ? 0 : page;
+}
+
 /* The size of the SQLite file at the start of the bytes, as its header tells; 0: there is none, or it is cut off. */
 static size_t pgqrsi_s3_image_size(const unsigned char *data, size_t size)
 {
     uint64_t page, pages;
     if (size < 512 || memcmp(data, "SQLite format 3", 16) != 0) return 0;
-    page = (uint64_t)data[16] << 8 | data[17];
-    if (page == 1) page = 65536;
-    if (page < 512 || (page & (page - 1)) != 0) return 0;
+    page = pgqrsi_s3_page_size(data);
+    if (page == 0) return 0;
     pages = pgqrsi_s3_big32(data + 28);
     /* Very old versions of SQLite do not keep the number of pages up to date. */
     if (pages == 0 || memcmp(data + 24, data + 92, 4) != 0) return size % page == 0 ? size : 0;
     return page * pages <= size ? (size_t)(page * pages) : 0;
+}
+
+static pgqrsi_s3_part pgqrsi_s3_part_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    const unsigned char *bytes = trailer->parts + (size_t)index * PGQRSI_S3_TRAILER_PART;
+    pgqrsi_s3_part part;
+    part.seq = pgqrsi_s3_get(bytes, 8);
+    part.id = pgqrsi_s3_get(bytes + 8, 8);
+    part.upto = pgqrsi_s3_get(bytes + 16, 8);
+    part.pages = (uint32_t)pgqrsi_s3_get(bytes + 24, 4);
+    part.kind = (uint32_t)pgqrsi_s3_get(bytes + 28, 4);
+    part.crc = (uint32_t)pgqrsi_s3_get(bytes + 32, 4);
+    return part;
+}
+
+static pgqrsi_s3_retired pgqrsi_s3_retired_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    const unsigned char *bytes = trailer->retired + (size_t)index * PGQRSI_S3_TRAILER_RETIRED;
+    pgqrsi_s3_retired retired;
+    retired.seq = pgqrsi_s3_get(bytes, 8);
+    retired.id = pgqrsi_s3_get(bytes + 8, 8);
+    retired.at_us = (int64_t)pgqrsi_s3_get(bytes + 16, 8);
+    return retired;
+}
+
+static uint32_t pgqrsi_s3_number_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    return (uint32_t)pgqrsi_s3_get(trailer->numbers + (size_t)index * 4, 4);
+}
+
+/* Do the parts and the pages named make sense? The first part is a SQLite file, each one reaches further than the one before. */
+static bool pgqrsi_s3_parts_fine(const pgqrsi_s3_trailer *trailer)
+{
+    uint64_t upto = 0;
+    uint32_t i;
+    for (i = 0; i < trailer->part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(trailer, i);
+        if (part.kind != (i == 0 ? PGQRSI_S3_WHOLE : PGQRSI_S3_PAGES) || part.pages == 0 || part.upto <= upto ||
+            part.upto > trailer->seq || part.upto == UINT64_MAX)
+            return false;
+        upto = part.upto;
+    }
+    for (i = 0; i < trailer->number_count; i++) {
+        uint32_t number = pgqrsi_s3_number_at(trailer, i);
+        if (number >= trailer->page_count || (i > 0 && number <= pgqrsi_s3_number_at(trailer, i - 1))) return false;
+    }
+    return true;
+}
+
+/* What version 2 has more: `size` bytes. False: it is not what it says. */
+static bool pgqrsi_s3_decode_parts(const unsigned char *bytes, size_t size, pgqrsi_s3_trailer *out)
+{
+    uint64_t wanted = PGQRSI_S3_TRAILER_MORE;
+    if (size < PGQRSI_S3_TRAILER_MORE) return false;
+    out->page_size = (uint32_t)pgqrsi_s3_get(bytes, 4);
+    out->page_count = (uint32_t)pgqrsi_s3_get(bytes + 4, 4);
+    out->sum = pgqrsi_s3_get(bytes + 8, 8);
+    out->part_count = (uint32_t)pgqrsi_s3_get(bytes + 16, 4);
+    out->retired_count = (uint32_t)pgqrsi_s3_get(bytes + 20, 4);
+    out->number_count = (uint32_t)pgqrsi_s3_get(bytes + 24, 4);
+    wanted += (uint64_t)out->part_count * PGQRSI_S3_TRAILER_PART;
+    wanted += (uint64_t)out->retired_count * PGQRSI_S3_TRAILER_RETIRED;
+    wanted += (uint64_t)out->number_count * ((uint64_t)out->page_size + 4);
+    if (wanted != size) return false;
+    out->parts = bytes + PGQRSI_S3_TRAILER_MORE;
+    out->retired = out->parts + (size_t)out->part_count * PGQRSI_S3_TRAILER_PART;
+    out->numbers = out->retired + (size_t)out->retired_count * PGQRSI_S3_TRAILER_RETIRED;
+    out->pages = out->numbers + (size_t)out->number_count * 4;
+    if (out->part_count == 0) return out->page_size == 0 && out->page_count == 0 && out->number_count == 0;
+    if (out->page_size < 512 || out->page_size > 65536 || (out->page_size & (out->page_size - 1)) != 0 ||
+        out->page_count == 0 || (uint64_t)out->page_count * out->page_size > UINT32_MAX)
+        return false;
+    out->image_size = (size_t)out->page_count * out->page_size;
+    return pgqrsi_s3_parts_fine(out);
 }
 
 /* Without a trailer it is a SQLite file that somebody uploaded: commit 0 of a new history. */
@@ -776,13 +899,14 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     const unsigned char *bytes;
     size_t rest;
     memset(out, 0, sizeof(*out));
-    out->image_size = pgqrsi_s3_image_size(data, size);
-    if (!data || out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
-    rest = size - out->image_size;
+    out->image_size = out->file_size = data ? pgqrsi_s3_image_size(data, size) : 0;
+    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    rest = size - out->file_size;
     if (rest == 0) return PGQRSI_S3_FINE;
-    bytes = data + out->image_size;
+    bytes = data + out->file_size;
     if (rest < PGQRSI_S3_TRAILER_LEAST || memcmp(bytes, pgqrsi_s3_magic, 8) != 0) return PGQRSI_S3_FOREIGN;
-    if (pgqrsi_s3_get(bytes + 8, 4) > PGQRSI_S3_TRAILER_VERSION) return PGQRSI_S3_NEWER;
+    out->version = (uint32_t)pgqrsi_s3_get(bytes + 8, 4);
+    if (out->version > PGQRSI_S3_TRAILER_PARTS) return PGQRSI_S3_NEWER;
     out->flags = (uint32_t)pgqrsi_s3_get(bytes + 12, 4);
     out->birth = pgqrsi_s3_get(bytes + 24, 8);
     out->seq = pgqrsi_s3_get(bytes + 32, 8);
@@ -790,12 +914,14 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     out->writer_count = (uint32_t)pgqrsi_s3_get(bytes + 48, 4);
     out->place = (uint32_t)pgqrsi_s3_get(bytes + 52, 4);
     out->writers = bytes + PGQRSI_S3_TRAILER_HEAD;
-    if (pgqrsi_s3_get(bytes + 16, 8) != out->image_size ||
-        out->writer_count != (rest - PGQRSI_S3_TRAILER_LEAST) / PGQRSI_S3_TRAILER_WRITER ||
-        (rest - PGQRSI_S3_TRAILER_LEAST) % PGQRSI_S3_TRAILER_WRITER != 0 ||
+    rest -= PGQRSI_S3_TRAILER_LEAST;
+    if (pgqrsi_s3_get(bytes + 16, 8) != out->file_size || out->writer_count > rest / PGQRSI_S3_TRAILER_WRITER ||
         pgqrsi_s3_crc(0, data, size - 4) != pgqrsi_s3_get(data + size - 4, 4))
         return PGQRSI_S3_DAMAGED;
-    return PGQRSI_S3_FINE;
+    rest -= (size_t)out->writer_count * PGQRSI_S3_TRAILER_WRITER;
+    bytes = out->writers + (size_t)out->writer_count * PGQRSI_S3_TRAILER_WRITER;
+    if (out->version < PGQRSI_S3_TRAILER_PARTS) return rest == 0 ? PGQRSI_S3_FINE : PGQRSI_S3_DAMAGED;
+    return pgqrsi_s3_decode_parts(bytes, rest, out) ? PGQRSI_S3_FINE : PGQRSI_S3_DAMAGED;
 }
 
 static pgqrsi_s3_writer pgqrsi_s3_writer_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
@@ -834,10 +960,10 @@ static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
     return PGQRSI_S3_TRAILER_LEAST + ((size_t)old->writer_count + 1) * PGQRSI_S3_TRAILER_WRITER;
 }
 
-/* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
- * left out; of too many, those that committed first. */
-static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
-                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
+/* Appends all of the trailer of the commit `me` but what version 2 has more, and the CRC-32. Writers that committed long ago are left
+ * out; of too many, those that committed first. */
+static void pgqrsi_s3_append_writers(pgqrsi_s3_bytes *body, uint32_t version, const pgqrsi_s3_trailer *old,
+                                     uint64_t birth, uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
 {
     unsigned char *head = body->data + body->size;
     unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
@@ -860,7 +986,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
     pgqrsi_s3_put_writer(next, me);
     next += PGQRSI_S3_TRAILER_WRITER;
     memcpy(head, pgqrsi_s3_magic, 8);
-    pgqrsi_s3_put(head + 8, 4, PGQRSI_S3_TRAILER_VERSION);
+    pgqrsi_s3_put(head + 8, 4, version);
     pgqrsi_s3_put(head + 12, 4, flags);
     pgqrsi_s3_put(head + 16, 8, body->size);
     pgqrsi_s3_put(head + 24, 8, birth);
@@ -869,8 +995,228 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
     pgqrsi_s3_put(head + 48, 4, count);
     pgqrsi_s3_put(head + 52, 4, place);
     body->size = (size_t)(next - body->data);
-    pgqrsi_s3_put(next, 4, pgqrsi_s3_crc(0, body->data, body->size));
+}
+
+static void pgqrsi_s3_append_crc(pgqrsi_s3_bytes *body)
+{
+    pgqrsi_s3_put(body->data + body->size, 4, pgqrsi_s3_crc(0, body->data, body->size));
     body->size += 4;
+}
+
+/* Appends the trailer of the commit `me` to body, which holds the image and has the room. */
+static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
+                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
+{
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_VERSION, old, birth, flags, place, me);
+    pgqrsi_s3_append_crc(body);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>parts: a large object is a small head and immutable parts
+ *
+ * A part is a SQLite file as it is, or some pages of one:
+ *
+ *     0 magic   8 version   12 page size   16 birth   24 seq   32 id   40 number of pages   44 zero
+ *    48 page numbers from 0 on, ascending, 4 each   those pages   CRC-32 of all before
+ *
+ * Laid over each other in their order, and the pages in the head last, they are the SQLite file; what is beyond its number of pages is
+ * dropped. Which pages a part has follows from `born`, which every reader keeps: for each page the upto of the newest part it is in.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_PART_VERSION 1
+#define PGQRSI_S3_PART_HEAD 48
+#define PGQRSI_S3_PART_NAME 48           /* room for "0123456789abcdef-0123456789abcdef.sqlite" */
+#define PGQRSI_S3_PARTS_MAX 64           /* then they are made one */
+#define PGQRSI_S3_RETIRED_MAX 256        /* older ones are forgotten, and stay */
+#define PGQRSI_S3_UNBORN UINT64_MAX      /* a page that is in the head alone */
+#define PGQRSI_S3_HEAD_BYTES 6144        /* of pages in the head: then they become a part */
+#define PGQRSI_S3_GRACE_US INT64_C(30000000) /* a part that no head names any more is kept for those who read an older one */
+static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
+
+static bool pgqrsi_s3_in_parts(const pgqrsi_s3_trailer *trailer)
+{
+    return trailer->part_count > 0;
+}
+
+static void pgqrsi_s3_part_name(uint64_t seq, uint64_t id, char out[PGQRSI_S3_PART_NAME])
+{
+    static const char digits[] = "0123456789abcdef";
+    int i;
+    for (i = 15; i >= 0; i--, seq >>= 4, id >>= 4) {
+        out[i] = digits[seq & 15];
+        out[17 + i] = digits[id & 15];
+    }
+    out[16] = '-';
+    memcpy(out + 33, ".sqlite", 8);
+}
+
+/* What a page adds to the sum of all: it depends on where the page is, and sums of other pages do not cancel it. */
+static uint64_t pgqrsi_s3_page_sum(uint32_t number, const unsigned char *page, size_t size)
+{
+    uint64_t z = (uint64_t)number << 32 | pgqrsi_s3_crc(0, page, size);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+static uint64_t pgqrsi_s3_image_sum(const unsigned char *image, uint32_t page_size, uint32_t from, uint32_t to)
+{
+    uint64_t sum = 0;
+    for (; from < to; from++)
+        sum += pgqrsi_s3_page_sum(from, image + (size_t)from * page_size, page_size);
+    return sum;
+}
+
+static size_t pgqrsi_s3_part_size(const pgqrsi_s3_part *part, uint32_t page_size)
+{
+    if (part->kind == PGQRSI_S3_WHOLE) return (size_t)part->pages * page_size;
+    return PGQRSI_S3_PART_HEAD + (size_t)part->pages * ((size_t)page_size + 4) + 4;
+}
+
+/* Is this the part that the head means? */
+static bool pgqrsi_s3_part_fine(const unsigned char *data, size_t size, const pgqrsi_s3_part *part, uint64_t birth,
+                                uint32_t page_size)
+{
+    uint32_t i, before = 0;
+    if ((uint64_t)part->pages * page_size > UINT32_MAX || size != pgqrsi_s3_part_size(part, page_size)) return false;
+    if (part->kind == PGQRSI_S3_WHOLE) return pgqrsi_s3_crc(0, data, size) == part->crc;
+    if (memcmp(data, pgqrsi_s3_part_magic, 8) != 0 || pgqrsi_s3_get(data + 8, 4) != PGQRSI_S3_PART_VERSION ||
+        pgqrsi_s3_get(data + 12, 4) != page_size || pgqrsi_s3_get(data + 16, 8) != birth ||
+        pgqrsi_s3_get(data + 24, 8) != part->seq || pgqrsi_s3_get(data + 32, 8) != part->id ||
+        pgqrsi_s3_get(data + 40, 4) != part->pages || pgqrsi_s3_get(data + size - 4, 4) != part->crc ||
+        pgqrsi_s3_crc(0, data, size - 4) != part->crc)
+        return false;
+    for (i = 0; i < part->pages; i++) {
+        uint32_t number = (uint32_t)pgqrsi_s3_get(data + PGQRSI_S3_PART_HEAD + (size_t)i * 4, 4);
+        if (i > 0 && number <= before) return false;
+        before = number;
+    }
+    return true;
+}
+
+/* Makes a part of kind PAGES of the pages whose flag is set; sets its crc. `out` has the room. */
+static void pgqrsi_s3_encode_part(pgqrsi_s3_bytes *out, pgqrsi_s3_part *part, uint64_t birth, const unsigned char *image,
+                                  uint32_t page_size, uint32_t page_count, const unsigned char *flags)
+{
+    unsigned char *numbers = out->data + PGQRSI_S3_PART_HEAD, *pages = numbers + (size_t)part->pages * 4;
+    uint32_t i;
+    memset(out->data, 0, PGQRSI_S3_PART_HEAD);
+    memcpy(out->data, pgqrsi_s3_part_magic, 8);
+    pgqrsi_s3_put(out->data + 8, 4, PGQRSI_S3_PART_VERSION);
+    pgqrsi_s3_put(out->data + 12, 4, page_size);
+    pgqrsi_s3_put(out->data + 16, 8, birth);
+    pgqrsi_s3_put(out->data + 24, 8, part->seq);
+    pgqrsi_s3_put(out->data + 32, 8, part->id);
+    pgqrsi_s3_put(out->data + 40, 4, part->pages);
+    for (i = 0; i < page_count; i++) {
+        if (!flags[i]) continue;
+        pgqrsi_s3_put(numbers, 4, i);
+        memcpy(pages, image + (size_t)i * page_size, page_size);
+        numbers += 4;
+        pages += page_size;
+    }
+    out->size = (size_t)(pages - out->data);
+    part->crc = pgqrsi_s3_crc(0, out->data, out->size);
+    pgqrsi_s3_append_crc(out);
+}
+
+/* A version of the object. */
+typedef struct pgqrsi_s3_version {
+    pgqrsi_s3_bytes base; /* begins with the SQLite file; of an object that is all in one, it is the object */
+    pgqrsi_s3_bytes head; /* of one in parts: the object */
+    pgqrsi_s3_bytes born; /* of one in parts: 8 bytes for each page */
+    pgqrsi_s3_trailer trailer;
+    uint64_t sum; /* while it is put together: of the pages that are there */
+    uint32_t missing;
+} pgqrsi_s3_version;
+
+static uint64_t pgqrsi_s3_born(const pgqrsi_s3_bytes *born, uint32_t number)
+{
+    return pgqrsi_s3_get(born->data + (size_t)number * 8, 8);
+}
+
+static void pgqrsi_s3_set_born(pgqrsi_s3_bytes *born, uint32_t number, uint64_t upto)
+{
+    pgqrsi_s3_put(born->data + (size_t)number * 8, 8, upto);
+}
+
+/* Puts a page in its place. */
+static void pgqrsi_s3_lay_page(pgqrsi_s3_version *version, uint32_t number, const unsigned char *page, uint64_t upto)
+{
+    size_t size = version->trailer.page_size;
+    unsigned char *place;
+    uint64_t before;
+    if (number >= version->trailer.page_count) return;
+    place = version->base.data + (size_t)number * size;
+    before = pgqrsi_s3_born(&version->born, number);
+    if (before == 0)
+        version->missing--;
+    else
+        version->sum -= pgqrsi_s3_page_sum(number, place, size);
+    memcpy(place, page, size);
+    version->sum += pgqrsi_s3_page_sum(number, place, size);
+    if (before == 0 || upto != PGQRSI_S3_UNBORN) pgqrsi_s3_set_born(&version->born, number, upto);
+}
+
+/* Lays a part, which is fine, over what is there. */
+static void pgqrsi_s3_lay_part(pgqrsi_s3_version *version, const pgqrsi_s3_part *part, const unsigned char *data)
+{
+    size_t size = version->trailer.page_size;
+    uint32_t i;
+    for (i = 0; i < part->pages && part->kind == PGQRSI_S3_WHOLE; i++)
+        pgqrsi_s3_lay_page(version, i, data + (size_t)i * size, part->upto);
+    for (i = 0; i < part->pages && part->kind == PGQRSI_S3_PAGES; i++) {
+        const unsigned char *numbers = data + PGQRSI_S3_PART_HEAD;
+        pgqrsi_s3_lay_page(version, (uint32_t)pgqrsi_s3_get(numbers + (size_t)i * 4, 4),
+                           numbers + (size_t)part->pages * 4 + (size_t)i * size, part->upto);
+    }
+}
+
+/* At last the pages in the head. False: what is there now is not what the writer of the head had. */
+static bool pgqrsi_s3_lay_head(pgqrsi_s3_version *version)
+{
+    const pgqrsi_s3_trailer *trailer = &version->trailer;
+    uint32_t i;
+    for (i = 0; i < trailer->number_count; i++)
+        pgqrsi_s3_lay_page(version, pgqrsi_s3_number_at(trailer, i), trailer->pages + (size_t)i * trailer->page_size,
+                           PGQRSI_S3_UNBORN);
+    return version->missing == 0 && version->sum == trailer->sum &&
+           pgqrsi_s3_image_size(version->base.data, trailer->image_size) == trailer->image_size;
+}
+
+/* Room for the pages, and those of `known`, an older version in parts; NULL: none. False: no memory. */
+static bool pgqrsi_s3_lay_begin(pgqrs_store *store, pgqrsi_s3_version *version, const pgqrsi_s3_version *known)
+{
+    uint32_t pages = version->trailer.page_count, both = 0;
+    if (!pgqrsi_s3_reserve(store, &version->base, version->trailer.image_size) ||
+        !pgqrsi_s3_reserve(store, &version->born, (size_t)pages * 8))
+        return false;
+    version->base.size = version->trailer.image_size;
+    version->born.size = (size_t)pages * 8;
+    version->sum = 0;
+    if (known) {
+        uint32_t size = version->trailer.page_size, old = known->trailer.page_count;
+        both = old < pages ? old : pages;
+        memcpy(version->base.data, known->base.data, (size_t)both * size);
+        memcpy(version->born.data, known->born.data, (size_t)both * 8);
+        version->sum = known->trailer.sum - pgqrsi_s3_image_sum(known->base.data, size, both, old);
+    }
+    version->missing = pages - both;
+    memset(version->born.data + (size_t)both * 8, 0, (size_t)(pages - both) * 8);
+    return true;
+}
+
+/* The parts from this one on are to be made one, since together they have become larger than the one before them; part_count: none is. So
+ * a page is written anew about as often as its part may grow threefold. 0: all of them. */
+static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t count, uint32_t page_count)
+{
+    uint64_t newer = 0;
+    uint32_t i, from = count;
+    for (i = count; i-- > 1;) {
+        if (count - i >= 4 && (uint64_t)parts[i].pages * 2 <= newer) from = i;
+        newer += parts[i].pages;
+    }
+    return newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2 ? 0 : from;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -911,11 +1257,14 @@ typedef struct pgqrsi_s3 {
     int64_t idle_us;
     int64_t patience_us;
     size_t most;
+    int64_t split; /* negative: never */
 
-    /* the version of the object that we know */
+    /* the version of the object that we know: see pgqrsi_s3_version */
     pgqrsi_s3_presence presence;
     pgqrsi_s3_bytes base;
-    pgqrsi_s3_trailer trailer; /* of base */
+    pgqrsi_s3_bytes head;
+    pgqrsi_s3_bytes born;
+    pgqrsi_s3_trailer trailer;
     char etag[PGQRSI_S3_ETAG_MAX];
     bool bare_etag;          /* this store compares ETags without their quotes */
     bool loaded;             /* db is base */
@@ -923,6 +1272,15 @@ typedef struct pgqrsi_s3 {
     bool proven;             /* we saw that the store honours conditions */
     int64_t verified_at_us;  /* monotonic: when base was the newest; 0: never */
     uint32_t change_counter; /* of base */
+
+    /* parts */
+    pgqrsi_s3_bytes cover;      /* the SQLite file that a head begins with, when the first part is this one: */
+    uint64_t cover_of;
+    uint64_t tidied[16];        /* ids of parts that we deleted */
+    uint32_t tidied_count;
+    int64_t parts_pause_us;     /* monotonic: until then no part is made, */
+    int64_t tidy_pause_us;      /* none is deleted */
+    bool lost;                  /* the last commit was: be quick */
 
     /* who we are to other writers */
     uint64_t writer;
@@ -1154,11 +1512,12 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
     const int64_t most_ms = INT64_C(86400000);
     if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
         desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
-        desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30)
+        desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30 ||
+        desc->split_bytes < -1)
         return pgqrs_backend_fail(
             self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-            "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
-            "between 0 and 1 GiB",
+            "%s: a time in pgqrs_s3_desc is negative or longer than a day, max_object_bytes is not "
+            "between 0 and 1 GiB, or split_bytes is less than -1",
             self->name);
     self->local = desc->mode == PGQRS_S3_LOCAL;
     self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
@@ -1167,6 +1526,7 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
         desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
+    self->split = pgqrsi_s3_default(desc->split_bytes, 262144);
     return PGQRS_OK;
 }
 
@@ -1181,6 +1541,8 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
 #define PGQRSI_S3_TAIL 40
 #define PGQRSI_S3_TAIL_BARE 1u   /* bare_etag */
 #define PGQRSI_S3_TAIL_PROVEN 2u /* proven */
+#define PGQRSI_S3_TAIL_PARTS 4u  /* the object is in parts: see pgqrsi_s3_unpack */
+#define PGQRSI_S3_URL_MAX 4352 /* as long as one can be: endpoint, bucket, three times the key, name of a part */
 static const unsigned char pgqrsi_s3_tail_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'c', '1'};
 
 static void pgqrsi_s3_close_file(int *descriptor)
@@ -1392,16 +1754,31 @@ static void pgqrsi_s3_unlock(pgqrsi_s3 *self)
     self->locked = false;
 }
 
+/* The version that we know, as far as it is of interest to others of this machine. */
+static bool pgqrsi_s3_write_version(pgqrsi_s3 *self, int descriptor)
+{
+    unsigned char tail[12];
+    if (!pgqrsi_s3_write_all(descriptor, self->base.data, self->base.size)) return false;
+    if (!pgqrsi_s3_in_parts(&self->trailer)) return true;
+    pgqrsi_s3_put(tail, 8, self->head.size);
+    pgqrsi_s3_put(tail + 8, 4, pgqrsi_s3_crc(0, self->born.data, self->born.size));
+    return pgqrsi_s3_write_all(descriptor, self->born.data, self->born.size) &&
+           pgqrsi_s3_write_all(descriptor, self->head.data, self->head.size) &&
+           pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
+}
+
 /* Writes base where other stores look for it. Without success they ask the store itself. */
 static void pgqrsi_s3_save(pgqrsi_s3 *self)
 {
     unsigned char tail[PGQRSI_S3_TAIL];
-    uint32_t crc, flags = (self->bare_etag ? PGQRSI_S3_TAIL_BARE : 0) | (self->proven ? PGQRSI_S3_TAIL_PROVEN : 0);
+    bool parts = pgqrsi_s3_in_parts(&self->trailer);
+    uint32_t crc, flags = (self->bare_etag ? PGQRSI_S3_TAIL_BARE : 0) | (self->proven ? PGQRSI_S3_TAIL_PROVEN : 0) |
+                          (parts ? PGQRSI_S3_TAIL_PARTS : 0);
     size_t url_size = strlen(self->url), etag_size = strlen(self->etag);
     int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
     bool done;
     memcpy(tail, pgqrsi_s3_tail_magic, 8);
-    pgqrsi_s3_put(tail + 8, 8, self->base.size);
+    pgqrsi_s3_put(tail + 8, 8, self->base.size + (parts ? self->born.size + self->head.size + 12 : 0));
     pgqrsi_s3_put(tail + 16, 4, url_size);
     pgqrsi_s3_put(tail + 20, 4, etag_size);
     pgqrsi_s3_put(tail + 24, 8, self->trailer.seq);
@@ -1409,7 +1786,7 @@ static void pgqrsi_s3_save(pgqrsi_s3 *self)
     crc = pgqrsi_s3_crc(0, (const unsigned char *)self->url, url_size);
     crc = pgqrsi_s3_crc(crc, (const unsigned char *)self->etag, etag_size);
     pgqrsi_s3_put(tail + 36, 4, pgqrsi_s3_crc(crc, tail, 36));
-    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, self->base.data, self->base.size) &&
+    done = descriptor >= 0 && pgqrsi_s3_write_version(self, descriptor) &&
            pgqrsi_s3_write_all(descriptor, self->url, url_size) &&
            pgqrsi_s3_write_all(descriptor, self->etag, etag_size) &&
            pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
@@ -1432,7 +1809,7 @@ typedef struct pgqrsi_s3_cached {
 static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cached *out)
 {
     unsigned char tail[PGQRSI_S3_TAIL];
-    char url[4352]; /* as long as one can be: endpoint, bucket, three times the key */
+    char url[PGQRSI_S3_URL_MAX];
     struct stat file;
     size_t url_size = strlen(self->url), etag_size;
     off_t at;
@@ -1443,7 +1820,7 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
     if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size ||
-        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
+        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size / (out->flags & PGQRSI_S3_TAIL_PARTS ? 2 : 1) > self->most ||
         out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
         return false;
     at = (off_t)out->size;
@@ -1461,43 +1838,93 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
  * >>image: the object in memory
  * --------------------------------------------------------------------------------------------------------------- */
 
-/* `body` and its ETag become the base; the bytes change hands, and body gets the old ones. */
-static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *trailer, const char *etag)
+/* The version and its ETag become what we know; the bytes change hands, and version gets the old ones. */
+static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_version *version, const char *etag)
 {
-    pgqrsi_s3_bytes old = self->base;
-    self->base = *body;
-    *body = old;
-    self->trailer = *trailer;
+    pgqrsi_s3_version old;
+    memset(&old, 0, sizeof(old));
+    old.base = self->base, old.head = self->head, old.born = self->born, old.trailer = self->trailer;
+    self->base = version->base;
+    self->head = version->head;
+    self->born = version->born;
+    self->trailer = version->trailer;
+    *version = old;
     self->presence = PGQRSI_S3_PRESENT;
     self->loaded = false;
-    if ((trailer->flags & PGQRSI_S3_PROVEN) && trailer->place == self->place) self->proven = true;
+    if ((self->trailer.flags & PGQRSI_S3_PROVEN) && self->trailer.place == self->place) self->proven = true;
     if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
+}
+
+static void pgqrsi_s3_drop_version(pgqrs_store *store, pgqrsi_s3_version *version)
+{
+    pgqrsi_s3_release(store, &version->base);
+    pgqrsi_s3_release(store, &version->head);
+    pgqrsi_s3_release(store, &version->born);
+}
+
+/* The object as the store has it. */
+static const pgqrsi_s3_bytes *pgqrsi_s3_stored(const pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_in_parts(&self->trailer) ? &self->head : &self->base;
+}
+
+/* What the cache has of an object in parts: the SQLite file, born, the head, and a tail of 12 bytes: 0 bytes of the head   8 CRC-32 of born */
+static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
+{
+    size_t size = version->base.size, head_size, image_size, born_size;
+    const unsigned char *data = version->base.data;
+    if (size < 12) return false;
+    size -= 12;
+    head_size = (size_t)pgqrsi_s3_get(data + size, 8);
+    if (head_size > size || !pgqrsi_s3_reserve(self->store, &version->head, head_size)) return false;
+    memcpy(version->head.data, data + size - head_size, head_size);
+    version->head.size = head_size;
+    if (pgqrsi_s3_decode(version->head.data, head_size, &version->trailer) != PGQRSI_S3_FINE ||
+        !pgqrsi_s3_in_parts(&version->trailer))
+        return false;
+    image_size = version->trailer.image_size;
+    born_size = (size_t)version->trailer.page_count * 8;
+    if (image_size + born_size + head_size != size || !pgqrsi_s3_reserve(self->store, &version->born, born_size))
+        return false;
+    memcpy(version->born.data, data + image_size, born_size);
+    version->born.size = born_size;
+    version->base.size = image_size;
+    return pgqrsi_s3_crc(0, version->born.data, born_size) == pgqrsi_s3_get(data + size + 8, 4) &&
+           pgqrsi_s3_image_sum(data, version->trailer.page_size, 0, version->trailer.page_count) == version->trailer.sum;
+}
+
+/* Reads what the tail found in the file promises. False: it is not that. */
+static bool pgqrsi_s3_read_cached(pgqrsi_s3 *self, int descriptor, const pgqrsi_s3_cached *cached,
+                                  pgqrsi_s3_version *version)
+{
+    if (!pgqrsi_s3_reserve(self->store, &version->base, cached->size) ||
+        !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0))
+        return false;
+    version->base.size = cached->size;
+    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version);
+    /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
+    return pgqrsi_s3_decode(version->base.data, version->base.size, &version->trailer) == PGQRSI_S3_FINE &&
+           version->trailer.writer_count > 0 && !pgqrsi_s3_in_parts(&version->trailer);
 }
 
 /* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
 static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
 {
     pgqrsi_s3_cached cached;
-    pgqrsi_s3_bytes body;
-    pgqrsi_s3_trailer trailer;
+    pgqrsi_s3_version version;
     bool first = self->presence != PGQRSI_S3_PRESENT;
     int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
     if (descriptor < 0) return;
-    memset(&body, 0, sizeof(body));
+    memset(&version, 0, sizeof(version));
     if (pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq) &&
-        pgqrsi_s3_reserve(self->store, &body, cached.size) &&
-        pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
-        body.size = cached.size;
-        /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
-        if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
-            trailer.seq == cached.seq && (first || trailer.birth == self->trailer.birth)) {
-            pgqrsi_s3_adopt(self, &body, &trailer, cached.etag);
-            self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
-            if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
-            self->quiet_us = 0;
-        }
+        pgqrsi_s3_read_cached(self, descriptor, &cached, &version) && version.trailer.seq == cached.seq &&
+        (first || version.trailer.birth == self->trailer.birth)) {
+        pgqrsi_s3_adopt(self, &version, cached.etag);
+        self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
+        if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
+        self->quiet_us = 0;
     }
-    pgqrsi_s3_release(self->store, &body);
+    pgqrsi_s3_drop_version(self->store, &version);
     pgqrsi_s3_close_file(&descriptor);
 }
 
@@ -1589,6 +2016,7 @@ static void pgqrsi_s3_rollback(pgqrsi_s3 *self)
 
 typedef struct pgqrsi_s3_request {
     const char *method;
+    const char *part;      /* its name; NULL: the object itself */
     const char *condition; /* "if-match", "if-none-match" or NULL */
     const char *etag;
     const unsigned char *body;
@@ -1634,10 +2062,12 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     pgqrsi_s3_signing signing;
     unsigned char digest[32];
     char payload[65], stamp[17], etag[PGQRSI_S3_ETAG_MAX], authorization[PGQRSI_S3_AUTHORIZATION_MAX];
+    char url[PGQRSI_S3_URL_MAX];
     size_t count = 0;
     int64_t sent_us = pgqrs_backend_monotonic();
     int status;
     pgqrsi_s3_reply_start(self, reply);
+    snprintf(url, sizeof(url), "%s%s%s", self->url, request->part ? ".d/" : "", request->part ? request->part : "");
     pgqrsi_s3_sha_of(request->body, request->body_size, digest);
     pgqrsi_s3_hex(digest, payload);
     pgqrsi_s3_stamp(pgqrsi_s3_clock(self), stamp);
@@ -1652,7 +2082,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     if (self->session_token) fields[count].name = "x-amz-security-token", fields[count++].value = self->session_token;
     memset(&signing, 0, sizeof(signing));
     signing.method = request->method;
-    signing.path = self->path;
+    signing.path = url + (self->path - self->url);
     signing.query = "";
     signing.fields = fields;
     signing.field_count = count;
@@ -1666,7 +2096,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     if (request->body) fields[count].name = "content-type", fields[count++].value = "application/vnd.sqlite3";
     memset(&http, 0, sizeof(http));
     http.method = request->method;
-    http.url = self->url;
+    http.url = url;
     http.fields = fields;
     http.field_count = count;
     http.body = request->body;
@@ -1674,8 +2104,8 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     http.timeout_ms = request->timeout_ms;
     status = pgqrsi_s3_judge(reply, self->http.exchange(self->http.user, &http, reply));
     if (status > 0) pgqrsi_s3_set_clock(self, reply->date_us, sent_us, pgqrs_backend_monotonic());
-    pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s: %d %s, %zu bytes up, %zu down, %lld us", request->method,
-                      self->name, request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
+    pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s%s%s: %d %s, %zu bytes up, %zu down, %lld us", request->method,
+                      self->name, request->part ? ".d/" : "", request->part ? request->part : "", request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
                       reply->body.size, (long long)(pgqrs_backend_monotonic() - sent_us));
     return status;
 }
@@ -1800,23 +2230,125 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
  * >>look: is the version that we know still the newest?
  * --------------------------------------------------------------------------------------------------------------- */
 
+static pgqrs_result pgqrsi_s3_fail_part(pgqrsi_s3 *self, const char *name, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, 0, NULL,
+                              "%s: its part %s.d/%s is %s; restore it, or an earlier version of the object with its parts",
+                              self->name, self->name, name, what);
+}
+
+#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
+
+/* Fetches a part that the head names. One that is not there may have been retired while the head was on its way. */
+static pgqrs_result pgqrsi_s3_get_part(pgqrsi_s3 *self, const pgqrsi_s3_trailer *head, const pgqrsi_s3_part *part,
+                                       pgqrsi_s3_patience *patience, pgqrs_http_reply *reply, pgqrsi_s3_shape *shape)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    int odd = 0;
+    pgqrsi_s3_part_name(part->seq, part->id, name);
+    for (;;) {
+        pgqrsi_s3_request request;
+        pgqrs_result result;
+        bool again;
+        memset(&request, 0, sizeof(request));
+        request.method = "GET";
+        request.part = name;
+        request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        pgqrsi_s3_send(self, &request, reply);
+        again = pgqrsi_s3_is_passing(reply) && !reply->too_large && !reply->no_memory;
+        if (reply->status == 200 &&
+            pgqrsi_s3_part_fine(reply->body.data, reply->body.size, part, head->birth, head->page_size))
+            return PGQRS_OK;
+        if (reply->status == 200) {
+            *shape = PGQRSI_S3_PARTED;
+            result = pgqrsi_s3_fail_part(self, name, "damaged, or not the one that was written");
+        } else if (reply->status == 404) {
+            *shape = PGQRSI_S3_PARTED;
+            result = pgqrsi_s3_fail_part(self, name, "gone");
+        } else {
+            result = pgqrsi_s3_fail_status(self, reply);
+        }
+        /* It may have been damaged on its way. */
+        if (!(reply->status == 200 && odd++ < 2) &&
+            !(again && pgqrsi_s3_back_off(self, patience, reply->retry_after_ms)))
+            return result;
+        pgqrsi_s3_reply_end(self, reply);
+        *shape = PGQRSI_S3_FINE;
+    }
+}
+
+/* Fetches the parts that are newer than what we know of the same history, and lays all over each other. */
+static pgqrs_result pgqrsi_s3_lay_parts(pgqrsi_s3 *self, pgqrsi_s3_version *version, const pgqrsi_s3_version *known,
+                                        pgqrsi_s3_patience *patience, pgqrsi_s3_shape *shape)
+{
+    uint32_t i;
+    if (!pgqrsi_s3_lay_begin(self->store, version, known)) return pgqrsi_s3_no_memory(self);
+    for (i = 0; i < version->trailer.part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(&version->trailer, i);
+        pgqrs_http_reply reply;
+        pgqrs_result result;
+        if (known && part.upto <= known->trailer.seq) continue;
+        result = pgqrsi_s3_get_part(self, &version->trailer, &part, patience, &reply, shape);
+        if (result == PGQRS_OK) pgqrsi_s3_lay_part(version, &part, reply.body.data);
+        pgqrsi_s3_reply_end(self, &reply);
+        if (result != PGQRS_OK) return result;
+    }
+    if (pgqrsi_s3_lay_head(version)) return PGQRS_OK;
+    *shape = PGQRSI_S3_DAMAGED;
+    return pgqrsi_s3_fail_shape(self, *shape);
+}
+
+/* Puts together the version whose head has come. */
+static pgqrs_result pgqrsi_s3_assemble(pgqrsi_s3 *self, pgqrsi_s3_version *version, pgqrsi_s3_patience *patience,
+                                       pgqrsi_s3_shape *shape)
+{
+    pgqrsi_s3_version known;
+    memset(&known, 0, sizeof(known));
+    known.base = self->base, known.born = self->born, known.trailer = self->trailer;
+    if (version->trailer.image_size > self->most)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
+                                  "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
+                                  self->name);
+    if (self->presence == PGQRSI_S3_PRESENT && pgqrsi_s3_in_parts(&self->trailer) &&
+        self->trailer.birth == version->trailer.birth && self->trailer.page_size == version->trailer.page_size &&
+        self->trailer.seq <= version->trailer.seq) {
+        pgqrs_result result = pgqrsi_s3_lay_parts(self, version, &known, patience, shape);
+        if (result == PGQRS_OK || *shape != PGQRSI_S3_DAMAGED) return result;
+        *shape = PGQRSI_S3_FINE; /* what we know is of another branch of its history: from the beginning */
+    }
+    return pgqrsi_s3_lay_parts(self, version, NULL, patience, shape);
+}
+
 /* Takes over the body of a reply. An older version than we know comes from a replica that lags behind, or, when it keeps coming,
  * from somebody who restored it. */
-static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older, pgqrsi_s3_shape *shape)
+static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older,
+                                        pgqrsi_s3_patience *patience, pgqrsi_s3_shape *shape)
 {
-    pgqrsi_s3_trailer trailer;
-    *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &trailer);
+    pgqrsi_s3_version version;
+    pgqrs_result result = PGQRS_OK;
+    memset(&version, 0, sizeof(version));
+    *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &version.trailer);
     if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
-        trailer.birth == self->trailer.birth && trailer.seq < self->trailer.seq)
+        version.trailer.birth == self->trailer.birth && version.trailer.seq < self->trailer.seq)
         *shape = PGQRSI_S3_OLDER;
     if (*shape != PGQRSI_S3_FINE) return pgqrsi_s3_fail_shape(self, *shape);
     if (!reply->etag[0])
         return pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
                                   "%s: the store gives no ETag that could be used, so nothing can be written safely",
                                   self->name);
-    pgqrsi_s3_adopt(self, &reply->body, &trailer, reply->etag);
-    self->verified_at_us = pgqrs_backend_monotonic();
-    return PGQRS_OK;
+    if (pgqrsi_s3_in_parts(&version.trailer)) {
+        version.head = reply->body;
+        result = pgqrsi_s3_assemble(self, &version, patience, shape);
+    } else {
+        version.base = reply->body;
+    }
+    memset(&reply->body, 0, sizeof(reply->body));
+    if (result == PGQRS_OK) {
+        pgqrsi_s3_adopt(self, &version, reply->etag);
+        self->verified_at_us = pgqrs_backend_monotonic();
+    }
+    pgqrsi_s3_drop_version(self->store, &version);
+    return result;
 }
 
 static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
@@ -1854,8 +2386,6 @@ static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
     return PGQRS_OK;
 }
 
-#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
-
 /* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
 static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, bool *moved)
 {
@@ -1881,12 +2411,12 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             self->verified_at_us = begin_us;
             result = PGQRS_OK;
         } else if (status == 200 && self->presence == PGQRSI_S3_PRESENT && strcmp(reply.etag, self->etag) == 0 &&
-                   reply.body.size == self->base.size &&
-                   memcmp(reply.body.data, self->base.data, self->base.size) == 0) {
+                   reply.body.size == pgqrsi_s3_stored(self)->size &&
+                   memcmp(reply.body.data, pgqrsi_s3_stored(self)->data, reply.body.size) == 0) {
             self->verified_at_us = begin_us; /* a store that knows no conditions on GET */
             result = PGQRS_OK;
         } else if (status == 200) {
-            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, &shape);
+            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, patience, &shape);
             *moved = result == PGQRS_OK;
         } else if (status == 404 && strcmp(reply.code, "NoSuchBucket") != 0) {
             result = pgqrsi_s3_absent(self);
@@ -1917,6 +2447,8 @@ typedef enum pgqrsi_s3_outcome {
 typedef struct pgqrsi_s3_commit {
     pgqrsi_s3_bytes body;
     pgqrsi_s3_trailer trailer; /* of body */
+    pgqrsi_s3_bytes image;     /* of an object in parts, whose head is the body */
+    pgqrsi_s3_bytes born;
     bool create;
     bool uncertain; /* a try may have been carried out, or may still be */
     int skewed;
@@ -1930,35 +2462,518 @@ static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
     unsigned char digest[32];
     uint64_t birth = self->trailer.birth;
     if (birth == 0 && self->presence == PGQRSI_S3_PRESENT) {
-        pgqrsi_s3_sha_of(self->base.data, self->base.size, digest);
+        pgqrsi_s3_sha_of(self->base.data, self->base.size, digest); /* an object without a trailer is all in one */
         birth = pgqrsi_s3_get(digest, 8);
     }
     return birth ? birth : pgqrsi_s3_unique();
 }
 
-static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size)
-{
+/* --- an object in parts: what a commit makes of it */
+
+typedef struct pgqrsi_s3_plan {
+    const unsigned char *image;
     pgqrsi_s3_writer me;
-    uint64_t birth = pgqrsi_s3_birth(self);
+    uint64_t birth;
+    uint32_t page_size;
+    uint32_t page_count;
+    unsigned char *flags; /* for each page: it goes into the head */
+    uint32_t flagged;
+    pgqrsi_s3_bytes *born; /* of the new version */
+    uint64_t sum;
+    pgqrsi_s3_part parts[PGQRSI_S3_PARTS_MAX];
+    uint32_t part_count;
+    pgqrsi_s3_retired retired[PGQRSI_S3_RETIRED_MAX];
+    uint32_t retired_count;
+} pgqrsi_s3_plan;
+
+/* Large ones are; one that has become smaller stays so until it is half as large. */
+static bool pgqrsi_s3_wants_parts(const pgqrsi_s3 *self, const unsigned char *image, size_t size)
+{
+    size_t limit = (size_t)self->split;
+    if (self->split < 0 || pgqrsi_s3_page_size(image) == 0) return false;
+    if (strlen(strchr(self->name + 5, '/')) + PGQRSI_S3_PART_NAME + 4 > 1024) return false; /* no key may be longer */
+    return size > (pgqrsi_s3_in_parts(&self->trailer) ? limit / 2 : limit);
+}
+
+static bool pgqrsi_s3_is_tidied(const pgqrsi_s3 *self, uint64_t id)
+{
+    uint32_t i;
+    for (i = 0; i < self->tidied_count && i < 16; i++)
+        if (self->tidied[i] == id) return true;
+    return false;
+}
+
+static void pgqrsi_s3_retire(pgqrsi_s3_plan *plan, uint64_t seq, uint64_t id, int64_t at_us)
+{
+    if (plan->retired_count == PGQRSI_S3_RETIRED_MAX)
+        memmove(plan->retired, plan->retired + 1, --plan->retired_count * sizeof(plan->retired[0]));
+    plan->retired[plan->retired_count].seq = seq;
+    plan->retired[plan->retired_count].id = id;
+    plan->retired[plan->retired_count++].at_us = at_us;
+}
+
+/* Those that are deleted are left out. */
+static void pgqrsi_s3_plan_begin(const pgqrsi_s3 *self, pgqrsi_s3_plan *plan)
+{
+    uint32_t i;
+    for (i = 0; i < self->trailer.part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(&self->trailer, i);
+        if (i < PGQRSI_S3_PARTS_MAX)
+            plan->parts[plan->part_count++] = part;
+        else
+            pgqrsi_s3_retire(plan, part.seq, part.id, plan->me.at_us);
+    }
+    for (i = 0; i < self->trailer.retired_count; i++) {
+        pgqrsi_s3_retired retired = pgqrsi_s3_retired_at(&self->trailer, i);
+        if (!pgqrsi_s3_is_tidied(self, retired.id)) pgqrsi_s3_retire(plan, retired.seq, retired.id, retired.at_us);
+    }
+}
+
+static void pgqrsi_s3_retire_from(pgqrsi_s3_plan *plan, uint32_t from)
+{
+    uint32_t i;
+    for (i = from; i < plan->part_count; i++)
+        pgqrsi_s3_retire(plan, plan->parts[i].seq, plan->parts[i].id, plan->me.at_us);
+    plan->part_count = from;
+}
+
+/* The names of parts that are about to be made are in a file of the cache, until a commit of this machine finds that a head names them,
+ * or that none will: 0 birth   8 seq   16 id   24 CRC-32. Otherwise a process that is killed would leave parts that nobody knows. */
+#define PGQRSI_S3_STRAY 28
+#define PGQRSI_S3_STRAYS_MAX 32
+
+static size_t pgqrsi_s3_read_strays(pgqrsi_s3 *self, unsigned char out[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY])
+{
+    char path[4200];
+    int descriptor;
+    size_t count = 0;
+    snprintf(path, sizeof(path), "%s/strays", self->directory);
+    descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    while (descriptor >= 0 && count < PGQRSI_S3_STRAYS_MAX) {
+        unsigned char *stray = out + count * PGQRSI_S3_STRAY;
+        if (!pgqrsi_s3_read_at(descriptor, stray, PGQRSI_S3_STRAY, (off_t)(count * PGQRSI_S3_STRAY)) ||
+            pgqrsi_s3_crc(0, stray, 24) != pgqrsi_s3_get(stray + 24, 4))
+            break;
+        count++;
+    }
+    pgqrsi_s3_close_file(&descriptor);
+    return count;
+}
+
+/* None: the file is removed. Not being able to write it costs the bucket some room at worst. */
+static void pgqrsi_s3_write_strays(pgqrsi_s3 *self, const unsigned char *strays, size_t count)
+{
+    char path[4200];
+    int descriptor;
+    snprintf(path, sizeof(path), "%s/strays", self->directory);
+    if (count == 0) {
+        unlink(path);
+        return;
+    }
+    descriptor = pgqrsi_s3_open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
+    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, strays, count * PGQRSI_S3_STRAY))
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, path, strerror(errno));
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+static void pgqrsi_s3_add_stray(pgqrsi_s3 *self, uint64_t birth, const pgqrsi_s3_part *part)
+{
+    unsigned char strays[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY];
+    size_t count = pgqrsi_s3_read_strays(self, strays);
+    unsigned char *stray = strays + (count < PGQRSI_S3_STRAYS_MAX ? count : --count) * PGQRSI_S3_STRAY;
+    pgqrsi_s3_put(stray, 8, birth);
+    pgqrsi_s3_put(stray + 8, 8, part->seq);
+    pgqrsi_s3_put(stray + 16, 8, part->id);
+    pgqrsi_s3_put(stray + 24, 4, pgqrsi_s3_crc(0, stray, 24));
+    pgqrsi_s3_write_strays(self, strays, count + 1);
+}
+
+/* Puts a part where no other one can be. False: it may be there or not, and is not to be named; the pages go elsewhere. */
+static bool pgqrsi_s3_put_part(pgqrsi_s3 *self, const pgqrsi_s3_plan *plan, const pgqrsi_s3_part *part,
+                               const unsigned char *data, size_t size, pgqrsi_s3_patience *patience)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    pgqrsi_s3_request request;
+    pgqrs_http_reply reply;
+    bool done;
+    pgqrsi_s3_add_stray(self, plan->birth, part);
+    pgqrsi_s3_part_name(part->seq, part->id, name);
+    memset(&request, 0, sizeof(request));
+    request.method = "PUT";
+    request.part = name;
+    request.condition = "if-none-match";
+    request.etag = "*";
+    request.body = data;
+    request.body_size = size;
+    request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+    pgqrsi_s3_send(self, &request, &reply);
+    done = reply.status >= 200 && reply.status < 300;
+    if (!done) self->parts_pause_us = pgqrs_backend_monotonic() + 5000000;
+    pgqrsi_s3_reply_end(self, &reply);
+    return done;
+}
+
+static pgqrsi_s3_part pgqrsi_s3_new_part(const pgqrsi_s3_plan *plan, uint32_t kind, uint32_t pages, uint64_t upto)
+{
+    pgqrsi_s3_part part;
+    part.seq = plan->me.seq;
+    part.id = pgqrsi_s3_unique();
+    part.upto = upto;
+    part.pages = pages;
+    part.kind = kind;
+    part.crc = 0;
+    return part;
+}
+
+/* The whole file becomes the first part, instead of all that there are. With an older `upto` than this commit the pages in the head stay
+ * there, so that nobody who knows them has to fetch it. */
+static bool pgqrsi_s3_make_whole(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, uint64_t upto, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_part part = pgqrsi_s3_new_part(plan, PGQRSI_S3_WHOLE, plan->page_count, upto);
+    size_t size = (size_t)plan->page_count * plan->page_size;
+    part.crc = pgqrsi_s3_crc(0, plan->image, size);
+    if (!pgqrsi_s3_put_part(self, plan, &part, plan->image, size, patience)) return false;
+    pgqrsi_s3_retire_from(plan, 0);
+    plan->parts[plan->part_count++] = part;
+    return true;
+}
+
+/* The flagged pages become a part, instead of those from `from` on. */
+static bool pgqrsi_s3_make_pages(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, const unsigned char *flags, uint32_t pages,
+                                 uint32_t from, uint64_t upto, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_part part = pgqrsi_s3_new_part(plan, PGQRSI_S3_PAGES, pages, upto);
+    pgqrsi_s3_bytes bytes;
+    bool done;
+    memset(&bytes, 0, sizeof(bytes));
+    if (!pgqrsi_s3_reserve(self->store, &bytes, pgqrsi_s3_part_size(&part, plan->page_size))) return false;
+    pgqrsi_s3_encode_part(&bytes, &part, plan->birth, plan->image, plan->page_size, plan->page_count, flags);
+    done = pgqrsi_s3_put_part(self, plan, &part, bytes.data, bytes.size, patience);
+    pgqrsi_s3_release(self->store, &bytes);
+    if (!done) return false;
+    pgqrsi_s3_retire_from(plan, from);
+    plan->parts[plan->part_count++] = part;
+    return true;
+}
+
+/* Makes the last parts one, of which nobody needs anything who knows them. */
+static void pgqrsi_s3_merge_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s3_patience *patience)
+{
+    uint32_t from = pgqrsi_s3_choose_merge(plan->parts, plan->part_count, plan->page_count), i, pages = 0;
+    uint64_t above, upto = plan->parts[plan->part_count - 1].upto;
+    pgqrsi_s3_bytes flags;
+    if (from == plan->part_count) return;
+    if (from == 0) {
+        pgqrsi_s3_make_whole(self, plan, upto, patience);
+        return;
+    }
+    above = plan->parts[from - 1].upto;
+    memset(&flags, 0, sizeof(flags));
+    if (!pgqrsi_s3_reserve(self->store, &flags, plan->page_count)) return;
+    for (i = 0; i < plan->page_count; i++) {
+        uint64_t born = pgqrsi_s3_born(plan->born, i);
+        flags.data[i] = born > above && born <= upto;
+        pages += flags.data[i];
+    }
+    if (pages > 0)
+        pgqrsi_s3_make_pages(self, plan, flags.data, pages, from, upto, patience);
+    else
+        pgqrsi_s3_retire_from(plan, from); /* all of them have become newer, or are beyond the end */
+    pgqrsi_s3_release(self->store, &flags);
+}
+
+/* Flags what differs from base, and what is in its head; the rest is in parts. False: too much for that. */
+static bool pgqrsi_s3_compare_pages(const pgqrsi_s3 *self, pgqrsi_s3_plan *plan)
+{
+    const pgqrsi_s3_trailer *old = &self->trailer;
+    size_t size = plan->page_size;
+    uint32_t i;
+    if (self->presence != PGQRSI_S3_PRESENT || !pgqrsi_s3_in_parts(old) || old->page_size != plan->page_size)
+        return false;
+    memset(plan->flags, 0, plan->page_count);
+    for (i = 0; i < old->number_count; i++)
+        if (pgqrsi_s3_number_at(old, i) < plan->page_count) plan->flags[pgqrsi_s3_number_at(old, i)] = 1;
+    plan->sum = old->sum;
+    for (i = 0; i < plan->page_count || i < old->page_count; i++) {
+        const unsigned char *now = plan->image + i * size, *before = self->base.data + i * size;
+        bool is = i < plan->page_count, was = i < old->page_count;
+        if (is) pgqrsi_s3_set_born(plan->born, i, was ? pgqrsi_s3_born(&self->born, i) : PGQRSI_S3_UNBORN);
+        if (is && was && memcmp(now, before, size) == 0) continue;
+        if (is) plan->flags[i] = 1;
+        if (is) plan->sum += pgqrsi_s3_page_sum(i, now, size);
+        if (was) plan->sum -= pgqrsi_s3_page_sum(i, before, size);
+    }
+    plan->flagged = 0;
+    for (i = 0; i < plan->page_count; i++)
+        plan->flagged += plan->flags[i];
+    return plan->flagged <= plan->page_count / 2;
+}
+
+/* The pages flagged are in a part of this commit. */
+static void pgqrsi_s3_unflag(pgqrsi_s3_plan *plan)
+{
+    uint32_t i;
+    for (i = 0; i < plan->page_count; i++)
+        if (plan->flags[i]) pgqrsi_s3_set_born(plan->born, i, plan->me.seq);
+    memset(plan->flags, 0, plan->page_count);
+    plan->flagged = 0;
+}
+
+/* Decides what is written beside the head, and writes it. False: nothing, the object is to be all in one. */
+static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s3_patience *patience)
+{
+    bool pause = pgqrs_backend_monotonic() < self->parts_pause_us;
+    if (!pgqrsi_s3_compare_pages(self, plan) || self->trailer.part_count >= PGQRSI_S3_PARTS_MAX) {
+        memset(plan->flags, 1, plan->page_count);
+        pgqrsi_s3_unflag(plan);
+        plan->sum = pgqrsi_s3_image_sum(plan->image, plan->page_size, 0, plan->page_count);
+        return !pause && pgqrsi_s3_make_whole(self, plan, plan->me.seq, patience);
+    }
+    /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
+    if (pause || self->lost) return true;
+    if ((uint64_t)plan->flagged * plan->page_size <= PGQRSI_S3_HEAD_BYTES)
+        pgqrsi_s3_merge_parts(self, plan, patience);
+    else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
+        pgqrsi_s3_unflag(plan);
+    return true;
+}
+
+/* The file that the head begins with, for whoever opens it with something else. It says where the rest is. */
+static bool pgqrsi_s3_make_cover(pgqrsi_s3 *self, const pgqrsi_s3_part *whole)
+{
+    char name[PGQRSI_S3_PART_NAME], *sql = NULL;
+    sqlite3 *db = NULL;
+    sqlite3_int64 size = 0;
+    unsigned char *data = NULL;
+    bool done = false;
+    if (self->cover.size > 0 && self->cover_of == whole->id) return true;
+    pgqrsi_s3_part_name(whole->seq, whole->id, name);
+    sql = sqlite3_mprintf(
+        "PRAGMA page_size=512; CREATE TABLE pgqrs_s3(about TEXT, file TEXT) STRICT; INSERT INTO pgqrs_s3 VALUES("
+        "'This object is the head of a queue; what it says follows the end of this file, and the rest is in parts beside it, in a folder "
+        "of its name and .d; pgqrs copy and pgqrs_s3_export make one file of it. Older, but whole: the file that is named here.',%Q)",
+        name);
+    if (sql && sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) == SQLITE_OK &&
+        sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK)
+        data = sqlite3_serialize(db, "main", &size, 0);
+    if (data && pgqrsi_s3_reserve(self->store, &self->cover, (size_t)size)) {
+        memcpy(self->cover.data, data, (size_t)size);
+        self->cover.size = (size_t)size;
+        self->cover_of = whole->id;
+        done = true;
+    }
+    sqlite3_free(data);
+    sqlite3_close(db);
+    sqlite3_free(sql);
+    return done;
+}
+
+/* Everything in the trailer that version 2 has more. */
+static void pgqrsi_s3_append_parts(pgqrsi_s3_bytes *body, const pgqrsi_s3_plan *plan, bool parts)
+{
+    unsigned char *next = body->data + body->size, *pages;
+    uint32_t i, flagged = parts ? plan->flagged : 0;
+    memset(next, 0, PGQRSI_S3_TRAILER_MORE);
+    pgqrsi_s3_put(next, 4, parts ? plan->page_size : 0);
+    pgqrsi_s3_put(next + 4, 4, parts ? plan->page_count : 0);
+    pgqrsi_s3_put(next + 8, 8, parts ? plan->sum : 0);
+    pgqrsi_s3_put(next + 16, 4, parts ? plan->part_count : 0);
+    pgqrsi_s3_put(next + 20, 4, plan->retired_count);
+    pgqrsi_s3_put(next + 24, 4, flagged);
+    next += PGQRSI_S3_TRAILER_MORE;
+    for (i = 0; parts && i < plan->part_count; i++, next += PGQRSI_S3_TRAILER_PART) {
+        pgqrsi_s3_put(next, 8, plan->parts[i].seq);
+        pgqrsi_s3_put(next + 8, 8, plan->parts[i].id);
+        pgqrsi_s3_put(next + 16, 8, plan->parts[i].upto);
+        pgqrsi_s3_put(next + 24, 4, plan->parts[i].pages);
+        pgqrsi_s3_put(next + 28, 4, plan->parts[i].kind);
+        pgqrsi_s3_put(next + 32, 8, plan->parts[i].crc);
+    }
+    for (i = 0; i < plan->retired_count; i++, next += PGQRSI_S3_TRAILER_RETIRED) {
+        pgqrsi_s3_put(next, 8, plan->retired[i].seq);
+        pgqrsi_s3_put(next + 8, 8, plan->retired[i].id);
+        pgqrsi_s3_put(next + 16, 8, (uint64_t)plan->retired[i].at_us);
+    }
+    pages = next + (size_t)flagged * 4;
+    for (i = 0; flagged > 0 && i < plan->page_count; i++) {
+        if (!plan->flags[i]) continue;
+        pgqrsi_s3_put(next, 4, i);
+        memcpy(pages, plan->image + (size_t)i * plan->page_size, plan->page_size);
+        next += 4;
+        pages += plan->page_size;
+    }
+    body->size = (size_t)(pages - body->data);
+}
+
+static size_t pgqrsi_s3_parts_room(const pgqrsi_s3_plan *plan)
+{
+    return PGQRSI_S3_TRAILER_MORE + (size_t)plan->part_count * PGQRSI_S3_TRAILER_PART +
+           (size_t)plan->retired_count * PGQRSI_S3_TRAILER_RETIRED + (size_t)plan->flagged * ((size_t)plan->page_size + 4);
+}
+
+static pgqrs_result pgqrsi_s3_check_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+{
+    if (pgqrsi_s3_decode(commit->body.data, commit->body.size, &commit->trailer) == PGQRSI_S3_FINE) return PGQRS_OK;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
+                              self->name);
+}
+
+/* The object is the file, a trailer, and the names of what is still to be deleted since it was in parts. */
+static pgqrs_result pgqrsi_s3_build_whole(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_plan *plan, size_t size)
+{
+    pgqrsi_s3_bytes *body = &commit->body;
+    uint32_t flags = self->proven ? PGQRSI_S3_PROVEN : 0;
+    if (!pgqrsi_s3_reserve(self->store, body,
+                           size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)))
+        return pgqrsi_s3_no_memory(self);
+    memcpy(body->data, plan->image, size);
+    body->size = size;
+    if (plan->retired_count == 0) {
+        pgqrsi_s3_append_trailer(body, &self->trailer, plan->birth, flags, self->place, &plan->me);
+    } else {
+        pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, flags, self->place,
+                                 &plan->me);
+        pgqrsi_s3_append_parts(body, plan, false);
+        pgqrsi_s3_append_crc(body);
+    }
+    return pgqrsi_s3_check_build(self, commit);
+}
+
+static pgqrs_result pgqrsi_s3_build_head(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_plan *plan)
+{
+    pgqrsi_s3_bytes *body = &commit->body;
+    size_t size = (size_t)plan->page_count * plan->page_size;
+    if (!pgqrsi_s3_make_cover(self, &plan->parts[0]) ||
+        !pgqrsi_s3_reserve(self->store, body,
+                           self->cover.size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)) ||
+        !pgqrsi_s3_reserve(self->store, &commit->image, size))
+        return pgqrsi_s3_no_memory(self);
+    memcpy(commit->image.data, plan->image, size);
+    commit->image.size = size;
+    memcpy(body->data, self->cover.data, self->cover.size);
+    body->size = self->cover.size;
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth,
+                             self->proven ? PGQRSI_S3_PROVEN : 0, self->place, &plan->me);
+    pgqrsi_s3_append_parts(body, plan, true);
+    pgqrsi_s3_append_crc(body);
+    return pgqrsi_s3_check_build(self, commit);
+}
+
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size,
+                                    pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_plan plan;
+    pgqrsi_s3_bytes flags;
+    bool parts = false;
+    pgqrs_result result;
+    memset(&plan, 0, sizeof(plan));
+    memset(&flags, 0, sizeof(flags));
+    plan.image = image;
+    plan.birth = pgqrsi_s3_birth(self);
     if (!image) return pgqrsi_s3_no_memory(self);
     if (size > self->most)
         return pgqrs_backend_fail(
             self->store, PGQRS_ERR_FULL, 0, NULL,
             "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
-    if (!pgqrsi_s3_reserve(self->store, &commit->body, size + pgqrsi_s3_trailer_room(&self->trailer)))
-        return pgqrsi_s3_no_memory(self);
-    memcpy(commit->body.data, image, size);
-    commit->body.size = size;
-    me.id = self->writer;
-    me.counter = ++self->counter;
-    me.seq = self->trailer.seq + 1;
-    me.at_us = pgqrsi_s3_clock(self);
-    pgqrsi_s3_append_trailer(&commit->body, &self->trailer, birth, self->proven ? PGQRSI_S3_PROVEN : 0, self->place,
-                             &me);
-    if (pgqrsi_s3_decode(commit->body.data, commit->body.size, &commit->trailer) != PGQRSI_S3_FINE)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
-                                  self->name);
-    return PGQRS_OK;
+    plan.me.id = self->writer;
+    plan.me.counter = ++self->counter;
+    plan.me.seq = self->trailer.seq + 1;
+    plan.me.at_us = pgqrsi_s3_clock(self);
+    pgqrsi_s3_plan_begin(self, &plan);
+    if (!commit->create && pgqrsi_s3_wants_parts(self, image, size)) {
+        plan.page_size = pgqrsi_s3_page_size(image);
+        plan.page_count = (uint32_t)(size / plan.page_size);
+        commit->born.size = (size_t)plan.page_count * 8;
+        plan.born = &commit->born;
+        if (!pgqrsi_s3_reserve(self->store, &flags, plan.page_count) ||
+            !pgqrsi_s3_reserve(self->store, &commit->born, commit->born.size)) {
+            pgqrsi_s3_release(self->store, &flags);
+            return pgqrsi_s3_no_memory(self);
+        }
+        plan.flags = flags.data;
+        parts = pgqrsi_s3_plan_parts(self, &plan, patience);
+    }
+    if (!parts) {
+        pgqrsi_s3_retire_from(&plan, 0);
+        pgqrsi_s3_release(self->store, &commit->born);
+    }
+    result = parts ? pgqrsi_s3_build_head(self, commit, &plan) : pgqrsi_s3_build_whole(self, commit, &plan, size);
+    pgqrsi_s3_release(self->store, &flags);
+    return result;
+}
+
+/* --- parts that are not needed any more */
+
+static bool pgqrsi_s3_delete_part(pgqrsi_s3 *self, uint64_t seq, uint64_t id, const pgqrsi_s3_patience *patience)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    pgqrsi_s3_request request;
+    pgqrs_http_reply reply;
+    bool done;
+    pgqrsi_s3_part_name(seq, id, name);
+    memset(&request, 0, sizeof(request));
+    request.method = "DELETE";
+    request.part = name;
+    request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+    if (request.timeout_ms > 2000) request.timeout_ms = 2000;
+    pgqrsi_s3_send(self, &request, &reply);
+    done = (reply.status >= 200 && reply.status < 300) || reply.status == 404;
+    if (done) self->tidied[self->tidied_count++ % 16] = id;
+    if (!done) self->tidy_pause_us = pgqrs_backend_monotonic() + 60000000;
+    if (!done && reply.status == 403)
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN,
+                          "%s: parts that are not needed any more cannot be deleted; the key needs s3:DeleteObject for "
+                          "them",
+                          self->name);
+    pgqrsi_s3_reply_end(self, &reply);
+    return done;
+}
+
+/* Does the head name it? */
+static bool pgqrsi_s3_names_part(const pgqrsi_s3_trailer *trailer, uint64_t id)
+{
+    uint32_t i;
+    for (i = 0; i < trailer->part_count; i++)
+        if (pgqrsi_s3_part_at(trailer, i).id == id) return true;
+    for (i = 0; i < trailer->retired_count; i++)
+        if (pgqrsi_s3_retired_at(trailer, i).id == id) return true;
+    return false;
+}
+
+/* A commit that would have named a stray has either been made, and then a head named it, or can never be made any more, since its seq
+ * has passed. */
+static void pgqrsi_s3_tidy_strays(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    unsigned char strays[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY];
+    size_t count = pgqrsi_s3_read_strays(self, strays), kept = 0, i;
+    bool stop = false; /* one request at a time */
+    for (i = 0; i < count; i++) {
+        unsigned char *stray = strays + i * PGQRSI_S3_STRAY;
+        uint64_t seq = pgqrsi_s3_get(stray + 8, 8), id = pgqrsi_s3_get(stray + 16, 8);
+        if (pgqrsi_s3_get(stray, 8) != self->trailer.birth || pgqrsi_s3_names_part(&self->trailer, id)) continue;
+        if (seq <= self->trailer.seq && !stop && pgqrsi_s3_delete_part(self, seq, id, patience)) {
+            stop = true;
+            continue;
+        }
+        memmove(strays + kept++ * PGQRSI_S3_STRAY, stray, PGQRSI_S3_STRAY);
+        stop = true;
+    }
+    if (kept < count) pgqrsi_s3_write_strays(self, strays, kept);
+}
+
+/* After a commit: deletes some of what no head names any more. */
+static void pgqrsi_s3_tidy(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    int64_t before_us = pgqrsi_s3_clock(self) - PGQRSI_S3_GRACE_US;
+    uint32_t i, deleted = 0;
+    if (pgqrs_backend_monotonic() < self->tidy_pause_us) return;
+    pgqrsi_s3_tidy_strays(self, patience);
+    for (i = 0; i < self->trailer.retired_count && deleted < 2; i++) {
+        pgqrsi_s3_retired retired = pgqrsi_s3_retired_at(&self->trailer, i);
+        if (retired.at_us > before_us || pgqrsi_s3_is_tidied(self, retired.id)) continue;
+        if (!pgqrsi_s3_delete_part(self, retired.seq, retired.id, patience)) return;
+        deleted++;
+    }
 }
 
 /* Base is what the store has now: are we in it? */
@@ -2059,6 +3074,22 @@ static bool pgqrsi_s3_needs_look(const pgqrs_http_reply *reply)
     return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(reply);
 }
 
+static void pgqrsi_s3_adopt_commit(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const char *etag)
+{
+    bool parts = pgqrsi_s3_in_parts(&commit->trailer);
+    pgqrsi_s3_version version;
+    memset(&version, 0, sizeof(version));
+    version.trailer = commit->trailer;
+    version.base = parts ? commit->image : commit->body;
+    version.born = commit->born;
+    if (parts) version.head = commit->body;
+    pgqrsi_s3_adopt(self, &version, etag);
+    memset(&commit->body, 0, sizeof(commit->body));
+    memset(&commit->image, 0, sizeof(commit->image));
+    memset(&commit->born, 0, sizeof(commit->born));
+    pgqrsi_s3_drop_version(self->store, &version);
+}
+
 /* What a PUT's status means. *again: send the same bytes once more. */
 static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrs_http_reply *reply,
                                             pgqrsi_s3_patience *patience, bool *again)
@@ -2066,7 +3097,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
     int status = reply->status;
     *again = false;
     if (status >= 200 && status < 300 && reply->etag[0]) {
-        pgqrsi_s3_adopt(self, &commit->body, &commit->trailer, reply->etag);
+        pgqrsi_s3_adopt_commit(self, commit, reply->etag);
         self->verified_at_us = pgqrs_backend_monotonic();
         self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
         return PGQRSI_S3_LANDED;
@@ -2134,8 +3165,8 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
         request.method = "PUT";
         request.condition = conditions[i][0];
         request.etag = conditions[i][1];
-        request.body = self->base.data;
-        request.body_size = self->base.size;
+        request.body = pgqrsi_s3_stored(self)->data;
+        request.body_size = pgqrsi_s3_stored(self)->size;
         request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
         status = pgqrsi_s3_send(self, &request, &reply);
         again = pgqrsi_s3_is_passing(&reply) ||
@@ -2167,15 +3198,19 @@ static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned ch
     memset(&commit, 0, sizeof(commit));
     commit.create = self->presence != PGQRSI_S3_PRESENT;
     if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
-    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size, patience);
     if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
     if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
     if (outcome == PGQRSI_S3_LANDED) {
         pgqrsi_s3_save(self);
         if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
         if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
+        if (commit.result == PGQRS_OK) pgqrsi_s3_tidy(self, patience);
     }
+    self->lost = outcome == PGQRSI_S3_LOST;
     pgqrsi_s3_release(self->store, &commit.body);
+    pgqrsi_s3_release(self->store, &commit.image);
+    pgqrsi_s3_release(self->store, &commit.born);
     *result = commit.result;
     return outcome;
 }
@@ -2503,6 +3538,9 @@ static void pgqrsi_s3_close(void *context)
     pgqrsi_s3_close_file(&self->line_fd);
     pgqrsi_s3_close_file(&self->wake_fd);
     pgqrsi_s3_release(store, &self->base);
+    pgqrsi_s3_release(store, &self->head);
+    pgqrsi_s3_release(store, &self->born);
+    pgqrsi_s3_release(store, &self->cover);
     pgqrs_free(self->owned);
     pgqrs_backend_free(store, self, sizeof(*self));
 }
