@@ -1029,8 +1029,8 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
 #define PGQRSI_S3_PARTS_MAX 64           /* then they are made one */
 #define PGQRSI_S3_RETIRED_MAX 256        /* older ones are forgotten, and stay */
 #define PGQRSI_S3_UNBORN UINT64_MAX      /* a page that is in the head alone */
-#define PGQRSI_S3_HEAD_BYTES 6144        /* of pages in the head: then they become a part */
-#define PGQRSI_S3_GRACE_US INT64_C(30000000) /* a part that no head names any more is kept for those who read an older one */
+#define PGQRSI_S3_HEAD_BYTES 10240       /* of pages in the head: then they become a part */
+#define PGQRSI_S3_GRACE_US INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
 static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
 
 static bool pgqrsi_s3_in_parts(const pgqrsi_s3_trailer *trailer)

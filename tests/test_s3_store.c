@@ -219,7 +219,7 @@ static void object_that_is_not_ours_is_refused(void)
     overwrite(copy, good.size);
     FAILS_NAMING(ERR_DATABASE, "VACUUM INTO", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     memcpy(copy, good.data, good.size);
-    copy[image + 8] = 2;
+    copy[image + 8] = 3;
     overwrite(copy, good.size);
     FAILS_NAMING(ERR_SCHEMA_NEWER, "newer", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     copy[image + 8] = 1;

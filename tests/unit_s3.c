@@ -422,7 +422,7 @@ static void test_bad_objects(void **state)
         body.data[i] ^= 1;
     }
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FINE);
-    body.data[image + 8] = 2;
+    body.data[image + 8] = 3;
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_NEWER);
     body.data[image] = 'x';
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FOREIGN);
