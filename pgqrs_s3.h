@@ -925,6 +925,7 @@ typedef struct pgqrsi_s3 {
     uint32_t change_counter; /* of base */
 
     /* who we are to other writers */
+    uint64_t machine; /* of this cache directory: the first bits of `writer` */
     uint64_t writer;
     uint64_t counter;
 
@@ -945,8 +946,8 @@ typedef struct pgqrsi_s3 {
     int64_t quiet_us; /* a waiting consumer asks the store no sooner than this after the last time */
     int64_t pace_us;  /* between commits, when the store says that we are too fast */
     int64_t put_at_us;
-    int64_t contended_until_us; /* monotonic: other machines commit too */
-    int64_t yield_until_us;     /* and it is their turn */
+    int64_t round_us;  /* the last exchange took this long */
+    int64_t landed_us; /* by this machine's wall clock: since when base has been known here */
 
     /* the last heartbeat stored */
     pgqrs_worker_ref beat_worker;
@@ -1323,6 +1324,26 @@ static pgqrs_result pgqrsi_s3_open_cache(pgqrsi_s3 *self, const char *given)
     return PGQRS_OK;
 }
 
+#define PGQRSI_S3_MACHINE_SHIFT 48 /* the bits of a writer's id above tell its machine */
+
+/* The number of this cache directory. A symbolic link holds it, which is made as a whole or not at all. What cannot be kept, or is
+ * not a number, is a machine of its own: only fairness suffers. */
+static uint64_t pgqrsi_s3_read_machine(pgqrsi_s3 *self)
+{
+    char path[4096], text[17];
+    ssize_t size;
+    uint64_t host = 0;
+    int i;
+    snprintf(path, sizeof(path), "%s/machine", self->directory);
+    snprintf(text, sizeof(text), "%04x", (unsigned)(pgqrsi_s3_unique() >> PGQRSI_S3_MACHINE_SHIFT));
+    if (symlink(text, path) != 0 && (size = readlink(path, text, sizeof(text) - 1)) >= 0) text[size] = '\0';
+    for (i = 0; i < 4 && text[i]; i++) {
+        const char *digits = "0123456789abcdef", *digit = strchr(digits, text[i]);
+        host = host << 4 | (uint64_t)(digit ? digit - digits : 0);
+    }
+    return host;
+}
+
 static void pgqrsi_s3_drain(pgqrsi_s3 *self)
 {
     char events[1024];
@@ -1360,21 +1381,28 @@ static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
 #define PGQRSI_S3_LINE_US                                                                                              \
     INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
 
+/* How long until the next try. The line has no order of its own: whoever has waited longer tries more often. */
+static int64_t pgqrsi_s3_line_pause_us(bool head, int64_t waited_us)
+{
+    if (head || waited_us > 150000) return 200;
+    return waited_us > 50000 ? 1000 : 4000;
+}
+
 /* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
  * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
 static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
 {
-    int64_t begin_us = pgqrs_backend_monotonic(), pause_us = 50;
+    int64_t begin_us = pgqrs_backend_monotonic();
     bool head = false, done = false;
     if (self->locked) return PGQRS_OK;
     for (;;) {
-        int64_t waited_us;
+        int64_t waited_us, pause_us;
         if (!head) head = pgqrsi_s3_flock(self->line_fd, LOCK_EX | LOCK_NB) == 0;
         waited_us = pgqrs_backend_monotonic() - begin_us;
         if (head || waited_us > PGQRSI_S3_LINE_US) done = pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) == 0;
         if (done || errno != EWOULDBLOCK || waited_us >= self->patience_us) break;
+        pause_us = pgqrsi_s3_line_pause_us(head, waited_us);
         pgqrsi_s3_real_pause(pause_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)pause_us));
-        if (pause_us < 1000) pause_us *= 2;
     }
     if (!done) {
         pgqrs_result result = pgqrsi_s3_fail_lock(self);
@@ -1425,6 +1453,7 @@ typedef struct pgqrsi_s3_cached {
     size_t size;
     uint64_t seq;
     uint32_t flags;
+    int64_t written_us; /* by this machine's wall clock */
     char etag[PGQRSI_S3_ETAG_MAX];
 } pgqrsi_s3_cached;
 
@@ -1439,6 +1468,7 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     if (fstat(descriptor, &file) != 0 || file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
     if (!pgqrsi_s3_read_at(descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
     etag_size = (size_t)pgqrsi_s3_get(tail + 20, 4);
+    out->written_us = (int64_t)file.st_mtim.tv_sec * 1000000 + file.st_mtim.tv_nsec / 1000;
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
@@ -1470,6 +1500,7 @@ static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi
     self->trailer = *trailer;
     self->presence = PGQRSI_S3_PRESENT;
     self->loaded = false;
+    self->landed_us = pgqrsi_s3_wall_us();
     if ((trailer->flags & PGQRSI_S3_PROVEN) && trailer->place == self->place) self->proven = true;
     if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
 }
@@ -1492,6 +1523,7 @@ static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
         if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
             trailer.seq == cached.seq && (first || trailer.birth == self->trailer.birth)) {
             pgqrsi_s3_adopt(self, &body, &trailer, cached.etag);
+            self->landed_us = cached.written_us;
             self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
             if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
             self->quiet_us = 0;
@@ -1674,6 +1706,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     http.timeout_ms = request->timeout_ms;
     status = pgqrsi_s3_judge(reply, self->http.exchange(self->http.user, &http, reply));
     if (status > 0) pgqrsi_s3_set_clock(self, reply->date_us, sent_us, pgqrs_backend_monotonic());
+    if (status > 0) self->round_us = pgqrs_backend_monotonic() - sent_us;
     pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s: %d %s, %zu bytes up, %zu down, %lld us", request->method,
                       self->name, request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
                       reply->body.size, (long long)(pgqrs_backend_monotonic() - sent_us));
@@ -2270,28 +2303,66 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     return PGQRS_OK;
 }
 
-/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. With
- * other machines about, each commit is followed by a pause in which they get theirs. True: what we know is certainly old now. */
-static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+/* --- fairness between machines. Whoever has just committed knows the newest version a round trip before all others, and would win
+ * again and again. So a machine makes a pause after each commit of its own, in which the others fetch that version and commit. Who the
+ * others are shows in the trailer. One that has not won yet does not stand there: for it there is a pause now and then. */
+
+#define PGQRSI_S3_CROWD_US INT64_C(10000000) /* a machine counts for this long after its last commit, */
+#define PGQRSI_S3_CROWD_COMMITS 32           /* and for so many commits of others */
+#define PGQRSI_S3_CROWD_MAX 8
+#define PGQRSI_S3_PROBE_US INT64_C(3000000)
+#define PGQRSI_S3_YIELD_MAX_US INT64_C(1000000)
+
+/* How many machines commit these days, this one included. */
+static int pgqrsi_s3_active_machines(const pgqrsi_s3_trailer *trailer, uint64_t me, int64_t now_us)
 {
-    int64_t now_us = pgqrs_backend_monotonic();
-    int64_t pace_us = self->put_at_us + self->pace_us - now_us, yield_us = self->yield_until_us - now_us;
-    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
-    bool yielded = now_us < self->contended_until_us && yield_us > 0;
-    if (paced) pgqrsi_s3_sleep(self, patience, pace_us);
-    if (yielded && !paced) pgqrsi_s3_real_pause(yield_us < 1000000 ? yield_us : 1000000);
-    return paced && now_us < self->contended_until_us;
+    uint64_t hosts[PGQRSI_S3_CROWD_MAX];
+    uint32_t i;
+    int count = 1, k;
+    hosts[0] = me;
+    for (i = trailer->writer_count; i > 0 && count < PGQRSI_S3_CROWD_MAX; i--) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(trailer, i - 1);
+        uint64_t host = writer.id >> PGQRSI_S3_MACHINE_SHIFT;
+        if (trailer->seq - writer.seq > PGQRSI_S3_CROWD_COMMITS) break;
+        if (writer.at_us < now_us - PGQRSI_S3_CROWD_US) continue;
+        for (k = 0; k < count && hosts[k] != host; k++) {
+        }
+        if (k == count) hosts[count++] = host;
+    }
+    return count;
 }
 
-/* How many stores committed within the last seconds, this one included; at most 8. */
-static int pgqrsi_s3_active_writers(const pgqrsi_s3 *self)
+/* Who committed last? */
+static bool pgqrsi_s3_is_of_machine(const pgqrsi_s3_trailer *trailer, uint64_t host)
 {
-    int64_t since_us = pgqrsi_s3_clock(self) - 3000000;
-    uint32_t i;
-    int count = 0;
-    for (i = 0; i < self->trailer.writer_count && count < 8; i++)
-        count += pgqrsi_s3_writer_at(&self->trailer, self->trailer.writer_count - 1 - i).at_us >= since_us;
-    return count > 1 ? count : 1;
+    return trailer->writer_count > 0 &&
+           pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1).id >> PGQRSI_S3_MACHINE_SHIFT == host;
+}
+
+/* The pause after a commit of ours. Among several, the last loser needs as many round trips as there are machines, or nearly. Alone, at
+ * the end of each interval, two round trips: a loser's way from one try to the next. */
+static int64_t pgqrsi_s3_yield_us(int hosts, int64_t round_us, int64_t landed_us, int64_t now_us)
+{
+    int64_t yield_us = round_us * 7 / 10 * (hosts - 1);
+    if (hosts == 1 && landed_us / PGQRSI_S3_PROBE_US != now_us / PGQRSI_S3_PROBE_US) yield_us = 2 * round_us;
+    if (yield_us > PGQRSI_S3_YIELD_MAX_US) yield_us = PGQRSI_S3_YIELD_MAX_US;
+    return now_us >= landed_us && now_us - landed_us < yield_us ? landed_us + yield_us - now_us : 0;
+}
+
+/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. True: what we
+ * know is certainly old now. */
+static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    int hosts = pgqrsi_s3_active_machines(&self->trailer, self->machine, pgqrsi_s3_clock(self));
+    int64_t pace_us = self->put_at_us + self->pace_us - pgqrs_backend_monotonic(), yield_us = 0;
+    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
+    if (pgqrsi_s3_is_of_machine(&self->trailer, self->machine))
+        yield_us = pgqrsi_s3_yield_us(hosts, self->round_us, self->landed_us, pgqrsi_s3_wall_us());
+    if (paced)
+        pgqrsi_s3_sleep(self, patience, pace_us);
+    else if (yield_us > 0)
+        pgqrsi_s3_real_pause(yield_us);
+    return hosts > 1 && (paced || yield_us > 0);
 }
 
 /* Before the operation is carried out: in turn, on the newest version known, inside a transaction. */
@@ -2305,11 +2376,11 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
         op->patience = pgqrsi_s3_begin_patience(self->deadline_us); /* it is for the store, not for our neighbours */
     }
     if (result != PGQRS_OK) return result;
+    if (!self->unsure) pgqrsi_s3_catch_up(self);
     if (lock && pgqrsi_s3_keep_pace(self, &op->patience)) {
         op->fresh = false;
         self->verified_at_us = 0;
     }
-    if (!self->unsure) pgqrsi_s3_catch_up(self);
     if (!op->fresh && (self->unsure || self->presence == PGQRSI_S3_UNKNOWN ||
                        (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(self)) ||
                        (lock && (self->verified_at_us == 0 ||
@@ -2399,13 +2470,9 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
         self->quiet_us = 0;
-        self->yield_until_us = pgqrs_backend_monotonic() + (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 *
-                                                               (pgqrsi_s3_active_writers(self) - 1);
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
-        self->yield_until_us = 0; /* it is our turn */
-        self->contended_until_us = pgqrs_backend_monotonic() + 2000000;
         if (pgqrsi_s3_left_us(&op->patience) > 0) return pgqrsi_s3_run(op, true);
         return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
                                                     "%s: other machines committed first each time within deadline_ms",
@@ -2530,7 +2597,10 @@ static pgqrs_result pgqrsi_s3_read_settings(pgqrsi_s3 *self, const char *dsn, co
     if (result == PGQRS_OK) result = pgqrsi_s3_read_credentials(self, desc);
     if (result == PGQRS_OK) result = pgqrsi_s3_read_endpoint(self, desc, key);
     if (result == PGQRS_OK) result = pgqrsi_s3_open_cache(self, desc->cache_dir);
-    return result;
+    if (result != PGQRS_OK) return result;
+    self->machine = pgqrsi_s3_read_machine(self);
+    self->writer = pgqrsi_s3_unique() >> (64 - PGQRSI_S3_MACHINE_SHIFT) | self->machine << PGQRSI_S3_MACHINE_SHIFT;
+    return PGQRS_OK;
 }
 
 /* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. */
@@ -2611,7 +2681,6 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     self->line_fd = self->lock_fd = self->wake_fd = -1;
     self->patience_us = request->settings->connect_timeout_ms * 1000;
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
-    self->writer = pgqrsi_s3_unique();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
     if (result == PGQRS_OK) result = self->local ? pgqrsi_s3_open_local(self) : pgqrsi_s3_first_look(self);
     if (result != PGQRS_OK) {

@@ -401,6 +401,73 @@ static void test_trailer_forgets(void **state)
     assert_true(trailer.writer_count == PGQRSI_S3_WRITERS_MAX && trailer.horizon == trailer.seq - PGQRSI_S3_WRITERS_MAX);
 }
 
+/* --- fairness between machines */
+
+static uint64_t writer_on(uint64_t machine, uint64_t id)
+{
+    return machine << PGQRSI_S3_MACHINE_SHIFT | id;
+}
+
+/* Machines are counted, not writers; those that have not committed for long are not, nor those whom many commits followed. */
+static void test_active_machines(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    int i;
+    (void)state;
+    body.size = make_image(body_data);
+    assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &trailer), PGQRSI_S3_FINE);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1000000000)), 1);
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 1));
+    commit_on(&body, writer_of(writer_on(2, 1), 1, 0, 1000));
+    commit_on(&body, writer_of(writer_on(2, 2), 1, 0, 1001));
+    commit_on(&body, writer_of(writer_on(3, 1), 1, 0, 1002));
+    trailer = commit_on(&body, writer_of(writer_on(1, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000)), 3);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 4, INT64_C(1003000000)), 4);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1011500000)), 2);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1013500000)), 1);
+    assert_true(pgqrsi_s3_is_of_machine(&trailer, 1));
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 2));
+    for (i = 0; i <= PGQRSI_S3_CROWD_COMMITS; i++)
+        trailer = commit_on(&body, writer_of(writer_on(1, 1), 2, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000)), 1);
+    for (i = 0; i < 20; i++)
+        trailer = commit_on(&body, writer_of(writer_on(10 + (uint64_t)i, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000)), PGQRSI_S3_CROWD_MAX);
+}
+
+/* The pause grows with the number of machines, begins when the commit landed, and is never long. */
+static void test_yield(void **state)
+{
+    const int64_t landed = 10 * PGQRSI_S3_PROBE_US;
+    (void)state;
+    assert_true(pgqrsi_s3_yield_us(1, 60000, landed, landed) == 0);
+    assert_true(pgqrsi_s3_yield_us(2, 60000, landed, landed) == 42000);
+    assert_true(pgqrsi_s3_yield_us(4, 60000, landed, landed) == 126000);
+    assert_true(pgqrsi_s3_yield_us(4, 60000, landed, landed + 26000) == 100000);
+    assert_true(pgqrsi_s3_yield_us(4, 60000, landed, landed + 126000) == 0);
+    assert_true(pgqrsi_s3_yield_us(8, 10000000, landed, landed) == PGQRSI_S3_YIELD_MAX_US);
+    assert_true(pgqrsi_s3_yield_us(4, 60000, landed, landed - 1) == 0); /* the clock was set back */
+    /* alone: two round trips, once in each interval */
+    assert_true(pgqrsi_s3_yield_us(1, 60000, landed - 20000, landed + 1000) == 99000);
+    assert_true(pgqrsi_s3_yield_us(1, 60000, landed + 1000, landed + 20000) == 0);
+    assert_true(pgqrsi_s3_yield_us(1, 60000, landed - 500000, landed + 1000) == 0);
+}
+
+/* Whoever waits longer asks more often. */
+static void test_line(void **state)
+{
+    int64_t waited, last = INT64_MAX;
+    (void)state;
+    for (waited = 0; waited < 400000; waited += 10000) {
+        int64_t pause = pgqrsi_s3_line_pause_us(false, waited);
+        assert_true(pause > 0 && pause <= last && pause >= pgqrsi_s3_line_pause_us(true, waited));
+        last = pause;
+    }
+    assert_true(last < pgqrsi_s3_line_pause_us(false, 0));
+}
+
 static void test_bad_objects(void **state)
 {
     pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
@@ -439,6 +506,8 @@ int main(void)
         cmocka_unit_test(test_reply_fields), cmocka_unit_test(test_reply_bodies),
         cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_trailer),
         cmocka_unit_test(test_trailer_forgets), cmocka_unit_test(test_bad_objects),
+        cmocka_unit_test(test_active_machines), cmocka_unit_test(test_yield),
+        cmocka_unit_test(test_line),
     };
     return cmocka_run_group_tests_name("unit_s3", tests, NULL, NULL);
 }
