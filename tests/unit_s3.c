@@ -60,6 +60,26 @@ static void test_sha256_in_pieces(void **state)
         }
 }
 
+/* With the processor's own instructions, where it has them, as without. */
+static void test_sha256_blocks(void **state)
+{
+    unsigned char data[64 * 9];
+    uint32_t fast[8], plain[8];
+    size_t count;
+    (void)state;
+    for (count = 0; count < sizeof(data); count++)
+        data[count] = (unsigned char)(count * count >> 2);
+    for (count = 0; count < 9; count++) {
+        memset(fast, 0x5a, sizeof(fast));
+        memset(plain, 0x5a, sizeof(plain));
+        pgqrsi_s3_sha_blocks(fast, data + count, count);
+        pgqrsi_s3_sha_blocks_plain(plain, data + count, count);
+        assert_memory_equal(fast, plain, sizeof(fast));
+    }
+    memset(plain, 0, sizeof(plain));
+    assert_memory_not_equal(fast, plain, sizeof(fast));
+}
+
 /* RFC 4231, cases 1, 2 and 6. */
 static void test_hmac(void **state)
 {
@@ -82,6 +102,25 @@ static void test_crc(void **state)
     assert_int_equal(pgqrsi_s3_crc(pgqrsi_s3_crc(0, (const unsigned char *)"1234", 4), (const unsigned char *)"56789", 5),
                      0xcbf43926u);
     assert_int_equal(pgqrsi_s3_crc(0, (const unsigned char *)"", 0), 0);
+}
+
+/* By its definition, bit by bit, for every length and place. */
+static void test_crc_of_every_length(void **state)
+{
+    unsigned char data[64];
+    size_t at, size, i;
+    int bit;
+    (void)state;
+    for (i = 0; i < sizeof(data); i++)
+        data[i] = (unsigned char)(i * 37 + 11);
+    for (at = 0; at < 9; at++)
+        for (size = 0; at + size <= sizeof(data); size++) {
+            uint32_t crc = 0xffffffffu;
+            for (i = 0; i < size; i++)
+                for (crc ^= data[at + i], bit = 0; bit < 8; bit++)
+                    crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
+            assert_int_equal(pgqrsi_s3_crc(0, data + at, size), ~crc);
+        }
 }
 
 /* --- signatures: the examples of "Authenticating Requests: Using the Authorization Header" in the Amazon S3 API reference */
@@ -401,6 +440,78 @@ static void test_trailer_forgets(void **state)
     assert_true(trailer.writer_count == PGQRSI_S3_WRITERS_MAX && trailer.horizon == trailer.seq - PGQRSI_S3_WRITERS_MAX);
 }
 
+/* --- fairness between machines */
+
+static uint64_t writer_on(uint64_t machine, uint64_t id)
+{
+    return machine << PGQRSI_S3_MACHINE_SHIFT | id;
+}
+
+/* Machines are counted, not writers; those that have not committed for long are not, nor those whom many commits followed. */
+static void test_active_machines(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    bool joins;
+    int i;
+    (void)state;
+    body.size = make_image(body_data);
+    assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &trailer), PGQRSI_S3_FINE);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1000000000), &joins), 1);
+    assert_true(joins);
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 1));
+    commit_on(&body, writer_of(writer_on(2, 1), 1, 0, 1000));
+    commit_on(&body, writer_of(writer_on(2, 2), 1, 0, 1001));
+    commit_on(&body, writer_of(writer_on(3, 1), 1, 0, 1002));
+    trailer = commit_on(&body, writer_of(writer_on(1, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), 3);
+    assert_false(joins);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 4, INT64_C(1003000000), &joins), 4);
+    assert_true(joins);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1011500000), &joins), 2);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1013500000), &joins), 1);
+    assert_true(pgqrsi_s3_is_of_machine(&trailer, 1));
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 2));
+    for (i = 0; i <= PGQRSI_S3_CROWD_COMMITS; i++)
+        trailer = commit_on(&body, writer_of(writer_on(1, 1), 2, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), 1);
+    for (i = 0; i < 20; i++)
+        trailer = commit_on(&body, writer_of(writer_on(10 + (uint64_t)i, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), PGQRSI_S3_CROWD_MAX);
+}
+
+/* The pause grows with the number of machines, begins when the commit landed, and is never long. */
+static void test_yield(void **state)
+{
+    const int64_t landed = 10 * PGQRSI_S3_PROBE_US + 500000;
+    (void)state;
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed, landed) == 0);
+    assert_true(pgqrsi_s3_yield_us(2, false, 60000, landed, landed) == 42000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed) == 126000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed + 26000) == 100000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed + 126000) == 0);
+    assert_true(pgqrsi_s3_yield_us(8, false, 10000000, landed, landed) == PGQRSI_S3_YIELD_MAX_US);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed - 1) == 0); /* the clock was set back */
+    /* alone: two round trips after the first commit, and once in each interval */
+    assert_true(pgqrsi_s3_yield_us(1, true, 60000, landed, landed) == 120000);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 450000, landed - 440000) == 110000);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 380000, landed - 370000) == 0);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 700000, landed) == 0); /* was long ago */
+}
+
+/* Whoever waits longer asks more often. */
+static void test_line(void **state)
+{
+    int64_t waited, last = INT64_MAX;
+    (void)state;
+    for (waited = 0; waited < 400000; waited += 10000) {
+        int64_t pause = pgqrsi_s3_line_pause_us(false, waited);
+        assert_true(pause > 0 && pause <= last && pause >= pgqrsi_s3_line_pause_us(true, waited));
+        last = pause;
+    }
+    assert_true(last < pgqrsi_s3_line_pause_us(false, 0));
+}
+
 static void test_bad_objects(void **state)
 {
     pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
@@ -432,13 +543,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sha256),       cmocka_unit_test(test_sha256_in_pieces),
-        cmocka_unit_test(test_hmac),         cmocka_unit_test(test_crc),
+        cmocka_unit_test(test_hmac),         cmocka_unit_test(test_sha256_blocks), cmocka_unit_test(test_crc_of_every_length),
+        cmocka_unit_test(test_crc),
         cmocka_unit_test(test_signatures),   cmocka_unit_test(test_encoding),
         cmocka_unit_test(test_dates),        cmocka_unit_test(test_keys),
         cmocka_unit_test(test_endpoints),    cmocka_unit_test(test_network_file_systems),
         cmocka_unit_test(test_reply_fields), cmocka_unit_test(test_reply_bodies),
         cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_trailer),
         cmocka_unit_test(test_trailer_forgets), cmocka_unit_test(test_bad_objects),
+        cmocka_unit_test(test_active_machines), cmocka_unit_test(test_yield),
+        cmocka_unit_test(test_line),
     };
     return cmocka_run_group_tests_name("unit_s3", tests, NULL, NULL);
 }
