@@ -550,6 +550,7 @@ static const pgqrs_s3_desc *test_s3_desc(void)
     S3.desc.cache_dir = S3.cache;
     S3.desc.heartbeat_ms = -1; /* the cases want to see each one; what is saved has cases of its own */
     S3.desc.mode = on(ON_S3_LOCAL) ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
+    S3.desc.split_bytes = getenv("PGQRS_TEST_S3_SPLIT") ? atoi(getenv("PGQRS_TEST_S3_SPLIT")) : 0;
     return &S3.desc;
 }
 
