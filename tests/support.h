@@ -35,6 +35,7 @@
 #include "../pgqrs_s3.h"
 #include "../pgqrs.h"
 #include "../examples/http_socket.h"
+#include "s3_parts.h"
 #include "s3_process.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -726,6 +727,15 @@ static int s3_object(const char *method, const void *data, size_t size, s3_text 
                              : s3_signed(&run.s3_account, method, path, data, size, body);
 }
 
+static bool s3_fetch_part(void *user, const char *name, s3_text *body)
+{
+    char path[800];
+    (void)user;
+    snprintf(path, sizeof(path), "%s/%.600s.d/%s", run.s3_server.pid ? "/_raw" : "", T.dsn + 5, name);
+    return (run.s3_server.pid ? s3_raw(run.s3_server.port, "GET", path, NULL, 0, body)
+                              : s3_signed(&run.s3_account, "GET", path, NULL, 0, body)) == 200;
+}
+
 /* The object as a file, for sqlite3; and back, when that has changed it. */
 static void s3_fetch_object(void)
 {
@@ -733,6 +743,13 @@ static void s3_fetch_object(void)
     FILE *file = fopen(T.file, "wb");
     if (!file || s3_object("GET", NULL, 0, &body) != 200)
         fail_at(__FILE__, __LINE__, "%s cannot be fetched", T.dsn);
+    if (s3_parts_table(&body)) {
+        s3_text whole = {NULL, 0, 0, false};
+        if (!s3_parts_assemble(&body, s3_fetch_part, NULL, &whole))
+            fail_at(__FILE__, __LINE__, "%s is not complete", T.dsn);
+        s3_free(&body);
+        body = whole;
+    }
     fwrite(body.data, 1, body.size, file);
     fclose(file);
     T.object_counter = pgqrsi_s3_big32((const unsigned char *)body.data + 24);
