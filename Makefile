@@ -88,7 +88,7 @@ proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PG
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
-	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
+	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
