@@ -1279,6 +1279,35 @@ static void object_in_parts_becomes_one_again(void)
     control("clock_s=0");
 }
 
+/* An older head without the parts that it names, as a restore that forgot them leaves it. */
+static void head_without_its_parts_is_an_error(void)
+{
+    char names[64][64];
+    s3_text old, now;
+    int i;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    put();
+    YES(parts_of(names) >= 1);
+    old = object();
+    for (i = 0; i < 8; i++)
+        fill_on(T.store, 60);
+    control("clock_s=30");
+    for (i = 0; i < 30; i++)
+        put();
+    control("clock_s=0");
+    YES(!part_is_there(names[0]));
+    now = object();
+    overwrite(old.data, old.size);
+    FAILS_NAMING(ERR_DATABASE, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    open_fails(T.dsn, desc_elsewhere().s3, PGQRS_ERR_DATABASE, names[0]);
+    overwrite(now.data, now.size);
+    put();
+    check_whole(100 + 1 + 8 * 60 + 30 + 1);
+    s3_free(&old);
+    s3_free(&now);
+}
+
 static void export_is_one_file(void)
 {
     char path[700];
@@ -1645,6 +1674,7 @@ static const test_case s3_cases[] = {
     CASE(part_without_a_head_is_removed, PLAIN),
     CASE(faults_of_parts_do_no_harm, PLAIN),
     CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(head_without_its_parts_is_an_error, PLAIN),
     CASE(export_is_one_file, PLAIN),
     CASE(no_memory_for_parts_is_told_too, PLAIN),
     CASE(every_state_is_told, NO_STORE),
