@@ -2055,14 +2055,16 @@ static const pgqrsi_s3_bytes *pgqrsi_s3_stored(const pgqrsi_s3 *self)
 }
 
 /* What the cache has of an object in parts: the SQLite file, born, the head, and a tail of 12 bytes: 0 bytes of the head   8 CRC-32 of born */
-static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
+static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version, bool *memory)
 {
     size_t size = version->base.size, head_size, image_size, born_size;
     const unsigned char *data = version->base.data;
     if (size < 12) return false;
     size -= 12;
     head_size = (size_t)pgqrsi_s3_get(data + size, 8);
-    if (head_size > size || !pgqrsi_s3_reserve(self->store, &version->head, head_size)) return false;
+    if (head_size > size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->head, head_size);
+    if (!*memory) return false;
     memcpy(version->head.data, data + size - head_size, head_size);
     version->head.size = head_size;
     if (pgqrsi_s3_decode(version->head.data, head_size, &version->trailer) != PGQRSI_S3_FINE ||
@@ -2070,8 +2072,9 @@ static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
         return false;
     image_size = version->trailer.image_size;
     born_size = (size_t)version->trailer.page_count * 8;
-    if (image_size + born_size + head_size != size || !pgqrsi_s3_reserve(self->store, &version->born, born_size))
-        return false;
+    if (image_size + born_size + head_size != size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->born, born_size);
+    if (!*memory) return false;
     memcpy(version->born.data, data + image_size, born_size);
     version->born.size = born_size;
     version->base.size = image_size;
@@ -2082,13 +2085,12 @@ static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
 
 /* Reads what the tail found in the file promises. False: it is not that. */
 static bool pgqrsi_s3_read_cached(pgqrsi_s3 *self, int descriptor, const pgqrsi_s3_cached *cached,
-                                  pgqrsi_s3_version *version)
+                                  pgqrsi_s3_version *version, bool *memory)
 {
-    if (!pgqrsi_s3_reserve(self->store, &version->base, cached->size) ||
-        !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0))
-        return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->base, cached->size);
+    if (!*memory || !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0)) return false;
     version->base.size = cached->size;
-    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version);
+    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version, memory);
     /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
     return pgqrsi_s3_decode(version->base.data, version->base.size, &version->trailer) == PGQRSI_S3_FINE &&
            version->trailer.writer_count > 0 && !pgqrsi_s3_in_parts(&version->trailer);
@@ -2119,21 +2121,23 @@ static void pgqrsi_s3_vouch(pgqrsi_s3 *self)
     pgqrsi_s3_close_file(&descriptor);
 }
 
-/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
-static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it.
+ * False: there was no memory for it. */
+static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
 {
     pgqrsi_s3_cached cached;
     pgqrsi_s3_version version;
-    bool first = self->presence != PGQRSI_S3_PRESENT;
+    bool first = self->presence != PGQRSI_S3_PRESENT, memory = true;
     int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
-    if (descriptor < 0) return;
+    if (descriptor < 0) return true;
     memset(&version, 0, sizeof(version));
     if (!pgqrsi_s3_read_tail(self, descriptor, &cached)) {
         pgqrsi_s3_close_file(&descriptor);
-        return;
+        return true;
     }
-    if ((first || cached.seq > self->trailer.seq) && pgqrsi_s3_read_cached(self, descriptor, &cached, &version) &&
-        version.trailer.seq == cached.seq && (first || version.trailer.birth == self->trailer.birth)) {
+    if ((first || cached.seq > self->trailer.seq) &&
+        pgqrsi_s3_read_cached(self, descriptor, &cached, &version, &memory) && version.trailer.seq == cached.seq &&
+        (first || version.trailer.birth == self->trailer.birth)) {
         pgqrsi_s3_adopt(self, &version, cached.etag);
         self->landed_us = cached.written_us;
         self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
@@ -2143,6 +2147,7 @@ static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
         pgqrsi_s3_believe(self, cached.written_us);
     pgqrsi_s3_drop_version(self->store, &version);
     pgqrsi_s3_close_file(&descriptor);
+    return memory;
 }
 
 static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
@@ -2671,6 +2676,7 @@ typedef struct pgqrsi_s3_commit {
     pgqrsi_s3_bytes born;
     bool create;
     bool uncertain; /* a try may have been carried out, or may still be */
+    bool slowed;    /* the last try was answered with 429 */
     int skewed;
     int refusals; /* 412 for the ETag that is there */
     pgqrs_result result;
@@ -3263,8 +3269,10 @@ static pgqrsi_s3_outcome pgqrsi_s3_give_up(pgqrsi_s3 *self, pgqrsi_s3_commit *co
                                             "carried out",
                                             self->name);
     else
-        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
-                                            "%s: the store did not take a commit within deadline_ms", self->name);
+        commit->result =
+            pgqrs_backend_fail(self->store, commit->slowed ? PGQRS_ERR_BUSY : PGQRS_ERR_CONNECTION, 0, NULL,
+                               "%s: the store did not take a commit within deadline_ms%s", self->name,
+                               commit->slowed ? "; it asks for fewer requests (HTTP 429)" : "");
     return PGQRSI_S3_FAILED;
 }
 
@@ -3326,6 +3334,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
         return PGQRSI_S3_LANDED;
     }
+    commit->slowed = status == 429;
     if (status == 429 || status == 503)
         pgqrsi_s3_slow_down(self, reply);
     else if (status == 412)
@@ -4602,7 +4611,8 @@ static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_
     if (result != PGQRS_OK) return result;
     self->presence = PGQRSI_S3_UNKNOWN;
     memset(&self->trailer, 0, sizeof(self->trailer));
-    pgqrsi_s3_catch_up(self);
+    if (!pgqrsi_s3_catch_up(self))
+        return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
 

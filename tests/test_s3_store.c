@@ -587,7 +587,9 @@ static void store_that_is_away_is_an_error(void)
     FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("error_before=0\nslow_down=1.0");
     FAILS(ERR_BUSY, pgqrs_message_count(T.store, &filter, &count));
-    control("slow_down=0\nread_only=1");
+    control("slow_down=0\nbusy=PUT:1.0");
+    FAILS(ERR_BUSY, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    control("busy=0\nread_only=1");
     FAILS(ERR_ACCESS_DENIED, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("read_only=0");
     put();
