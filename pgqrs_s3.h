@@ -58,8 +58,9 @@
  *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
  *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
  *     change is one GET that is answered "not modified"; so is a question.
- *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
- *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
+ *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
+ *     producers put many operations into one.
  *
  * Several processes, several threads, several machines
  *     Stores on one machine take turns through a lock in the cache directory, and see each other's commits there without a GET;
@@ -1998,9 +1999,18 @@ typedef struct pgqrsi_s3_cached {
     size_t size;
     uint64_t seq;
     uint32_t flags;
-    int64_t written_us; /* by this machine's wall clock */
+    int64_t written_us; /* by this machine's wall clock: see pgqrsi_s3_believe */
     char etag[PGQRSI_S3_ETAG_MAX];
 } pgqrsi_s3_cached;
+
+static int64_t pgqrsi_s3_file_time(const struct stat *file)
+{
+#if defined(__APPLE__)
+    return (int64_t)file->st_mtimespec.tv_sec * 1000000 + file->st_mtimespec.tv_nsec / 1000;
+#else
+    return (int64_t)file->st_mtim.tv_sec * 1000000 + file->st_mtim.tv_nsec / 1000;
+#endif
+}
 
 /* False: nothing there that could be used. */
 static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cached *out)
@@ -2013,7 +2023,7 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     if (fstat(descriptor, &file) != 0 || file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
     if (!pgqrsi_s3_read_at(descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
     etag_size = (size_t)pgqrsi_s3_get(tail + 20, 4);
-    out->written_us = (int64_t)file.st_mtim.tv_sec * 1000000 + file.st_mtim.tv_nsec / 1000;
+    out->written_us = pgqrsi_s3_file_time(&file);
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
@@ -2069,14 +2079,16 @@ static const pgqrsi_s3_bytes *pgqrsi_s3_stored(const pgqrsi_s3 *self)
 }
 
 /* What the cache has of an object in parts: the SQLite file, born, the head, and a tail of 12 bytes: 0 bytes of the head   8 CRC-32 of born */
-static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
+static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version, bool *memory)
 {
     size_t size = version->base.size, head_size, image_size, born_size;
     const unsigned char *data = version->base.data;
     if (size < 12) return false;
     size -= 12;
     head_size = (size_t)pgqrsi_s3_get(data + size, 8);
-    if (head_size > size || !pgqrsi_s3_reserve(self->store, &version->head, head_size)) return false;
+    if (head_size > size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->head, head_size);
+    if (!*memory) return false;
     memcpy(version->head.data, data + size - head_size, head_size);
     version->head.size = head_size;
     if (pgqrsi_s3_decode(version->head.data, head_size, &version->trailer) != PGQRSI_S3_FINE ||
@@ -2084,8 +2096,9 @@ static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
         return false;
     image_size = version->trailer.image_size;
     born_size = (size_t)version->trailer.page_count * 8;
-    if (image_size + born_size + head_size != size || !pgqrsi_s3_reserve(self->store, &version->born, born_size))
-        return false;
+    if (image_size + born_size + head_size != size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->born, born_size);
+    if (!*memory) return false;
     memcpy(version->born.data, data + image_size, born_size);
     version->born.size = born_size;
     version->base.size = image_size;
@@ -2096,38 +2109,69 @@ static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version)
 
 /* Reads what the tail found in the file promises. False: it is not that. */
 static bool pgqrsi_s3_read_cached(pgqrsi_s3 *self, int descriptor, const pgqrsi_s3_cached *cached,
-                                  pgqrsi_s3_version *version)
+                                  pgqrsi_s3_version *version, bool *memory)
 {
-    if (!pgqrsi_s3_reserve(self->store, &version->base, cached->size) ||
-        !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0))
-        return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->base, cached->size);
+    if (!*memory || !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0)) return false;
     version->base.size = cached->size;
-    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version);
+    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version, memory);
     /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
     return pgqrsi_s3_decode(version->base.data, version->base.size, &version->trailer) == PGQRSI_S3_FINE &&
            version->trailer.writer_count > 0 && !pgqrsi_s3_in_parts(&version->trailer);
 }
 
-/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
-static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+/* The time of the file is when its version was last known to be the newest, to any store of this machine. A time in the future means
+ * that the clock was set back. */
+static void pgqrsi_s3_believe(pgqrsi_s3 *self, int64_t written_us)
+{
+    int64_t age_us = pgqrsi_s3_wall_us() - written_us, at_us = pgqrs_backend_monotonic() - age_us;
+    if (age_us >= 0 && at_us > self->verified_at_us) self->verified_at_us = at_us;
+}
+
+/* Tells the other stores of this machine that our version still is the newest, so that they need not ask. */
+static void pgqrsi_s3_vouch(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_cached cached;
+    int64_t at_us = pgqrsi_s3_wall_us() - (pgqrs_backend_monotonic() - self->verified_at_us);
+    int descriptor = self->presence == PGQRSI_S3_PRESENT ? pgqrsi_s3_open_file(self->image_path, O_RDONLY) : -1;
+    if (descriptor < 0) return;
+    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && strcmp(cached.etag, self->etag) == 0 &&
+        cached.written_us < at_us) {
+        struct timespec times[2];
+        times[0].tv_sec = times[1].tv_sec = (time_t)(at_us / 1000000);
+        times[0].tv_nsec = times[1].tv_nsec = (long)(at_us % 1000000) * 1000;
+        futimens(descriptor, times);
+    }
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it.
+ * False: there was no memory for it. */
+static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
 {
     pgqrsi_s3_cached cached;
     pgqrsi_s3_version version;
-    bool first = self->presence != PGQRSI_S3_PRESENT;
+    bool first = self->presence != PGQRSI_S3_PRESENT, memory = true;
     int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
-    if (descriptor < 0) return;
+    if (descriptor < 0) return true;
     memset(&version, 0, sizeof(version));
-    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq) &&
-        pgqrsi_s3_read_cached(self, descriptor, &cached, &version) && version.trailer.seq == cached.seq &&
+    if (!pgqrsi_s3_read_tail(self, descriptor, &cached)) {
+        pgqrsi_s3_close_file(&descriptor);
+        return true;
+    }
+    if ((first || cached.seq > self->trailer.seq) &&
+        pgqrsi_s3_read_cached(self, descriptor, &cached, &version, &memory) && version.trailer.seq == cached.seq &&
         (first || version.trailer.birth == self->trailer.birth)) {
         pgqrsi_s3_adopt(self, &version, cached.etag);
         self->landed_us = cached.written_us;
         self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
         if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
-        self->quiet_us = 0;
     }
+    if (self->presence == PGQRSI_S3_PRESENT && strcmp(cached.etag, self->etag) == 0)
+        pgqrsi_s3_believe(self, cached.written_us);
     pgqrsi_s3_drop_version(self->store, &version);
     pgqrsi_s3_close_file(&descriptor);
+    return memory;
 }
 
 static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
@@ -2656,6 +2700,7 @@ typedef struct pgqrsi_s3_commit {
     pgqrsi_s3_bytes born;
     bool create;
     bool uncertain; /* a try may have been carried out, or may still be */
+    bool slowed;    /* the last try was answered with 429 */
     int skewed;
     int refusals; /* 412 for the ETag that is there */
     pgqrs_result result;
@@ -3248,8 +3293,10 @@ static pgqrsi_s3_outcome pgqrsi_s3_give_up(pgqrsi_s3 *self, pgqrsi_s3_commit *co
                                             "carried out",
                                             self->name);
     else
-        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
-                                            "%s: the store did not take a commit within deadline_ms", self->name);
+        commit->result =
+            pgqrs_backend_fail(self->store, commit->slowed ? PGQRS_ERR_BUSY : PGQRS_ERR_CONNECTION, 0, NULL,
+                               "%s: the store did not take a commit within deadline_ms%s", self->name,
+                               commit->slowed ? "; it asks for fewer requests (HTTP 429)" : "");
     return PGQRSI_S3_FAILED;
 }
 
@@ -3311,6 +3358,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
         return PGQRSI_S3_LANDED;
     }
+    commit->slowed = status == 429;
     if (status == 429 || status == 503)
         pgqrsi_s3_slow_down(self, reply);
     else if (status == 412)
@@ -3464,6 +3512,7 @@ typedef struct pgqrsi_s3_op {
     bool fresh;   /* we know that the store has had no newer version since the call began */
     bool discard; /* what this changes is not worth a commit */
     bool relaxed; /* nobody minds when the answer is a little old */
+    bool beat;    /* what this changes is a heartbeat, which does not mean that there is something to do */
     int64_t given_us;
     int64_t now_us;
     int changes_before;
@@ -3506,6 +3555,7 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     if (result != PGQRS_OK) return result;
     self->unsure = false;
     op->fresh = true;
+    if (!*moved) pgqrsi_s3_vouch(self);
     if (*moved)
         self->quiet_us = 0;
     else if (self->waiting)
@@ -3690,7 +3740,7 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
     pgqrsi_s3_shrink(self);
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
-        self->quiet_us = 0;
+        if (!op->beat) self->quiet_us = 0;
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
@@ -4064,6 +4114,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
             claim->heartbeat =
                 self->locked || exchange->verdict_count > 0 || pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
         op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
+        op.beat = beat && !claim->messages && exchange->verdict_count == 0;
     }
     if (op.result != PGQRS_OK)
         pgqrsi_s3_forget_claim(claim, first);
@@ -4171,6 +4222,7 @@ static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_
     int64_t given_us = change->now_us;
     bool mere = change->to == 0 && change->beat && change->worker.epoch;
     pgqrsi_s3_op op = pgqrsi_s3_begin(self, mere ? PGQRSI_S3_CLAIM : PGQRSI_S3_WRITE, change->now_us);
+    op.beat = mere;
     while (pgqrsi_s3_again(&op)) {
         change->now_us = op.now_us;
         op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);
@@ -4583,7 +4635,8 @@ static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_
     if (result != PGQRS_OK) return result;
     self->presence = PGQRSI_S3_UNKNOWN;
     memset(&self->trailer, 0, sizeof(self->trailer));
-    pgqrsi_s3_catch_up(self);
+    if (!pgqrsi_s3_catch_up(self))
+        return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
 

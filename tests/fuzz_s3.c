@@ -374,11 +374,12 @@ static void fuzz_cache(const uint8_t *data, size_t size, bool fix)
             FUZZ_CHECK(fuzz_crc(bytes + cached.size, checked) == fuzz_get(bytes + size - 4, 4));
         if (cached.flags & PGQRSI_S3_TAIL_PARTS) {
             pgqrsi_s3_version version;
+            bool memory = true;
             memset(&version, 0, sizeof(version));
             FUZZ_CHECK(pgqrsi_s3_reserve(self.store, &version.base, cached.size + 1));
             memcpy(version.base.data, bytes, cached.size);
             version.base.size = cached.size;
-            if (pgqrsi_s3_unpack(&self, &version))
+            if (pgqrsi_s3_unpack(&self, &version, &memory))
                 FUZZ_CHECK(version.base.size == version.trailer.image_size && version.born.size == (size_t)version.trailer.page_count * 8);
             pgqrsi_s3_drop_version(self.store, &version);
         }

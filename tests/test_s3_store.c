@@ -587,7 +587,9 @@ static void store_that_is_away_is_an_error(void)
     FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("error_before=0\nslow_down=1.0");
     FAILS(ERR_BUSY, pgqrs_message_count(T.store, &filter, &count));
-    control("slow_down=0\nread_only=1");
+    control("slow_down=0\nbusy=PUT:1.0");
+    FAILS(ERR_BUSY, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    control("busy=0\nread_only=1");
     FAILS(ERR_ACCESS_DENIED, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("read_only=0");
     put();
@@ -722,6 +724,49 @@ static void idle_worker_is_cheap(void)
     OK(pgqrs_worker_poll(worker, 2000, NULL));
     EQ(1, handled);
     OK(pgqrs_worker_close(worker));
+}
+
+/* Requests of two idle workers on one machine within two seconds. */
+static void count_idle(pgqrs_worker *const workers[2], int64_t *gets, int64_t *puts)
+{
+    int64_t end_ms = monotonic_ms() + 2000;
+    control("counters=0");
+    while (monotonic_ms() < end_ms)
+        for (int i = 0; i < 2; i++)
+            OK(pgqrs_worker_poll(workers[i], 30, NULL));
+    *gets = counted("requests.GET");
+    *puts = counted("requests.PUT");
+}
+
+/* A heartbeat is no reason to ask more often, and what one store has asked the others of its machine need not. */
+static void idle_workers_ask_together_and_ever_less(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    static pgqrs_s3_desc s3;
+    pgqrs_worker *workers[2];
+    int64_t gets, puts;
+    int handled = 0;
+    s3 = *desc.s3;
+    s3.heartbeat_ms = 400;
+    s3.idle_ms = 300;
+    desc.s3 = &s3;
+    desc.heartbeat_ms = 50;
+    desc.poll_ms = 10;
+    close_store(T.store);
+    for (int i = 0; i < 2; i++) {
+        pgqrs_store *store = open_store(&desc);
+        if (i == 0)
+            T.store = store;
+        workers[i] = pgqrs_worker_open(store, T.queue, count_it, NULL, &handled, NULL);
+        assert_non_null(workers[i]);
+    }
+    for (int i = 0; i < 30; i++)
+        OK(pgqrs_worker_poll(workers[i % 2], 30, NULL));
+    count_idle(workers, &gets, &puts);
+    BETWEEN(4, 12, puts);
+    BETWEEN(0, 7, gets); /* 2000 / idle_ms */
+    for (int i = 0; i < 2; i++)
+        OK(pgqrs_worker_close(workers[i]));
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -1664,6 +1709,7 @@ static const test_case s3_cases[] = {
     CASE(clock_is_the_stores, PLAIN),
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
+    CASE(idle_workers_ask_together_and_ever_less, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_shrinks_with_what_is_removed, PLAIN),
