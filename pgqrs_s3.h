@@ -4926,9 +4926,9 @@ PGQRS_API pgqrs_result pgqrs_s3_export(pgqrs_store *store, const char *path)
     self = (pgqrsi_s3 *)context;
     memset(&copy, 0, sizeof(copy));
     if (!path || !*path)
-        result = pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "path is NULL or empty");
-    else
-        result = self->local ? pgqrsi_s3_begin_copy(self, false, &copy) : pgqrsi_s3_look_once(self);
+        return pgqrs_backend_leave(
+            store, pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "path is NULL or empty"));
+    result = self->local ? pgqrsi_s3_begin_copy(self, false, &copy) : pgqrsi_s3_look_once(self);
     if (result == PGQRS_OK) result = pgqrsi_s3_write_file(self, path);
     if (self->local) pgqrsi_s3_end_copy(self, &copy, result);
     return pgqrs_backend_leave(store, result);
