@@ -33,16 +33,16 @@
  *     written once and never changed: first a SQLite file, the whole queue as it was some time ago, then groups of pages (1 KiB) that
  *     have changed since. The head names the parts, and carries the pages that changed last. When these are more than ten they
  *     become a part of their own, ever so many small parts become a larger one, and when the parts together are half as
- *     large as the file all become a new one: a page is written about seven times until it rests. So a commit uploads what it
- *     changed, and what nobody touches any more, such as archived messages, costs nothing (but room in memory and in the cache).
+ *     large as the file all become a new one: a change is uploaded about seven times until it rests. What nobody touches any more, such
+ *     as archived messages, is uploaded with that new file only, and never makes the head larger.
  *     A part is written before the head names it. Whoever knows an earlier version fetches what is newer; whoever knows none
  *     fetches the head and all parts, 20 at most in practice. Each has a CRC-32 in the head, and the head a sum over all
  *     pages: what is missing, cut off or of another object is an error, never adopted. Parts that no head names any more are
  *     deleted with the commits that come 10 s later, those of a process that was killed by the next one of its machine.
  *     So the head alone is a SQLite file that says where the rest is; the first part is a whole file, but an older version. What
  *     makes one file of the newest: pgqrs_s3_export, pgqrs copy. Copy, rename, or restore a head only with its parts. Whoever
- *     wants one file at any time sets split_bytes to -1, in all programs, and an object in parts becomes one file with the next commit.
- *     The same happens when it has shrunk to half of split_bytes.
+ *     wants one file at any time sets split_bytes to -1: an object in parts becomes one file with the next commit, and says so, so that
+ *     programs without that setting leave it at that. One that has shrunk to half of split_bytes becomes one file as well.
  *
  * Durability
  *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
@@ -165,8 +165,7 @@ typedef struct pgqrs_s3_desc {
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
     int64_t idle_ms;      /* [2000] a waiting consumer asks the store at least this often */
     int64_t max_object_bytes; /* [268435456] larger objects are refused */
-    int64_t
-        split_bytes; /* [262144] what is larger is kept in parts, so that a commit uploads what it changed; -1: never */
+    int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
 
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
@@ -883,6 +882,7 @@ static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
 #define PGQRSI_S3_WRITERS_MAX 1024
 #define PGQRSI_S3_WRITER_AGE_US INT64_C(120000000) /* longer than a call may take to find out what became of it */
 #define PGQRSI_S3_PROVEN 1u                        /* flag: the store was seen to honour conditions */
+#define PGQRSI_S3_ONE_FILE 2u                      /* flag: somebody wants it never to be in parts */
 static const unsigned char pgqrsi_s3_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 's', '3'};
 
 typedef struct pgqrsi_s3_writer {
@@ -1375,8 +1375,8 @@ static bool pgqrsi_s3_lay_begin(pgqrs_store *store, pgqrsi_s3_version *version, 
 }
 
 /* The parts from this one on are to be made one, since together they have become larger than the one before them; part_count: none is. So
- * a page is written anew about as often as its part may grow threefold. 0: all of them. */
-static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t count, uint32_t page_count)
+ * a page is written anew about as often as its part may grow threefold. 0: all of them, which only `may_whole` allows. */
+static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t count, uint32_t page_count, bool may_whole)
 {
     uint64_t newer = 0;
     uint32_t i, from = count;
@@ -1384,7 +1384,7 @@ static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t cou
         if (count - i >= 4 && (uint64_t)parts[i].pages * 2 <= newer) from = i;
         newer += parts[i].pages;
     }
-    return newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2 ? 0 : from;
+    return may_whole && (newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2) ? 0 : from;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -1425,7 +1425,7 @@ typedef struct pgqrsi_s3 {
     int64_t idle_us;
     int64_t patience_us;
     size_t most;
-    int64_t split; /* negative: never */
+    int64_t split; /* negative: never; 0: as the object says */
 
     /* the version of the object that we know: see pgqrsi_s3_version */
     pgqrsi_s3_presence presence;
@@ -1447,6 +1447,7 @@ typedef struct pgqrsi_s3 {
     uint64_t tidied[16]; /* ids of parts that we deleted */
     uint32_t tidied_count;
     int64_t parts_pause_us; /* monotonic: until then no part is made, */
+    int64_t whole_pause_us; /* no new file is made of them all, */
     int64_t tidy_pause_us;  /* none is deleted */
     bool lost;              /* the last commit was: be quick */
 
@@ -1696,7 +1697,7 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
         desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
-    self->split = pgqrsi_s3_default(desc->split_bytes, 262144);
+    self->split = desc->split_bytes;
     return PGQRS_OK;
 }
 
@@ -2736,11 +2737,22 @@ typedef struct pgqrsi_s3_plan {
     uint32_t retired_count;
 } pgqrsi_s3_plan;
 
+static bool pgqrsi_s3_wants_one_file(const pgqrsi_s3 *self)
+{
+    return self->split < 0 || (self->split == 0 && (self->trailer.flags & PGQRSI_S3_ONE_FILE));
+}
+
+/* Of the next commit. */
+static uint32_t pgqrsi_s3_flags(const pgqrsi_s3 *self)
+{
+    return (self->proven ? PGQRSI_S3_PROVEN : 0) | (pgqrsi_s3_wants_one_file(self) ? PGQRSI_S3_ONE_FILE : 0);
+}
+
 /* Large ones are; one that has become smaller stays so until it is half as large. */
 static bool pgqrsi_s3_wants_parts(const pgqrsi_s3 *self, const unsigned char *image, size_t size)
 {
-    size_t limit = (size_t)self->split;
-    if (self->split < 0 || pgqrsi_s3_page_size(image) == 0) return false;
+    size_t limit = (size_t)pgqrsi_s3_default(self->split, 262144);
+    if (pgqrsi_s3_wants_one_file(self) || pgqrsi_s3_page_size(image) == 0) return false;
     if (strlen(strchr(self->name + 5, '/')) + PGQRSI_S3_PART_NAME + 4 > 1024) return false; /* no key may be longer */
     return size > (pgqrsi_s3_in_parts(&self->trailer) ? limit / 2 : limit);
 }
@@ -2910,12 +2922,14 @@ static bool pgqrsi_s3_make_pages(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, const un
 /* Makes the last parts one, of which nobody needs anything who knows them. */
 static void pgqrsi_s3_merge_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s3_patience *patience)
 {
-    uint32_t from = pgqrsi_s3_choose_merge(plan->parts, plan->part_count, plan->page_count), i, pages = 0;
+    bool may_whole = pgqrs_backend_monotonic() >= self->whole_pause_us;
+    uint32_t from = pgqrsi_s3_choose_merge(plan->parts, plan->part_count, plan->page_count, may_whole), i, pages = 0;
     uint64_t above, upto = plan->parts[plan->part_count - 1].upto;
     pgqrsi_s3_bytes flags;
     if (from == plan->part_count) return;
-    if (from == 0) {
-        pgqrsi_s3_make_whole(self, plan, upto, patience);
+    if (from == 0) { /* it may be too large for request_timeout_ms, and goes on in parts meanwhile */
+        if (!pgqrsi_s3_make_whole(self, plan, upto, patience))
+            self->whole_pause_us = pgqrs_backend_monotonic() + 60000000;
         return;
     }
     above = plan->parts[from - 1].upto;
@@ -3076,7 +3090,7 @@ static pgqrs_result pgqrsi_s3_check_build(pgqrsi_s3 *self, pgqrsi_s3_commit *com
 static pgqrs_result pgqrsi_s3_build_whole(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_plan *plan, size_t size)
 {
     pgqrsi_s3_bytes *body = &commit->body;
-    uint32_t flags = self->proven ? PGQRSI_S3_PROVEN : 0;
+    uint32_t flags = pgqrsi_s3_flags(self);
     if (!pgqrsi_s3_reserve(self->store, body,
                            size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)))
         return pgqrsi_s3_no_memory(self);
@@ -3106,8 +3120,8 @@ static pgqrs_result pgqrsi_s3_build_head(pgqrsi_s3 *self, pgqrsi_s3_commit *comm
     commit->image.size = size;
     memcpy(body->data, self->cover.data, self->cover.size);
     body->size = self->cover.size;
-    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth,
-                             self->proven ? PGQRSI_S3_PROVEN : 0, self->place, &plan->me);
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, pgqrsi_s3_flags(self),
+                             self->place, &plan->me);
     pgqrsi_s3_append_parts(body, plan, true);
     pgqrsi_s3_append_crc(body);
     return pgqrsi_s3_check_build(self, commit);

@@ -1320,6 +1320,12 @@ static void object_in_parts_becomes_one_again(void)
     reopen_split(-1);
     put();
     EQ(0, parts_of(now));
+    reopen_split(0); /* whoever has no wish of its own leaves it at that */
+    put();
+    EQ(0, parts_of(now));
+    reopen_split(100000);
+    put();
+    YES(parts_of(now) >= 1);
     OK(pgqrs_verify(T.store));
     control("clock_s=0");
 }
