@@ -1330,6 +1330,68 @@ static void object_in_parts_becomes_one_again(void)
     control("clock_s=0");
 }
 
+/* Growing, shrinking, messages of many pages, two machines by turns: each version put together in the three ways there are, by who was
+ * there, by who was not, and by the tests' own code. */
+static void parts_follow_every_change(void)
+{
+    static pgqrs_s3_desc s3;
+    pgqrs_store_desc desc = desc_elsewhere();
+    pgqrs_store *stores[2];
+    char names[64][64], command[900];
+    int64_t messages = 0;
+    uint64_t random = 1;
+    size_t most = 0;
+    int round;
+    reopen_split(1);
+    s3 = *desc.s3;
+    s3.split_bytes = 1;
+    desc.s3 = &s3;
+    stores[0] = T.store;
+    stores[1] = open_store(&desc);
+    for (round = 0; round < 120; round++) {
+        pgqrs_store *store = stores[(random >> 20) % 2];
+        int what = (int)((random >> 33) % 20);
+        size_t parts;
+        random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        if (what < 8) {
+            char *payload = json_string_of(10 + (size_t)(random >> 40) % 9000);
+            OK_ON(store, pgqrs_enqueue(store, T.queue, payload, NULL, NULL));
+            free(payload);
+            messages++;
+        } else if (what < 12) {
+            size_t count = 1 + (size_t)(random >> 40) % 80;
+            fill_on(store, count);
+            messages += (int64_t)count;
+        } else if (what < 18) {
+            const pgqrs_message *message = take_with(store, T.queue, (pgqrs_dequeue_desc){0});
+            if (message && what < 15)
+                OK_ON(store, pgqrs_archive(store, message));
+            else if (message) {
+                OK_ON(store, pgqrs_delete(store, message));
+                messages--;
+            }
+        } else if (what == 19 && round % 3 == 0) {
+            int64_t removed = 0;
+            OK_ON(store, pgqrs_queue_purge(store, T.queue, NULL, &removed));
+            messages -= removed;
+        }
+        parts = parts_of(names);
+        most = parts > most ? parts : most;
+        check_whole(messages);
+        EQ(messages, ready_on(stores[0]));
+        EQ(messages, ready_on(stores[1]));
+        if (round % 10 == 9) {
+            OK_ON(stores[1], pgqrs_verify(stores[1]));
+            close_store(stores[1]);
+            snprintf(command, sizeof(command), "rm -rf '%s'", elsewhere_cache);
+            EQ(0, system(command));
+            stores[1] = open_store(&desc);
+            EQ(messages, ready_on(stores[1]));
+        }
+    }
+    YES(most > 4);
+}
+
 /* An older head without the parts that it names, as a restore that forgot them leaves it. */
 static void head_without_its_parts_is_an_error(void)
 {
@@ -1726,6 +1788,7 @@ static const test_case s3_cases[] = {
     CASE(part_without_a_head_is_removed, PLAIN),
     CASE(faults_of_parts_do_no_harm, PLAIN),
     CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(parts_follow_every_change, PLAIN),
     CASE(head_without_its_parts_is_an_error, PLAIN),
     CASE(export_is_one_file, PLAIN),
     CASE(no_memory_for_parts_is_told_too, PLAIN),
