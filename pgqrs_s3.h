@@ -17,14 +17,32 @@
  *
  * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
  * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
- * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the one object
- * (s3:GetObject, s3:PutObject), and to list the bucket (s3:ListBucket), without which S3 says "denied" where it means "not there".
+ * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the object and its parts
+ * (s3:GetObject, s3:PutObject, and s3:DeleteObject for KEY.d/: without it old parts stay), and to list the bucket (s3:ListBucket),
+ * without which S3 says "denied" where it means "not there".
  *
  * What is in the bucket
  *     One object: a SQLite file, which sqlite3 opens as it is, followed by some bytes that SQLite ignores (who committed last). It
  *     is the whole queue. Any number of processes on any number of machines may use it. The first pgqrs_install makes it.
  *     A SQLite file made by pgqrs_sqlite.h may be uploaded as it is; one that another program has written to goes through
  *     VACUUM INTO first, which removes those bytes.
+ *
+ * Large objects: parts
+ *     A commit uploads the object, so one that is larger than split_bytes (256 KiB) is kept in parts. The object KEY is then a head of a
+ *     few kilobytes, still the one thing that commits replace, and beside it, named KEY.d/SEQ-RANDOM.sqlite, are parts that are
+ *     written once and never changed: first a SQLite file, the whole queue as it was some time ago, then groups of pages (1 KiB) that
+ *     have changed since. The head names the parts, and carries the pages that changed last. When these are more than ten they
+ *     become a part of their own, ever so many small parts become a larger one, and when the parts together are half as
+ *     large as the file all become a new one: a page is written about seven times until it rests. So a commit uploads what it
+ *     changed, and what nobody touches any more, such as archived messages, costs nothing (but room in memory and in the cache).
+ *     A part is written before the head names it. Whoever knows an earlier version fetches what is newer; whoever knows none
+ *     fetches the head and all parts, 20 at most in practice. Each has a CRC-32 in the head, and the head a sum over all
+ *     pages: what is missing, cut off or of another object is an error, never adopted. Parts that no head names any more are
+ *     deleted with the commits that come 10 s later, those of a process that was killed by the next one of its machine.
+ *     So the head alone is a SQLite file that says where the rest is; the first part is a whole file, but an older version. What
+ *     makes one file of the newest: pgqrs_s3_export, pgqrs copy. Copy, rename, or restore a head only with its parts. Whoever
+ *     wants one file at any time sets split_bytes to -1, in all programs, and an object in parts becomes one file with the next commit.
+ *     The same happens when it has shrunk to half of split_bytes.
  *
  * Durability
  *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
@@ -36,9 +54,10 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the
- *     object shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one
- *     GET that is answered "not modified"; so is a question.
+ *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
+ *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
+ *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
+ *     change is one GET that is answered "not modified"; so is a question.
  *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
  *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
  *     producers put many operations into one.
@@ -69,8 +88,8 @@
  *     stores of one object have separate caches.
  *
  * What it does not do
- *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
- *     multipart, versions, encryption settings of the bucket: not touched.
+ *     HTTP, TLS, proxies: your function's business. Server-side listing, multipart, versions, encryption settings of the bucket: not
+ *     touched. Deleting an object in parts: KEY and all of KEY.d/ are yours to delete.
  *
  * The licence is that of pgqrs.h: MIT or Apache 2.0, as you like.
  */
@@ -176,6 +195,11 @@ PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
 /* Makes the local file what the object is. With changes that were not synced it is PGQRS_ERR_OBJECT_CHANGED, unless `discard` is set: then
  * they are lost. PGQRS_ERR_OBJECT_GONE: there is no object. A durable store looks for a newer version, no more. */
 PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard);
+
+/* Writes the newest version of the object into a file, as one SQLite file that any tool opens, also pgqrs_sqlite.h. There must not be one
+ * of that name (PGQRS_ERR_INVALID_ARGUMENT); PGQRS_ERR_OBJECT_GONE: there is no object. In local mode it is what the local file was
+ * at the last sync or snapshot. */
+PGQRS_API pgqrs_result pgqrs_s3_export(pgqrs_store *store, const char *path);
 
 /* The backend's table, for pgqrs_backend_register. */
 PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
@@ -4872,6 +4896,41 @@ PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard)
         result = pgqrsi_s3_snapshot_file((pgqrsi_s3 *)context, discard);
     else
         result = pgqrsi_s3_look_once((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+static pgqrs_result pgqrsi_s3_write_file(pgqrsi_s3 *self, const char *path)
+{
+    int descriptor;
+    bool done;
+    if (self->presence != PGQRSI_S3_PRESENT)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
+    descriptor = pgqrsi_s3_open_file(path, O_WRONLY | O_CREAT | O_EXCL);
+    if (descriptor < 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_INVALID_ARGUMENT, errno, NULL, "%s cannot be made: %s", path,
+                                  strerror(errno));
+    done = pgqrsi_s3_write_all(descriptor, self->base.data, self->trailer.image_size) && fsync(descriptor) == 0;
+    if (close(descriptor) == 0 && done) return PGQRS_OK;
+    unlink(path);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, errno, NULL, "%s cannot be written: %s", path,
+                              strerror(errno));
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_export(pgqrs_store *store, const char *path)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrsi_s3_copy copy;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    memset(&copy, 0, sizeof(copy));
+    if (!path || !*path)
+        result = pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "path is NULL or empty");
+    else
+        result = self->local ? pgqrsi_s3_begin_copy(self, false, &copy) : pgqrsi_s3_look_once(self);
+    if (result == PGQRS_OK) result = pgqrsi_s3_write_file(self, path);
+    if (self->local) pgqrsi_s3_end_copy(self, &copy, result);
     return pgqrs_backend_leave(store, result);
 }
 
