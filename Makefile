@@ -25,7 +25,7 @@ test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
 coverage_binaries = $(addprefix build/coverage/bin/,$(1))
 FUZZ := $(call name_of,$(wildcard tests/fuzz_*.c))
-valgrind_binaries = $(call test_binaries,$(UNIT) conformance) $(addprefix build/fuzz/replay/,$(FUZZ))
+valgrind_binaries = $(call test_binaries,$(UNIT) conformance test_s3_store) $(addprefix build/fuzz/replay/,$(FUZZ))
 tsan_binaries = $(addprefix build/tsan/,$(1))
 fuzz_binaries = $(addprefix build/fuzz/replay/,$(1)) $(addprefix build/fuzz/run/,$(1))
 
@@ -102,16 +102,16 @@ coverage: ## branch coverage of the tests, per section; what is not covered goes
 	@tests/coverage.sh $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
 
 # Words in the names of the cases that use threads.
-THREADED := thread pool producer stop handler handed handing flush disturb lost_lease lease_of
+THREADED := thread pool producer stop handler handed handing flush disturb lost_lease lease_of writes_during conflicts_are
 test-tsan: ## run what uses threads under the thread sanitizer (PGQRS_TEST_ONLY= for all cases)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 $(call tsan_binaries,conformance)
+	@$(MAKE) --no-print-directory -j2 $(call tsan_binaries,conformance test_s3_store) build/test/s3_server
 	@PGQRS_TEST_ONLY="$${PGQRS_TEST_ONLY-$(THREADED)}" TSAN_OPTIONS="die_after_fork=0 exitcode=66" \
-	  tests/run.sh $(call tsan_binaries,conformance)
+	  tests/run.sh $(call tsan_binaries,conformance test_s3_store)
 
 test-valgrind: ## run the unit tests, the corpora and a part of the conformance suite under valgrind
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 $(valgrind_binaries)
+	@$(MAKE) --no-print-directory -j2 $(valgrind_binaries) build/test/s3_server
 	@tests/valgrind.sh $(valgrind_binaries)
 
 check: ## static checks: analyzers, exported symbols, what must not be in the repository
