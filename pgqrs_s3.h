@@ -84,6 +84,7 @@
  *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
  *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
  *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     A file that is damaged or was emptied is not uploaded: sync is PGQRS_ERR_DATABASE then, and a snapshot that discards it helps.
  *     An upload whose reply was lost, or whose process ended before it came, is recognised by the next sync. Durable and local
  *     stores of one object have separate caches.
  *
@@ -1965,6 +1966,16 @@ static bool pgqrsi_s3_write_version(pgqrsi_s3 *self, int descriptor)
            pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
 }
 
+/* Local mode, where nobody else knows what the file was made from: it has to be there after a power failure, too. So what has been
+ * written gets to the disk, and its name. */
+static bool pgqrsi_s3_settle(const pgqrsi_s3 *self, int written)
+{
+    int directory = pgqrsi_s3_open_file(self->directory, O_RDONLY);
+    bool done = (written < 0 || fsync(written) == 0) && directory >= 0 && fsync(directory) == 0;
+    pgqrsi_s3_close_file(&directory);
+    return done;
+}
+
 /* Writes base where other stores look for it. Without success they ask the store itself. */
 static void pgqrsi_s3_save(pgqrsi_s3 *self)
 {
@@ -1988,8 +1999,10 @@ static void pgqrsi_s3_save(pgqrsi_s3 *self)
            pgqrsi_s3_write_all(descriptor, self->url, url_size) &&
            pgqrsi_s3_write_all(descriptor, self->etag, etag_size) &&
            pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
+    if (done && self->local) done = pgqrsi_s3_settle(self, descriptor);
     pgqrsi_s3_close_file(&descriptor);
-    if (done && rename(self->temporary_path, self->image_path) == 0) return;
+    if (done && rename(self->temporary_path, self->image_path) == 0 && (!self->local || pgqrsi_s3_settle(self, -1)))
+        return;
     unlink(self->temporary_path);
     pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: the cache in %s cannot be written: %s", self->name,
                       self->directory, strerror(errno));
@@ -2087,7 +2100,7 @@ static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version, bool *
     if (size < 12) return false;
     size -= 12;
     head_size = (size_t)pgqrsi_s3_get(data + size, 8);
-    if (head_size > size) return false;
+    if (head_size == 0 || head_size > size) return false;
     *memory = pgqrsi_s3_reserve(self->store, &version->head, head_size);
     if (!*memory) return false;
     memcpy(version->head.data, data + size - head_size, head_size);
@@ -4594,6 +4607,11 @@ static bool pgqrsi_s3_same_image(const unsigned char *a, size_t a_size, const un
            memcmp(a + 100, b + 100, a_size - 100) == 0;
 }
 
+static bool pgqrsi_s3_is_base(const pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    return pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+}
+
 static void pgqrsi_s3_close_copy(pgqrsi_s3_copy *copy)
 {
     sqlite3_free(copy->image);
@@ -4635,8 +4653,7 @@ static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s
     if (sqlite3_exec(copy->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
     if (!copy->image) return pgqrsi_s3_no_memory(self);
     if (copy->size >= 100) copy->image[18] = copy->image[19] = 1;
-    if (self->presence == PGQRSI_S3_PRESENT)
-        copy->dirty = !pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+    if (self->presence == PGQRSI_S3_PRESENT) copy->dirty = !pgqrsi_s3_is_base(self, copy);
     return PGQRS_OK;
 }
 
@@ -4685,7 +4702,7 @@ static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter)
     pgqrsi_s3_put(bytes, 8, self->writer);
     pgqrsi_s3_put(bytes + 8, 8, counter);
     pgqrsi_s3_put(bytes + 16, 4, pgqrsi_s3_crc(0, bytes, 16));
-    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)))
+    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)) || !pgqrsi_s3_settle(self, descriptor))
         pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
                           strerror(errno));
     pgqrsi_s3_close_file(&descriptor);
@@ -4725,6 +4742,7 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
     int times;
     for (times = 0; times < 3; times++) {
         pgqrsi_s3_outcome outcome;
+        bool same;
         pgqrsi_s3_write_pending(self, self->counter + 1);
         outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
         if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
@@ -4733,10 +4751,10 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
             memset(&self->trailer, 0, sizeof(self->trailer));
             continue;
         }
-        if (outcome == PGQRSI_S3_LOST && !pgqrsi_s3_is_last(self, &pending)) break;
+        same = pgqrsi_s3_is_base(self, copy);
+        if (outcome == PGQRSI_S3_LOST && !same && !pgqrsi_s3_is_last(self, &pending)) break;
         if (outcome == PGQRSI_S3_LOST) pgqrsi_s3_save(self); /* an earlier upload of ours is what the object is */
-        if (outcome == PGQRSI_S3_LANDED ||
-            pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+        if (outcome == PGQRSI_S3_LANDED || same) {
             unlink(self->pending_path);
             return PGQRS_OK;
         }
@@ -4744,6 +4762,42 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
     return pgqrsi_s3_fail_changed(
         self, "it was changed by others since the last sync or snapshot, and so was the local file; "
               "take a snapshot that discards the local changes, and do them again");
+}
+
+/* A file that was emptied is a new one for SQLite. It counts the changes of the schema, which tells it from one whose tables were
+ * dropped. */
+static bool pgqrsi_s3_was_emptied(const pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    if (copy->size < 100) return true;
+    return pgqrsi_s3_big32(copy->image + 40) == 0 && self->presence == PGQRSI_S3_PRESENT &&
+           pgqrsi_s3_big32(self->base.data + 40) != 0;
+}
+
+/* What a bad disk, or a hand, has damaged must not take the place of what is whole. */
+static pgqrs_result pgqrsi_s3_check_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    sqlite3 *db = NULL;
+    sqlite3_stmt *statement = NULL;
+    int rc = SQLITE_CORRUPT;
+    bool sound = false;
+    if (!pgqrsi_s3_was_emptied(self, copy)) {
+        rc = sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+        if (rc == SQLITE_OK)
+            rc = sqlite3_deserialize(db, "main", copy->image, (sqlite3_int64)copy->size, (sqlite3_int64)copy->size,
+                                     SQLITE_DESERIALIZE_READONLY);
+        if (rc == SQLITE_OK) rc = sqlite3_prepare_v2(db, "PRAGMA integrity_check(1)", -1, &statement, NULL);
+        if (rc == SQLITE_OK) rc = sqlite3_step(statement);
+        sound = rc == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(statement, 0), "ok") == 0;
+        sqlite3_finalize(statement);
+        sqlite3_close(db);
+    }
+    if (sound) return PGQRS_OK;
+    if (rc == SQLITE_NOMEM) return pgqrsi_s3_no_memory(self);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_DATABASE, rc == SQLITE_ROW ? SQLITE_CORRUPT : rc, NULL,
+        "the local file %s is damaged, so it is not uploaded; a snapshot that discards it brings back "
+        "what is in the bucket",
+        self->local_path);
 }
 
 static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
@@ -4754,7 +4808,8 @@ static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
     if (result == PGQRS_OK && copy.dirty) {
         sqlite3_close(copy.db); /* others may write while we upload */
         copy.db = NULL;
-        result = pgqrsi_s3_upload(self, &copy);
+        result = pgqrsi_s3_check_copy(self, &copy);
+        if (result == PGQRS_OK) result = pgqrsi_s3_upload(self, &copy);
     }
     return pgqrsi_s3_end_copy(self, &copy, result);
 }
@@ -4840,6 +4895,8 @@ static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)
     missing = result == PGQRS_ERR_OBJECT_GONE || (result == PGQRS_OK && self->presence == PGQRSI_S3_ABSENT);
     if (missing)
         *state = copy.dirty ? PGQRS_S3_REMOTE_MISSING_DIRTY : PGQRS_S3_REMOTE_MISSING_CLEAN;
+    else if (moved && copy.dirty && result == PGQRS_OK && pgqrsi_s3_is_base(self, &copy))
+        *state = PGQRS_S3_IN_SYNC; /* what it was made from had been lost */
     else if (moved)
         *state = copy.dirty ? PGQRS_S3_CONCURRENT_CHANGES : PGQRS_S3_REMOTE_CHANGES;
     else
