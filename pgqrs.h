@@ -979,6 +979,10 @@ PGQRS_API const pgqrs_store_desc *pgqrs_store_settings(const pgqrs_store *store)
 /* "sqlite", "turso", "postgres", "s3". Valid as long as the program. */
 PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store);
 
+/* Postgres: does a transaction pooler stand between, as the setting says or, with auto, as was found out on connecting? A
+ * connection of yours is not looked at: false; so on every other backend. */
+PGQRS_API bool pgqrs_store_pooled(const pgqrs_store *store);
+
 /* The store's time, microseconds since 1970 UTC: the clock hook's, the server's, or this machine's. */
 PGQRS_API pgqrs_result pgqrs_store_now(pgqrs_store *store, int64_t *now_us);
 
@@ -1346,6 +1350,9 @@ typedef enum pgqrs_reason {
     PGQRS_WHY_RUN_ENDED = 16,  /* success or cancelled */
     PGQRS_WHY_RUN_FAILED = 17  /* error: pgqrs_run_restart once the cause is mended */
 } pgqrs_reason;
+
+/* "next", "no_worker", "lease_over": the constant behind PGQRS_WHY_, in small letters; "unknown". Any thread. */
+PGQRS_API const char *pgqrs_reason_name(pgqrs_reason reason);
 
 typedef struct pgqrs_explanation {
     pgqrs_reason reason;
@@ -1870,6 +1877,9 @@ typedef enum pgqrs_step_kind {
     PGQRS_STEP_EVENT = 3  /* pgqrs_run_wait_event */
 } pgqrs_step_kind;
 
+/* "body", "sleep", "event"; "unknown". Any thread. */
+PGQRS_API const char *pgqrs_step_kind_name(pgqrs_step_kind kind);
+
 typedef enum pgqrs_step_state {
     PGQRS_STEP_DONE = 1,     /* an event that timed out is done without output */
     PGQRS_STEP_RETRYING = 2, /* failed, tried again at due_at_us */
@@ -1939,6 +1949,7 @@ PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int6
 typedef struct pgqrs_run_filter {
     const char *workflow; /* one that does not exist is PGQRS_ERR_WORKFLOW_NOT_FOUND */
     pgqrs_run_state state;
+    bool open; /* only those that have not ended: queued, running, paused, cancelling */
     const char *idempotency_key;
     int64_t triggered_from_us;   /* triggered at or after */
     int64_t triggered_before_us; /* triggered before */
@@ -2132,6 +2143,7 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
 #define PGQRS_CAN_CLOCK 0x1u /* has a clock that all its users share: now_us may be 0 */
 #define PGQRS_CAN_WAKE 0x2u  /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
 #define PGQRS_CAN_SHARE 0x4u /* several processes may use one store */
+#define PGQRS_IS_POOLED 0x8u /* a transaction pooler stands between */
 
 typedef struct pgqrs_when {
     int64_t at_us;    /* absolute when not 0 */
@@ -9431,6 +9443,10 @@ static pgqrs_result pgqrsi_run_filter(pgqrs_store *store, const pgqrs_run_filter
     if (given) *filter = *given;
     pgqrs_result result = filter->workflow ? pgqrsi_check_name("workflow", filter->workflow, &store->error) : PGQRS_OK;
     if (!result) result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_RUN_ERROR);
+    if (!result && filter->open && filter->state >= PGQRS_RUN_CANCELLED)
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "a run that is \"%s\" has ended: it is never open",
+                             pgqrs_run_state_name(filter->state));
+    if ((int)filter->state != 0) filter->open = false; /* these states imply it: backends see one of the two */
     if (!result) result = pgqrsi_check_label(store, "idempotency_key", filter->idempotency_key);
     if (!result) result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
     if (!result)
@@ -12080,7 +12096,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 {
     const pgqrsi_pg *pg = (const pgqrsi_pg *)self;
     uint32_t wake = pg->own && !pg->pooled ? PGQRS_CAN_WAKE : 0u;
-    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | wake;
+    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | wake | (pg->pooled ? PGQRS_IS_POOLED : 0u);
 }
 
 /* --- hot statements ----------------------------------------------------------------------------------------------- */
@@ -15796,7 +15812,7 @@ static const char pgqrsi_pa_run_page_down[] = PGQRSI_PA_RUN_PAGE("<", "DESC");
 static const char pgqrsi_pa_run_page_down_more[] = PGQRSI_PA_RUN_SHOW " ORDER BY r.id DESC";
 
 /* Runs that somebody has, from the leases; failed ones, from their rows and from all that is open and in no place where a
- * worker would find it. */
+ * worker would find it; all that are open, from these places, of which there are few compared with all runs ever. */
 #define PGQRSI_PA_RUN_HELD                                                                                             \
     "held AS MATERIALIZED (SELECT x.id FROM n, @.pgqrs_leases t, unnest(t.lo, t.n) AS u(lo, n),"                       \
     " generate_series(u.lo, u.lo + u.n - 1) AS x(id) WHERE t.until > n.now)"
@@ -15824,6 +15840,11 @@ static const char pgqrsi_pa_run_page_failed[] =
                       ") a WHERE CASE WHEN $9 THEN a.id > $7 ELSE a.id < $7 END"
                       " ORDER BY CASE WHEN $9 THEN a.id ELSE -a.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
                       " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
+static const char pgqrsi_pa_run_page_open[] = PGQRSI_PA_RUN_NOW
+    ", " PGQRSI_PA_RUN_PLACES ", page AS MATERIALIZED (SELECT r.id FROM places h JOIN @.pgqrs_runs r ON r.id = h.id"
+    " WHERE r.state = 0 AND $3 = 0 AND " PGQRSI_PA_RUN_FILTER " AND CASE WHEN $9 THEN r.id > $7 ELSE r.id < $7 END"
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
 
 /* Counting: what the rows tell alone; those in the hands of workers; everything else by what is in which place. */
 static const char pgqrsi_pa_run_count[] = "SELECT count(*) FROM @.pgqrs_runs r WHERE " PGQRSI_PA_RUN_FILTER
@@ -15839,8 +15860,9 @@ static const char pgqrsi_pa_run_count_failed[] =
 static const char pgqrsi_pa_run_count_open[] = PGQRSI_PA_RUN_NOW
     ", " PGQRSI_PA_RUN_PLACES ", " PGQRSI_PA_RUN_HELD
     " SELECT count(*) FROM @.pgqrs_runs r JOIN places h ON h.id = r.id"
-    " LEFT JOIN held l ON l.id = r.id AND $3 <> 4 WHERE l.id IS NULL AND " PGQRSI_PA_RUN_FILTER
-    " AND " PGQRSI_PA_RUN_STORED " AND ($3 <> 1 OR NOT h.later OR r.wait = 0) AND ($3 <> 3 OR h.later)";
+    " LEFT JOIN held l ON l.id = r.id AND $3 NOT IN (0, 4) WHERE l.id IS NULL AND " PGQRSI_PA_RUN_FILTER
+    " AND " PGQRSI_PA_RUN_STORED
+    " AND ($3 <> 0 OR r.state = 0) AND ($3 <> 1 OR NOT h.later OR r.wait = 0) AND ($3 <> 3 OR h.later)";
 
 static const char pgqrsi_pa_run_lock[] = "SELECT r.state, r.queue_id FROM @.pgqrs_runs r WHERE r.id = $1 FOR UPDATE";
 
@@ -16065,6 +16087,7 @@ static const char pgqrsi_pa_import_steps[] =
     X(RUN_PAGE_DOWN_MORE, pgqrsi_pa_run_page_down_more)                                                                \
     X(RUN_PAGE_HELD, pgqrsi_pa_run_page_held)                                                                          \
     X(RUN_PAGE_FAILED, pgqrsi_pa_run_page_failed)                                                                      \
+    X(RUN_PAGE_OPEN, pgqrsi_pa_run_page_open)                                                                          \
     X(RUN_COUNT, pgqrsi_pa_run_count)                                                                                  \
     X(RUN_COUNT_HELD, pgqrsi_pa_run_count_held)                                                                        \
     X(RUN_COUNT_FAILED, pgqrsi_pa_run_count_failed)                                                                    \
@@ -17158,6 +17181,7 @@ static void pgqrsi_pg_put_run_filter(pgqrsi_pg_call *call, int64_t workflow_id, 
 
 static int pgqrsi_pg_run_page(const pgqrs_run_filter *filter)
 {
+    if (filter->open) return PGQRSI_PA_SQL_RUN_PAGE_OPEN;
     if (filter->state == PGQRS_RUN_RUNNING) return PGQRSI_PA_SQL_RUN_PAGE_HELD;
     if (filter->state == PGQRS_RUN_ERROR) return PGQRSI_PA_SQL_RUN_PAGE_FAILED;
     return filter->oldest_first ? PGQRSI_PA_SQL_RUN_PAGE_UP : PGQRSI_PA_SQL_RUN_PAGE_DOWN;
@@ -17189,9 +17213,10 @@ static pgqrs_result pgqrsi_pg_run_list(void *self, int64_t now_us, int64_t id_or
     return result;
 }
 
-static int pgqrsi_pg_run_counting(pgqrs_run_state state)
+static int pgqrsi_pg_run_counting(const pgqrs_run_filter *filter)
 {
-    switch ((int)state) {
+    if (filter->open) return PGQRSI_PA_SQL_RUN_COUNT_OPEN;
+    switch ((int)filter->state) {
     case PGQRS_RUN_RUNNING:
         return PGQRSI_PA_SQL_RUN_COUNT_HELD;
     case PGQRS_RUN_ERROR:
@@ -17214,7 +17239,7 @@ static pgqrs_result pgqrsi_pg_run_count(void *self, int64_t now_us, const pgqrs_
     *count = 0;
     pgqrs_result result = pgqrsi_pg_filter_workflow(pg, filter, &workflow_id);
     if (result) return result;
-    pgqrsi_pg_start(&call, pg, pgqrsi_pg_run_counting(filter->state));
+    pgqrsi_pg_start(&call, pg, pgqrsi_pg_run_counting(filter));
     pgqrsi_pg_put_run_filter(&call, workflow_id, now_us, filter);
     result = pgqrsi_pg_read(&call, &r);
     if (!result) *count = pgqrsi_pg_get_int64(r, 0, 0);
@@ -18908,6 +18933,11 @@ PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store)
     return store ? store->scheme : "";
 }
 
+PGQRS_API bool pgqrs_store_pooled(const pgqrs_store *store)
+{
+    return store && (store->backend->capabilities(store->self) & PGQRS_IS_POOLED) != 0;
+}
+
 PGQRS_API void pgqrs_free(void *result)
 {
     if (result) pgqrsi_result_free(result);
@@ -19321,6 +19351,14 @@ PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_message_explain(pgqrs_store *store, int
 
 /* --- handlers and the worker loop */
 
+PGQRS_API const char *pgqrs_reason_name(pgqrs_reason reason)
+{
+    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused",     "delayed",    "leased",
+                                        "lease_over", "expired", "archived",  "dead",       "unknown_id", "retry",
+                                        "step_pause", "sleep",   "event",     "cancelling", "run_ended",  "run_failed"};
+    return reason >= PGQRS_WHY_NEXT && reason <= PGQRS_WHY_RUN_FAILED ? names[reason] : names[0];
+}
+
 PGQRS_API pgqrs_result pgqrs_message_archive(const pgqrs_message *message)
 {
     return pgqrsi_delivery_decide(message, PGQRS_ARCHIVE, 0, NULL);
@@ -19585,6 +19623,12 @@ PGQRS_API const char *pgqrs_run_wait_name(pgqrs_run_wait wait)
 {
     static const char *const names[] = {"none", "retry", "pause", "sleep", "event"};
     return wait >= PGQRS_WAIT_NONE && wait <= PGQRS_WAIT_EVENT ? names[wait] : "unknown";
+}
+
+PGQRS_API const char *pgqrs_step_kind_name(pgqrs_step_kind kind)
+{
+    static const char *const names[] = {"unknown", "body", "sleep", "event"};
+    return kind >= PGQRS_STEP_BODY && kind <= PGQRS_STEP_EVENT ? names[kind] : names[0];
 }
 
 PGQRS_API const char *pgqrs_step_state_name(pgqrs_step_state state)

@@ -79,6 +79,16 @@ soon() {
     tap_ok "$store$name"
 }
 
+# A bucket named shop on a server of our own. It ends with the test.
+start_bucket() {
+    "${PGQRS_TEST_S3_SERVER:-$root/build/test/s3_server}" port_file="$scratch/port" bucket=shop access_key=me secret_key=hunter2 >/dev/null &
+    server=$!
+    trap 'kill $server 2>/dev/null; rm -rf "$scratch"' EXIT
+    soon "the server is there" test -s "$scratch/port"
+    export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$(<"$scratch/port") AWS_ACCESS_KEY_ID=me AWS_SECRET_ACCESS_KEY=hunter2
+    export XDG_CACHE_HOME=$scratch/cache
+}
+
 on_each_store() {
     mkdir -p "$scratch/sqlite" && cd "$scratch/sqlite" || exit 1
     export PGQRS_DSN=sqlite://$scratch/test.db

@@ -163,21 +163,55 @@ doctors() {
     pgqrs queue purge jobs --yes >/dev/null
 }
 
+# Somebody begins a transaction and goes for lunch: $1 is what he sends to psql before.
+lunch() {
+    rm -f lunch
+    mkfifo lunch
+    psql -X -q -d "${2:-$PGQRS_TEST_POSTGRES_DSN}" <lunch >/dev/null 2>&1 &
+    guest=$!
+    exec 9>lunch
+    echo "$1" >&9
+}
+vacuum_is() { # STATUS TEXT: what doctor says first about vacuum
+    { pgqrs doctor --transaction-age 50ms --format json || true; } | jq -e --arg text "$2" \
+        "map(select(.check == \"vacuum\")) | .[0] | .status == \"$1\" and (.found | contains(\$text))"
+}
+cured() { # what doctor says to do about it is done
+    local cure
+    cure=$(pgqrs doctor --transaction-age 50ms --format json | jq -r 'map(select(.check == "vacuum")) | .[0].cure')
+    psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "$cure" >/dev/null
+}
+
+pinned() {
+    lunch "BEGIN; SELECT 1;"
+    soon "postgres: an idle transaction is a warning" vacuum_is warning "(idle in transaction) has a transaction open"
+    gives "postgres: it keeps vacuum from nothing" 0 pgqrs doctor --transaction-age 50ms
+    echo "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1;" >&9
+    soon "postgres: one that keeps an old snapshot is a problem" vacuum_is problem "so vacuum cleans up nothing"
+    gives "postgres: so doctor is not content" 1 pgqrs doctor --transaction-age 50ms
+    gives "postgres: the cure can be carried out" 0 cured
+    exec 9>&-
+    wait "$guest"
+    soon "postgres: and cures" vacuum_is ok "no transaction"
+    if [ "$(psql -X -t -A -d "$PGQRS_TEST_POSTGRES_DSN" -c 'SHOW max_prepared_transactions')" != 0 ]; then
+        psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "BEGIN; CREATE TABLE forgotten(x int); PREPARE TRANSACTION 'it''s forgotten'"
+        soon "postgres: a prepared transaction is a problem" vacuum_is problem "prepared transaction 'it''s forgotten'"
+        gives "postgres: its cure can be carried out" 0 cured
+        soon "postgres: and cures it" vacuum_is ok "no transaction"
+    else
+        tap_skip "prepared transactions: the server has max_prepared_transactions = 0"
+    fi
+    [ -n "${PGQRS_TEST_POSTGRES_ADMIN_DSN:-}" ] || return
+    lunch "BEGIN;" "$PGQRS_TEST_POSTGRES_ADMIN_DSN"
+    soon "postgres: what may not be seen is said" vacuum_is ok "sessions he may not"
+    exec 9>&-
+    wait "$guest"
+}
+
 database() {
     case $PGQRS_DSN in postgres*) ;; *) return ;; esac
     json "postgres: nothing keeps vacuum" 'map(select(.check == "vacuum")) | .[0].status == "ok"' pgqrs doctor
-    # Somebody begins a transaction and goes for lunch.
-    mkfifo lunch
-    psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" <lunch >/dev/null 2>&1 &
-    guest=$!
-    exec 9>lunch
-    echo "BEGIN; SELECT 1;" >&9
-    soon "postgres: an old transaction is a problem" sh -c 'pgqrs doctor --transaction-age 50ms --format json |
-        jq -e "map(select(.check == \"vacuum\")) | .[0].status == \"problem\" and (.[0].cure | startswith(\"SELECT pg_terminate_backend(\"))"'
-    gives "postgres: so doctor is not content" 1 pgqrs doctor --transaction-age 50ms
-    exec 9>&-
-    wait "$guest"
-    gives "postgres: with it gone it is" 0 pgqrs doctor
+    pinned
     local version
     version=$(pgqrs verify --format json | jq .version)
     set_version() { psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "UPDATE $PGQRS_SCHEMA.pgqrs_meta SET value = $1 WHERE key = 'schema_version'"; }

@@ -43,13 +43,13 @@ pacman -S --needed gcc make clang compiler-rt llvm valgrind sqlite postgresql pg
 brew install llvm sqlite libpq postgresql pgbouncer cmocka libyaml cjson jansson curl ncurses pkg-config jq tmux groff    (radosgw is not in it: PGQRS_TEST_S3_ENDPOINT names another S3 store)"
     ;;
 bench)
-    apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox"
-    commands="gcc make clang pgbouncer gnuplot strip"
+    apt_packages="gcc libc6-dev make clang libsqlite3-dev libpq-dev postgresql pgbouncer gnuplot-nox jq"
+    commands="gcc make clang pgbouncer gnuplot jq strip"
     headers="sqlite3.h libpq-fe.h"
-    other="dnf install gcc make clang binutils sqlite-devel libpq-devel postgresql-server pgbouncer gnuplot
-apk add build-base clang sqlite-dev libpq-dev postgresql pgbouncer gnuplot bash
-pacman -S --needed gcc make clang sqlite postgresql pgbouncer gnuplot
-brew install llvm sqlite libpq postgresql pgbouncer gnuplot"
+    other="dnf install gcc make clang binutils sqlite-devel libpq-devel postgresql-server pgbouncer gnuplot jq
+apk add build-base clang sqlite-dev libpq-dev postgresql pgbouncer gnuplot jq bash
+pacman -S --needed gcc make clang sqlite postgresql pgbouncer gnuplot jq
+brew install llvm sqlite libpq postgresql pgbouncer gnuplot jq"
     ;;
 *)
     echo "usage: $0 quickstart|cli|test|bench" >&2

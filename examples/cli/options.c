@@ -24,6 +24,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_LIMIT] = {"limit", 0, KIND_NUMBER, "N", "at most so many records [100]", 1, INT32_MAX},
     [OPT_AFTER] = {"after", 0, KIND_NUMBER, "ID", "go on behind the last id of the list before", 1, INT64_MAX},
     [OPT_STATE] = {"state", 0, KIND_TEXT, "STATE", "only those in this state", 0, 0},
+    [OPT_OPEN] = {"open", 0, KIND_FLAG, NULL, "only those that have not ended", 0, 0},
     [OPT_OLDER_THAN] = {"older-than", 0, KIND_DURATION, "AGE", "only what is older: 30s, 5m, 1h, 7d", 0, 0},
     [OPT_QUEUE] = {"queue", 'q', KIND_TEXT, "QUEUE", "only those of this queue", 0, 0},
     [OPT_DELAY] = {"delay", 0, KIND_DURATION, "TIME", "not before so long from now: 30 (seconds), 5m, 1h", 0, 0},
@@ -61,6 +62,8 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
     [OPT_TRANSACTION_AGE] = {"transaction-age", 0, KIND_DURATION, "AGE", "a transaction open for so long keeps vacuum from its work [5m]", 1, 0},
+    [OPT_FROM_SCHEMA] = {"from-schema", 0, KIND_TEXT, "NAME", "the schema of the first store, where it is Postgres [--schema]", 0, 0},
+    [OPT_TO_SCHEMA] = {"to-schema", 0, KIND_TEXT, "NAME", "the schema of the second store, likewise", 0, 0},
     [OPT_INTERVAL] = {"interval", 0, KIND_DURATION, "TIME", "look so often [2s]", 100, 0},
 };
 /* clang-format on */
@@ -339,6 +342,7 @@ static exit_code no_command(cli *c)
 exit_code options_read(cli *c, int argc, char **argv)
 {
     int matched;
+    c->operand_count = 0;
     c->operands = calloc((size_t)argc + 1, sizeof *c->operands);
     if (!c->operands) return cli_fail(FAILED, "no memory");
     exit_code code = read_arguments(c, argc, argv);

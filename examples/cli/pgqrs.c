@@ -101,7 +101,7 @@ const command commands[] = {
     {"run trigger", "WORKFLOW [JSON]", "start a run with this input", run_trigger, triggered_fields,
      {OPT_DELAY, OPT_PRIORITY, OPT_KEY, OPT_FILE}, 0, false},
     {"run list", "[WORKFLOW]", "list runs, the newest first", run_list, run_fields,
-     {OPT_STATE, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
+     {OPT_STATE, OPT_OPEN, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
     {"run show", "ID", "show one run", run_show, run_fields, {0}, 0, false},
     {"run steps", "ID", "list its steps, with what they gave", run_steps, step_fields, {0}, 0, false},
     {"run values", "ID", "list the values it has set", run_values, value_fields, {0}, 0, false},
@@ -120,7 +120,7 @@ const command commands[] = {
     {"doctor", "", "look for what is wrong, and say the cure", doctor, finding_fields, {OPT_MAX_AGE, OPT_TRANSACTION_AGE}, 0, false},
     {"top", "", "watch queues, workers and runs; q ends it", top, NULL, {OPT_INTERVAL}, 0, false},
     {"copy", "FROM-DSN TO-DSN", "copy all queues, messages, workflows and runs to another store", copy, copied_fields,
-     {OPT_YES, OPT_FORCE}, 0, true},
+     {OPT_FROM_SCHEMA, OPT_TO_SCHEMA, OPT_FORCE, OPT_YES}, 0, true},
     {"completion", "SHELL", "print the completion for bash or zsh", completion, NULL, {0}, 0, true},
     {"manual", "", "print the manual page", manual, NULL, {0}, 0, true},
 };
@@ -387,10 +387,11 @@ static pgqrs_log_level log_level(const cli *c)
     return given(c, OPT_LOG_LEVEL) ? levels[number_of(c, OPT_LOG_LEVEL)] : PGQRS_LOG_WARN;
 }
 
-exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store)
+exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **config, pgqrs_store **store)
 {
     pgqrs_error error;
-    pgqrs_config_desc desc = {.dsn = dsn, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
+    pgqrs_config_desc desc = {
+        .dsn = dsn, .schema = schema ? schema : c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
     *config = pgqrs_config_load(&desc, &error);
     if (!*config && !dsn && strncmp(error.message, "no DSN", 6) == 0)
         return cli_fail(USAGE,
@@ -420,7 +421,7 @@ static exit_code run(cli *c)
 {
     exit_code code = open_log(c);
     if (code == DONE) code = open_output(c);
-    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, &c->config, &c->store);
+    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, NULL, &c->config, &c->store);
     c->out.clock = c->store;
     if (code == DONE) code = c->command->run(c);
     return c->out.file ? close_output(c, code) : code;

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs the systems that bench/peers/run.sh compares with, in the versions of bench/peers/versions, each with the package manager
+# of its language.
+#
+#   bench/peers/install.sh DIRECTORY
+#
+# DIRECTORY/missing gets a line with a reason for each peer that could not be installed; that is no failure.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+: >"$out/missing"
+
+packages() { # REGISTRY SEPARATOR
+    awk -v registry="$1" -v separator="$2" '$1 == registry { print $2 separator $3 }' "$here/versions"
+}
+
+# install KIND PEERS COMMAND...: nothing is done when exactly this was installed before.
+install() {
+    local kind=$1 peers=$2 peer wanted
+    shift 2
+    wanted=$(packages "$kind" @ && cat "$here/install.sh")
+    [ "$kind" != go ] || wanted=$wanted$(cat "$here"/*.go)
+    if [ "$wanted" = "$(cat "$out/$kind.done" 2>/dev/null)" ]; then return; fi
+    echo "installing with $kind: $(packages "$kind" ' ' | tr '\n' ' ')" >&2
+    if "$@" >"$out/$kind.log" 2>&1; then
+        printf '%s\n' "$wanted" >"$out/$kind.done"
+    else
+        tail -n 5 "$out/$kind.log" >&2
+        for peer in $peers; do
+            echo "$peer: $kind could not install it: $(grep -v '^$' "$out/$kind.log" | tail -n 1)" >>"$out/missing"
+        done
+    fi
+}
+
+with_npm() {
+    command -v npm || {
+        echo "there is no npm"
+        return 1
+    }
+    rm -rf "$out/npm" && mkdir -p "$out/npm" && echo '{"private":true}' >"$out/npm/package.json"
+    # shellcheck disable=SC2046
+    npm install --prefix "$out/npm" --no-audit --no-fund --loglevel=error $(packages npm @) && "$out/npm/node_modules/.bin/node" --version
+}
+
+with_pip() {
+    command -v python3 || {
+        echo "there is no python3"
+        return 1
+    }
+    # shellcheck disable=SC2046
+    rm -rf "$out/pip" && python3 -m venv "$out/pip" && "$out/pip/bin/pip" install --quiet $(packages pip ==) &&
+        "$out/pip/bin/pip" freeze
+}
+
+with_go() {
+    command -v go || {
+        echo "there is no go"
+        return 1
+    }
+    rm -rf "$out/go" && mkdir -p "$out/go" && cp "$here/river.go" "$out/go/main.go" && cd "$out/go" && go mod init peers &&
+        packages go @ | xargs go get && go mod tidy && go build -o river .
+}
+
+install npm "graphile-worker pg-boss" with_npm
+install pip "procrastinate pgqrs-rust dbos huey litequeue" with_pip
+install go river with_go
+cat "$out/missing" >&2

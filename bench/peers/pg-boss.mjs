@@ -1,0 +1,47 @@
+// The driver of pg-boss. Batches are fetched and completed by hand with batchSize. Handlers: work() with a batch for the
+// wanted concurrency, fetching again at once while batches are full (burstWhenBatchFull), and woken by NOTIFY.
+import * as peer from './peer.mjs'
+
+const { require } = peer
+const { PgBoss } = require('pg-boss')
+const queue = 'bench'
+
+async function withBoss (options, body) {
+  const boss = new PgBoss({ connectionString: peer.url, schedule: false, ...options })
+  boss.on('error', (error) => { if (!options.quiet) console.error(error.message) })
+  await boss.start()
+  await body(boss)
+  await boss.stop({ graceful: false })
+}
+
+const enqueuer = (boss) => (payloads) => payloads.length === 1
+  ? boss.send(queue, payloads[0])
+  : boss.insert(queue, payloads.map((data) => ({ data })))
+
+await peer.main({
+  setup: () => withBoss({}, async (boss) => {
+    await boss.createQueue(queue, { notify: true, expireInSeconds: 5 })
+    console.log(JSON.stringify({ version: peer.versionOf('pg-boss') }))
+  }),
+  fill: (o) => withBoss({ supervise: false }, (boss) => peer.fill(o, enqueuer(boss))),
+  produce: (o) => withBoss({ supervise: false }, (boss) => peer.produce(o, enqueuer(boss))),
+  fetch: (o) => withBoss({ supervise: false }, async (boss) => {
+    const begun = await peer.ready(o)
+    let done = 0
+    while (peer.seconds() < begun + o.seconds) {
+      const jobs = await boss.fetch(queue, { batchSize: o.batch })
+      if (!jobs.length) break
+      await boss.complete(queue, jobs.map((job) => job.id))
+      done += jobs.length
+    }
+    await peer.report(done, peer.seconds() - begun)
+  }),
+  handle: (o) => withBoss({ useListenNotify: true, quiet: o.log !== '', ...(o.lease_ms ? { monitorIntervalSeconds: 1, superviseIntervalSeconds: 1 } : {}) }, async (boss) => {
+    await peer.ready(o)
+    await boss.work(queue, { batchSize: o.concurrency, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true }, async (jobs) => {
+      await Promise.all(jobs.map((job) => peer.handle(job.data, o)))
+    })
+    const elapsed = await peer.finished(o)
+    await peer.report(peer.count(), elapsed)
+  })
+})

@@ -1,0 +1,148 @@
+# The JSON lines of run.sh as a report in Markdown, beside what systems.json says of each system: jq -s -r --slurpfile systems systems.json
+def median: sort | if length == 0 then null elif length % 2 == 1 then .[length / 2 | floor] else (.[length / 2 - 1] + .[length / 2]) / 2 end;
+def text:
+  if . == null then "–"
+  elif . >= 100 then round | tostring
+  elif . >= 10 then . * 10 | round / 10 | tostring
+  elif . >= 0.1 then . * 100 | round / 100 | tostring
+  else . * 1000 | round / 1000 | tostring end;
+def thousands: if . == null then "–" else round | tostring | gsub("(?<a>[0-9])(?=([0-9]{3})+$)"; "\(.a),") end;
+def row: "| " + join(" | ") + " |";
+def table($heads): ($heads | row), ($heads | map("---") | row), (.[] | row);
+def ours: "pgqrs.h";
+
+# The turns of one system in one cell as one object: medians, and the lowest and the highest rate.
+def summary:
+  . as $turns
+  | map(select(.error | not)) as $good
+  | {scenario: .[0].scenario, cell: .[0].cell, backend: .[0].backend, peer: .[0].peer, turns: ($good | length),
+     failed: ($turns | map(select(.error)) | length)}
+    + ($good | map(to_entries[] | select(.value | type == "number")) | group_by(.key)
+       | map({key: .[0].key, value: (map(.value) | median)}) | from_entries)
+    + {lowest: ($good | map(.per_s) | min), highest: ($good | map(.per_s) | max), note: ($good | map(.note // empty) | first)};
+
+def cells($turns):
+  [$turns | group_by([.scenario, .backend, .cell, .peer])[] | summary];
+
+# In the order in which they were measured first.
+def unordered_unique: reduce .[] as $x ([]; if index([$x]) then . else . + [$x] end);
+
+def scenario_titles: {
+  drain: "Drain of a backlog",
+  enqueue: "Enqueue",
+  handlers: "One-message handlers",
+  steady: "Steady state",
+  pinned: "Steady state beside an old transaction",
+  million: "A backlog of a million",
+  idle: "Idle",
+  wakeup: "Waking up",
+  workflow: "A durable workflow of three steps",
+  chaos: "Chaos"
+};
+def scenario_texts: {
+  drain: "Cells are consumers x batch. Each consumer is a process of its own that takes up to a batch at once and acknowledges it. Until nothing is left, or the time is over; a run that handed in less than the backlog was ended by the time.",
+  enqueue: "Cells are messages in one call, one connection, one call after the other; every call is a commit of its own.",
+  handlers: "Cells are the concurrency: one process, handlers that do nothing, one message each.",
+  steady: "A producer at half of what the system does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured for it alone in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
+  pinned: "The same, while another session holds a snapshot open, so that no dead row can be removed. Late over early: p50 in the last third of the time over p50 in the first.",
+  million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds.",
+  idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
+  wakeup: "20 messages a second, each after the last one is done: from when it was due, its commit included, until a handler has it.",
+  workflow: "Cells are the concurrency. Runs of three steps, each stored, wait already; runs per second.",
+  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. Leases are set to 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds). Longest pause: between two handled messages after that. All done: seconds until the last one was handled; empty: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
+};
+
+def ratio($other): if . == null or $other == null or $other == 0 then null else . / $other end;
+
+def rate_table($here):
+  $here | map(. as $c | ($here | map(select(.peer == ours and .cell == $c.cell and .backend == $c.backend)) | first | .per_s) as $our
+    | if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.per_s | thousands), "\(.lowest | thousands)–\(.highest | thousands)",
+       (if .peer == ours then "" else ($our | ratio($c.per_s) | text) + "×" end), (.done | thousands),
+       (.client_cpu_us | text), (.server_cpu_us | text), (.wal_bytes | text), (.dead_rows | text), (.writes | text), (.client_rss_kb / 1024 | text)] end)
+  | table(["cell", "system", "per second", "lowest–highest", "pgqrs.h is", "messages", "client CPU µs", "server CPU µs", "log bytes", "dead rows", "commits", "client MB"]);
+
+def latency_table($here):
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
+       (.left | text), (.client_cpu_us | text), (.server_cpu_us | text), (.dead_rows | text)] end)
+  | table(["cell", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
+
+def idle_table($here):
+  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", ""] else
+      [.peer, (.client_cpu_us / 1000 | text), (.server_cpu_us / 1000 | text), (.transactions | text), (.writes | text), (.wal_bytes | text), (.client_rss_kb / 1024 | text)] end)
+  | table(["system", "client CPU ms/s", "server CPU ms/s", "transactions/s", "of them writing", "log bytes/s", "client MB"]);
+
+def chaos_table($here):
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.done | thousands), (if .pause_s < 0 then "–" else (.pause_s | text) end), (.complete_s | text), (.lost | text), (.waiting | text), (.twice | text), (.restarts | text)] end)
+  | table(["what happens", "system", "handled", "longest pause s", "all done s", "lost", "waiting", "twice", "started again"]);
+
+def scenario_section($cells; $name; $about):
+  ($cells | map(select(.scenario == $name))) as $here
+  | if $here == [] then empty else
+    "", "## \(scenario_titles[$name])", "", scenario_texts[$name],
+    ($here | map(.backend) | unordered_unique[] | . as $backend
+     | ($here | map(select(.backend == $backend))) as $rows
+     | "", "On \(if $backend == "postgres" then "Postgres" else "SQLite" end):", "",
+       (if $name == "chaos" then chaos_table($rows) elif $name == "idle" then idle_table($rows)
+        elif $name == "steady" or $name == "pinned" or $name == "wakeup" then latency_table($rows) else rate_table($rows) end)),
+    "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one system beside pgqrs.h: `PEERS=\"pgqrs.h river\"` in front."
+    end;
+
+# Where another system is ahead: more per second, or a lower p99.
+def behind($cells):
+  [$cells[] | select(.peer != ours and .turns > 0) | . as $c
+   | ($cells | map(select(.peer == ours and .scenario == $c.scenario and .cell == $c.cell and .backend == $c.backend and .turns > 0)) | first) as $our
+   | select($our)
+   | (if (.scenario | IN("drain", "enqueue", "handlers", "million", "workflow")) and .per_s > $our.per_s
+      then "- \(.scenario) \(.cell), \(.backend): \(.peer) does \(.per_s | thousands)/s, pgqrs.h \($our.per_s | thousands)/s" else empty end),
+     (if (.scenario | IN("steady", "pinned", "wakeup")) and .p99_ms and $our.p99_ms and .p99_ms < $our.p99_ms
+      then "- \(.scenario) \(.cell), \(.backend): p99 of \(.peer) \(.p99_ms | text) ms at \(.per_s | thousands)/s, of pgqrs.h \($our.p99_ms | text) ms at \($our.per_s | thousands)/s" else empty end),
+     (if .scenario == "idle" and .client_cpu_us + .server_cpu_us < $our.client_cpu_us + $our.server_cpu_us
+      then "- idle, \(.backend): \(.peer) takes \((.client_cpu_us + .server_cpu_us) / 1000 | text) ms of processor a second, pgqrs.h \(($our.client_cpu_us + $our.server_cpu_us) / 1000 | text)" else empty end)];
+
+def figure($cells; $what; $scenario; $peer; $choose; $wanted):
+  ($cells | map(select(.scenario == $scenario and .backend == "postgres" and .turns > 0))) as $here
+  | ($here | map(select(.peer == $peer and (.cell | test($choose)))) | map(. as $c
+      | ($here | map(select(.peer == ours and .cell == $c.cell)) | first | .per_s | ratio($c.per_s)) as $r | {cell, r: $r}) | map(select(.r))) as $ratios
+  | if $ratios == [] then [$what, "≥ \($wanted)×", "not measured", ""]
+    else ($ratios | min_by(.r)) as $lowest | [$what, "≥ \($wanted)×", "\($lowest.r | text)× (\($lowest.cell))", (if $lowest.r >= $wanted then "met" else "NOT MET" end)] end;
+
+map(select(.scenario == "about")) as $abouts
+| ($abouts | map(select(.peer == "-")) | first) as $about
+| map(select(.scenario != "about")) as $turns
+| cells($turns) as $sorted
+# Systems and cells in the order of the run, not of the alphabet.
+| ($turns | map(.peer) | unordered_unique) as $peers
+| ($turns | map([.scenario, .cell]) | unordered_unique) as $order
+| ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | if $c.peer == ours then -1 else index([$c.peer]) end)])) as $cells
+| "# pgqrs.h beside other queues",
+  "",
+  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell; every turn had a new database. Figures are medians of the turns, costs are per message.",
+  (if $about.quick then "", "**A short run: one turn of a few seconds in each cell. It shows sizes, not differences of a few percent.**" else empty end),
+  "",
+  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes.",
+  "",
+  "## The systems, and what they guarantee here",
+  "",
+  "On Postgres every acknowledged enqueue and every acknowledgement is a commit with synchronous_commit on, for all of them. All deliver at least once.",
+  "",
+  ($abouts | map(select(.version) | {peer, version}) | unique_by(.peer) | sort_by(.peer != ours) | map($systems[0][.peer] as $s
+    | [.peer, .version, $s.language, $s.acknowledged, $s.kept, "\($s.settings) (\($s.documentation))"])
+   | table(["system", "version", "in", "acknowledged", "afterwards", "settings (and where its documentation says so)"])),
+  ($abouts | map(select(.missing or .error)) | if . == [] then empty else "", "Not measured:", "", (.[] | "- \(.peer): \(.missing // .error)") end),
+  "",
+  "## Where pgqrs.h is not ahead",
+  "",
+  (behind($cells) | if . == [] then "Nowhere in this run." else .[] end),
+  "",
+  "## Figures to reach",
+  "",
+  ([figure($cells; "graphile-worker, drain"; "drain"; "graphile-worker"; "."; 3),
+    figure($cells; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
+    figure($cells; "pg-boss, drain at its best batch"; "drain"; "pg-boss"; "x50$"; 5),
+    figure($cells; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),
+    figure($cells; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5)]
+   | table(["beside (lowest cell)", "wanted", "measured", ""])),
+  (("drain", "enqueue", "handlers", "steady", "pinned", "million", "idle", "wakeup", "workflow", "chaos") as $name | scenario_section($cells; $name; $about))
