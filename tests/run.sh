@@ -23,6 +23,7 @@
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
 #   PGQRS_TEST_S3_ENDPOINT, PGQRS_TEST_S3_ACCESS_KEY, PGQRS_TEST_S3_SECRET_KEY, PGQRS_TEST_S3_BUCKET
 #                        likewise: an S3 store with a bucket
+#   PGQRS_TEST_S3_SPLIT  split_bytes of the stores: 1 makes every object one in parts (default: as everywhere)
 #   PGQRS_TEST_S3_SERVER the program of the S3 server with faults (build/test/s3_server)
 #   PGQRS_TEST_TALLY     a file to append "passed failed skipped" to
 #   CI=true              a skipped test counts as a failure
