@@ -778,9 +778,14 @@ static void proof_check_attempts(proof_check *check, const proof_life *life)
             proof_check_pair_of_attempts(check, life, &life->taken[i - 1], taken);
     }
     if (life->taken_count && !life->taken[0].handler && proof_by_hand(check, life->taken[0].queue) && life->taken[0].attempt > 1 &&
-        life->taken[0].attempt > 1 + proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
+        life->taken[0].attempt > 1 + proof_known_between(life, 0, life->taken[0].attempt) +
+                                     proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
                                                          life->taken[0].t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "the first delivery is attempt %d", life->taken[0].attempt);
+    if (life->stored && life->stored->state == PGQRS_DEAD && proof_by_hand(check, life->stored->queue) &&
+        life->stored->attempt > highest + proof_hidden_claims(check, life->stored->queue, life->said ? life->said->t0 : 0, INT64_MAX))
+        proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "died with attempt %d after attempt %d, too many", life->stored->attempt,
+                     highest);
     if (life->stored && life->stored->attempt < highest && !proof_has_verdict(life, PROOF_GIVE_BACK, true) &&
         !proof_has_handler(life))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "ended with attempt %d after attempt %d", life->stored->attempt, highest);
@@ -1133,9 +1138,41 @@ static bool proof_is_disturbed(const proof_check *check, const proof_claim *clai
     return false;
 }
 
-/* Is there a claim with room left that began when the message could be had, and ended before somebody got it? */
-static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, int64_t from, int64_t until)
+/* Calls wait, and are told late: which of two deliveries was the first is not always known. */
+static bool proof_was_before(const proof_taken *a, const proof_taken *b)
 {
+    return a == b || a->attempt < b->attempt || a->t1 < b->t0;
+}
+
+/* Until when a message may be had that is free from a time on, after a delivery or (NULL) its enqueue: until the first of all calls that
+ * may have got it next. */
+static int64_t proof_free_until(const proof_check *check, const proof_life *life, int32_t queue, const proof_taken *after, int64_t from)
+{
+    int64_t until = INT64_MAX;
+    int32_t attempt = 0;
+    size_t i;
+    for (i = 0; i < life->taken_count; i++) {
+        if ((!after || !proof_was_before(&life->taken[i], after)) && life->taken[i].t0 < until)
+            until = life->taken[i].t0;
+        if (life->taken[i].attempt > attempt)
+            attempt = life->taken[i].attempt;
+    }
+    /* A killed consumer that wrote nothing down may have had the last attempt: then nobody gets the message any more. */
+    if (!life->stored || life->stored->state != PGQRS_DEAD || life->stored->attempt <= attempt)
+        return until;
+    for (i = 0; i < check->claims.count; i++) {
+        const proof_claim *claim = &check->claims.items[i];
+        if (claim->queue == queue && claim->t1 > from && claim->t0 < until &&
+            (claim->outcome == PROOF_UNKNOWN || check->terms->claims_repeat))
+            until = claim->t0;
+    }
+    return until;
+}
+
+/* Is there a claim with room left that began when the message could be had, and ended before somebody got it? */
+static void proof_check_window(proof_check *check, const proof_life *life, int32_t queue, const proof_taken *after, int64_t from)
+{
+    int64_t until = proof_free_until(check, life, queue, after, from);
     size_t at;
     if (from >= INT64_MAX - check->terms->recovery_us || until - from < check->terms->recovery_us)
         return;
@@ -1162,11 +1199,9 @@ static void proof_check_starved(proof_check *check)
         if (said->outcome != PROOF_DONE || said->duplicate || !proof_by_hand(check, said->queue))
             continue;
         life = proof_life_of(check, said->id);
-        proof_check_window(check, &life, said->queue, said->t1 + said->delay_us,
-                           life.taken_count ? life.taken[0].t0 : INT64_MAX);
+        proof_check_window(check, &life, said->queue, NULL, said->t1 + said->delay_us);
         for (j = 0; j < life.taken_count; j++)
-            proof_check_window(check, &life, said->queue, proof_free_again(check, &life, &life.taken[j]),
-                               j + 1 < life.taken_count ? life.taken[j + 1].t0 : INT64_MAX);
+            proof_check_window(check, &life, said->queue, &life.taken[j], proof_free_again(check, &life, &life.taken[j]));
     }
 }
 

@@ -104,10 +104,27 @@ static void died(int p, int64_t at)
     note((proof_record){.at_us = at, .process = 9, .mark = '.', .op = PROOF_DIED, .id = p});
 }
 
+/* Three consumers that were killed in their claim: what they took, and whether, nobody knows. */
+static void killed_in_claims(int64_t at)
+{
+    int p;
+    for (p = 20; p < 23; p++, at++) {
+        claimed(p, at, 1, 0, 1);
+        died(p, at + 1);
+    }
+}
+
 static void there(int64_t id, int64_t tag, pgqrs_state state, int32_t attempt)
 {
     proof_stored stored = {.id = id, .tag = tag, .state = state, .attempt = attempt};
     PROOF_APPEND(F.stored, stored);
+}
+
+/* Dead after all its attempts, of which nobody tells anything. */
+static void died_there(int64_t id, int64_t tag)
+{
+    killed_in_claims(5000);
+    there(id, tag, PGQRS_DEAD, F.terms.max_attempts);
 }
 
 static void run_there(int64_t id, int64_t tag, bool success, int64_t effects)
@@ -209,7 +226,7 @@ static void message_of_nobody_is_found(void **state)
 {
     (void)state;
     good_life();
-    there(2, 99, PGQRS_DEAD, 3);
+    died_there(2, 99);
     FOUND(INVENTED);
 }
 
@@ -234,8 +251,8 @@ static void enqueue_stored_twice_is_found(void **state)
     (void)state;
     said(1, 10, 7, 1, 1);
     died(1, 12);
-    there(1, 7, PGQRS_DEAD, 3);
-    there(2, 7, PGQRS_DEAD, 3);
+    died_there(1, 7);
+    died_there(2, 7);
     FOUND(DOUBLED);
 }
 
@@ -244,8 +261,8 @@ static void exchanged_payload_is_found(void **state)
     (void)state;
     said(1, 10, 7, 1, OK_);
     said(1, 12, 8, 2, OK_);
-    there(1, 8, PGQRS_DEAD, 3);
-    there(2, 7, PGQRS_DEAD, 3);
+    died_there(1, 8);
+    died_there(2, 7);
     FOUND(MIXED);
 }
 
@@ -264,8 +281,8 @@ static void batch_stored_in_part_is_found(void **state)
 {
     (void)state;
     say_batch(false);
-    there(1, 7, PGQRS_DEAD, 3);
-    there(2, 9, PGQRS_DEAD, 3);
+    died_there(1, 7);
+    died_there(2, 9);
     FOUND(PARTIAL);
 }
 
@@ -273,9 +290,9 @@ static void batch_stored_as_a_whole_passes(void **state)
 {
     (void)state;
     say_batch(false);
-    there(1, 7, PGQRS_DEAD, 3);
-    there(2, 8, PGQRS_DEAD, 3);
-    there(3, 9, PGQRS_DEAD, 3);
+    died_there(1, 7);
+    died_there(2, 8);
+    died_there(3, 9);
     NOTHING_FOUND();
 }
 
@@ -287,7 +304,7 @@ static void say_two_with_a_key(bool after_the_first_was_taken)
     got(2, 30, 1, 100, 1, 7);
     settled(2, 32, PROOF_ARCHIVE, 1, 100, OK_);
     there(1, 7, PGQRS_ARCHIVED, 1);
-    there(2, 8, PGQRS_DEAD, 3);
+    died_there(2, 8);
     for (i = 0; i < F.history.count; i++)
         if (F.history.items[i].op == PROOF_ENQUEUE)
             F.history.items[i].key = 5;
@@ -351,8 +368,8 @@ static void archive_that_did_not_happen_is_found(void **state)
 {
     (void)state;
     good_life();
-    F.stored.items[0].state = PGQRS_DEAD;
-    F.stored.items[0].attempt = 3;
+    F.stored.count = 0;
+    died_there(1, 7);
     FOUND(UNDONE);
 }
 
@@ -478,7 +495,7 @@ static void same_token_twice_is_found(void **state)
     said(1, 10, 7, 1, OK_);
     got(2, 20, 1, 100, 1, 7);
     got(3, 1100, 1, 100, 2, 7);
-    there(1, 7, PGQRS_DEAD, 3);
+    died_there(1, 7);
     FOUND(FENCE);
 }
 
@@ -532,7 +549,7 @@ static void refusal_of_the_holder_is_found(void **state)
     said(1, 10, 7, 1, OK_);
     got(2, 20, 1, 100, 1, 7);
     settled(2, 30, PROOF_ARCHIVE, 1, 100, LOST_LEASE);
-    there(1, 7, PGQRS_DEAD, 3);
+    died_there(1, 7);
     FOUND(REFUSED);
 }
 
@@ -542,7 +559,7 @@ static void refusal_after_the_lease_passes(void **state)
     said(1, 10, 7, 1, OK_);
     got(2, 20, 1, 100, 1, 7);
     settled(2, 1015, PROOF_ARCHIVE, 1, 100, LOST_LEASE);
-    there(1, 7, PGQRS_DEAD, 3);
+    died_there(1, 7);
     NOTHING_FOUND();
 }
 
@@ -658,6 +675,7 @@ static void message_that_died_early_is_found(void **state)
 {
     (void)state;
     said(1, 10, 7, 1, OK_);
+    killed_in_claims(40);
     there(1, 7, PGQRS_DEAD, 2);
     FOUND(DEAD_EARLY);
 }
@@ -735,6 +753,67 @@ static void lease_that_does_not_come_back_is_found(void **state)
     settled(3, 1610, PROOF_ARCHIVE, 1, 101, OK_);
     there(1, 7, PGQRS_ARCHIVED, 2);
     FOUND(STARVED);
+}
+
+static void last_attempt_that_nobody_wrote_down_ends_it(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    died(2, 30);
+    killed_in_claims(1200);
+    claimed(3, 9000, 1, 0, OK_); /* long after, it is dead */
+    there(1, 7, PGQRS_DEAD, 3);
+    NOTHING_FOUND();
+}
+
+static void left_out_before_the_last_attempt_is_found(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    died(2, 30);
+    claimed(3, 1500, 1, 0, OK_);
+    killed_in_claims(4000);
+    there(1, 7, PGQRS_DEAD, 3);
+    FOUND(STARVED);
+}
+
+static void death_without_its_attempts_is_found(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    died(2, 30);
+    there(1, 7, PGQRS_DEAD, 3);
+    FOUND(ATTEMPTS);
+}
+
+static void call_that_waited_long_got_it_next(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    note((proof_record){.at_us = 15, .process = 4, .call = ++F.calls, .mark = '?', .op = PROOF_CLAIM, .ms = 1000, .count = 1});
+    note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_CLAIM, .count = 1});
+    note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_GOT, .id = 1, .lease = 101, .attempt = 2, .tag = 7});
+    got(2, 20, 1, 100, 1, 7);
+    settled(2, 30, PROOF_RELEASE, 1, 100, OK_);
+    settled(4, 410, PROOF_ARCHIVE, 1, 101, OK_);
+    claimed(3, 9000, 1, 0, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 2);
+    NOTHING_FOUND();
+}
+
+static void enqueue_that_is_told_last_proves_nothing(void **state)
+{
+    (void)state;
+    note((proof_record){.at_us = 10, .process = 1, .call = ++F.calls, .mark = '?', .op = PROOF_ENQUEUE, .tag = 7, .count = 1});
+    note((proof_record){.at_us = 50, .process = 1, .call = F.calls, .mark = '!', .op = PROOF_ENQUEUE, .tag = 7, .id = 1, .count = 1});
+    got(2, 20, 1, 100, 1, 7);
+    settled(2, 30, PROOF_ARCHIVE, 1, 100, OK_);
+    claimed(3, 9000, 1, 0, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 1);
+    NOTHING_FOUND();
 }
 
 static void claim_beside_another_one_proves_nothing(void **state)
@@ -959,6 +1038,9 @@ int main(void)
         FORGED(message_that_died_early_is_found), FORGED(batch_in_order_passes), FORGED(batch_in_the_wrong_order_is_found),
         FORGED(batch_with_the_wrong_priority_first_is_found), FORGED(queue_in_the_wrong_order_is_found), FORGED(message_left_out_is_found),
         FORGED(lease_that_does_not_come_back_is_found), FORGED(claim_beside_another_one_proves_nothing),
+        FORGED(last_attempt_that_nobody_wrote_down_ends_it), FORGED(left_out_before_the_last_attempt_is_found),
+        FORGED(death_without_its_attempts_is_found), FORGED(call_that_waited_long_got_it_next),
+        FORGED(enqueue_that_is_told_last_proves_nothing),
         FORGED(claim_that_is_full_proves_nothing), FORGED(good_run_passes), FORGED(lost_run_is_found), FORGED(run_that_failed_is_found),
         FORGED(run_triggered_twice_is_found), FORGED(step_that_ran_again_is_found), FORGED(body_of_a_process_that_lags_passes), FORGED(step_that_ran_again_after_a_flush_is_found),
         FORGED(body_of_a_paused_process_passes), FORGED(other_output_is_found), FORGED(other_output_in_the_end_is_found),

@@ -17,6 +17,7 @@
 #                        s3-radosgw"; s3 is the server with faults
 #   PGQRS_TEST_RADOSGW_SHARE   on radosgw only every so manyth case of the conformance suite, beside the whole on the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
+#   TMPDIR               where they work (/dev/shm when there is room, else /tmp)
 #   PGQRS_TEST_TIMEOUT   seconds a program may take (900)
 #   PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN, PGQRS_TEST_POSTGRES_ADMIN_DSN
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
@@ -104,6 +105,12 @@ label_of() {
     echo "${label%.sh}"
 }
 
+# Nothing here has to outlive the machine, and a slow disk doubles the time: everything goes to memory where there is enough of it.
+# What is about disks (tests/proof.sh) uses one.
+in_memory() {
+    [ -d /dev/shm ] && [ -w /dev/shm ] && [ "$(df -Pk /dev/shm | awk 'NR == 2 { print $4 }')" -gt 3000000 ]
+}
+if [ -z "${TMPDIR:-}" ] && in_memory; then export TMPDIR=/dev/shm; fi
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-test.XXXXXX")
 chmod 755 "$scratch" # tests of what another user may do get to their files through it
 started_servers=
@@ -186,7 +193,7 @@ for i in "${!run_programs[@]}"; do
     if uses_s3 "$i" && [ -z "${PGQRS_TEST_S3_ENDPOINT:-}" ]; then needs_s3=s3; fi
 done
 if [ -n "$needs_postgres$needs_s3" ]; then
-    started_servers=$(mktemp -d /tmp/pgqrs-servers.XXXXXX)
+    started_servers=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-servers.XXXXXX")
     # shellcheck disable=SC2086
     "$here/servers.sh" start "$started_servers" $needs_postgres $needs_s3 >"$scratch/env.sh"
     # shellcheck disable=SC1091
