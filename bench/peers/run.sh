@@ -14,7 +14,7 @@
 #   PEERS_URL=URL DRIVER COMMAND [KEY=VALUE...]
 #
 #   setup                                          makes tables and queue; prints {"version":"..."}
-#   fill count=N                                   enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
+#   fill count=N [lease_ms=L]                      enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
 #   produce seconds=S [group=G] [rate=R]           enqueues for S seconds, G in each call, at R calls a second or one after the
 #                                                  other; "at" is when a message was due, in seconds since 1970
 #   fetch seconds=S batch=B                        takes and acknowledges up to B at once until nothing is left
@@ -329,7 +329,7 @@ prepare() {
 }
 
 fill() {
-    (driver "$peer" fill count="$1" numbered="${2:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
+    (driver "$peer" fill count="$1" numbered="${2:-0}" lease_ms="${3:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
         say "  $peer fill: $(tail -n 3 "$scratch/err.fill")"
         return 1
     }
@@ -406,15 +406,17 @@ chaos_strike() {
 
 # chaos_turn COUNT WAIT: a worker that ended is started again, as a supervisor would.
 chaos_turn() {
-    local count=$1 wait=$2 log=$scratch/handled worker=0 struck='' limit restarts=-1 handled=0 lines=0 waiting
+    local count=$1 wait=$2 log=$scratch/handled worker=0 struck='' limit restarts=-1 handled=0 lines=0 waiting lease_ms=0
+    # Short where it is how soon a dead worker's messages come back; elsewhere the server may be away for longer than that.
+    [ "$cell" != worker ] || lease_ms=5000
     : >"$log"
-    prepare && fill "$count" 1 || return 1
+    prepare && fill "$count" 1 "$lease_ms" || return 1
     limit=$((SECONDS + 30))
     while [ "$SECONDS" -lt "$limit" ]; do
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
             [ -z "${running[$worker]:-}" ] || end "$worker"
             # The server may not be there yet.
-            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 lease_ms=5000 "log=$log" seconds=600 2>/dev/null; then
+            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
                 go "$worker" && restarts=$((restarts + 1))
             else
                 end "$worker"
