@@ -139,7 +139,7 @@ map(select(.scenario == "about")) as $abouts
   "",
   "## Figures to reach",
   "",
-  ([figure($cells; "graphile-worker, drain"; "drain"; "graphile-worker"; "."; 3),
+  ([figure($cells; "graphile-worker with its local queue, drain"; "drain"; "graphile-worker"; "x(10|50)$"; 3),
     figure($cells; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
     figure($cells; "pg-boss, drain at its best batch"; "drain"; "pg-boss"; "x50$"; 5),
     figure($cells; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),

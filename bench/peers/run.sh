@@ -34,7 +34,7 @@ root=$(cd "$here/../.." && pwd)
 build=$root/build/peers
 quick=${QUICK:-}
 [ "$quick" != 0 ] || quick=
-postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust dbos"
+postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
 sqlite_peers="pgqrs.h litequeue huey"
 all_scenarios="drain enqueue handlers steady pinned million idle wakeup workflow chaos"
 peers=${PEERS:-}
@@ -83,6 +83,7 @@ driver() { # PEER ARGUMENTS...
     pgqrs.h) exec "$root/build/bench/peers/pgqrs" "$@" ;;
     graphile-worker | pg-boss) exec "$build/npm/node_modules/.bin/node" "$here/$peer.mjs" "$@" ;;
     river) exec "$build/go/river" "$@" ;;
+    pgqrs-rust) exec "$build/cargo/target/release/driver" "$@" ;;
     *) exec "$build/pip/bin/python" "$here/$peer-driver.py" "$@" ;;
     esac
 }
@@ -96,7 +97,7 @@ can() {
     case $backend-$peer-$scenario in
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
-    postgres-pgqrs-rust-workflow) [ "$cell" = 1 ] ;;
+    postgres-pgqrs-python-workflow) [ "$cell" = 1 ] ;;
     *-workflow) return 1 ;;
     postgres-dbos-enqueue) [ "$cell" = 1 ] ;; # no bulk enqueue
     sqlite-huey-enqueue) [ "$cell" = 1 ] ;;
@@ -117,7 +118,7 @@ unfinished_sql() {
     pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
     river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
     procrastinate) echo "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')" ;;
-    pgqrs-rust) echo "SELECT count(*) FROM pgqrs_messages WHERE archived_at IS NULL" ;;
+    pgqrs-rust | pgqrs-python) echo "SELECT count(*) FROM pgqrs_messages WHERE archived_at IS NULL" ;;
     dbos) echo "SELECT count(*) FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')" ;;
     esac
 }
@@ -454,7 +455,7 @@ chaos_turn() {
 chaos() {
     local count
     case $peer in
-    procrastinate | dbos | pgqrs-rust) count=$(pick 1000 300) ;;
+    procrastinate | dbos | pgqrs-rust | pgqrs-python) count=$(pick 1000 300) ;;
     *) count=$(pick 4000 1000) ;;
     esac
     if ! chaos_turn "$count" "$(pick 90 8)"; then
