@@ -7102,6 +7102,7 @@ struct pgqrsi_pool {
     pgqrs_backend lane_backend;
     int64_t average_us;   /* of a handler, 0: unknown */
     bool stuck;           /* no lane has become free for long */
+    int64_t commit_us;    /* of the last exchange */
     int gather_misses;    /* in a row */
     bool empty;           /* the last claim found nothing */
     bool look;            /* look again now */
@@ -7836,8 +7837,10 @@ static pgqrs_result pgqrsi_pool_exchange(pgqrsi_pool *pool, size_t wanted)
     int64_t started_us = pgqrsi_elapsed_us(store);
     size_t count = pgqrsi_pool_verdicts_fill(pool);
     pgqrsi_pool_claim_fill(pool, &claim, wanted);
+    int64_t begun_us = pgqrsi_monotonic_us();
     pgqrs_result result = pgqrsi_exchange(store, pool->verdicts, count, wanted ? &claim : NULL);
     pgqrs_error error = store->error;
+    pool->commit_us = pgqrsi_monotonic_us() - begun_us;
     pgqrsi_pool_answer_writes(pool, result == PGQRS_OK);
     store->error = error;
     if (result) return result;
@@ -7858,19 +7861,35 @@ static void pgqrsi_pool_collect(pgqrsi_pool *pool)
     pgqrsi_pool_answer_asks(pool, asks);
 }
 
-#define PGQRSI_POOL_GATHER_US 150
+#define PGQRSI_GATHER_US 150
+#define PGQRSI_GATHER_MOST_US 2000
 #define PGQRSI_POOL_GATHER_MISSES 4
+
+/* How long a commit may wait for what else is about to come, when the last one took so long. */
+static int64_t pgqrsi_gather_us(int64_t commit_us)
+{
+    int64_t us = commit_us / 32;
+    if (us < PGQRSI_GATHER_US) return PGQRSI_GATHER_US;
+    return us < PGQRSI_GATHER_MOST_US ? us : PGQRSI_GATHER_MOST_US;
+}
+
+/* Where a commit takes long, what finishes a moment later would have to wait for the next one. */
+static bool pgqrsi_pool_should_gather(const pgqrsi_pool *pool)
+{
+    return pool->write_count || pool->impatient ||
+           (pool->owed_count && pgqrsi_gather_us(pool->commit_us) > PGQRSI_GATHER_US);
+}
 
 /* When lanes wait for a commit and others are about to, a moment's patience makes it one commit for all of them. Lanes that do not
  * come within the moment, because their handlers take longer, are not waited for every time. */
 static void pgqrsi_pool_gather(pgqrsi_pool *pool)
 {
-    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
+    int64_t end_us = pgqrsi_monotonic_us() + pgqrsi_gather_us(pool->commit_us);
     bool busy = true;
     if (pool->gather_misses >= PGQRSI_POOL_GATHER_MISSES && ++pool->gather_misses % 32 != 0) return;
     while (busy && pgqrsi_monotonic_us() < end_us) {
         pthread_mutex_lock(&pool->mutex);
-        busy = pool->running > pool->waiting;
+        busy = pool->running > pool->waiting || (pool->ready.first && pool->running < pool->lane_count);
         pthread_mutex_unlock(&pool->mutex);
         if (busy) sched_yield();
     }
@@ -7918,7 +7937,7 @@ static pgqrs_result pgqrsi_pool_turn(pgqrsi_pool *pool)
     }
     pgqrs_result result = pgqrsi_pool_renew(pool);
     if (!result) pgqrsi_pool_return_stale(pool);
-    if (!result && (pool->write_count || pool->impatient)) pgqrsi_pool_gather(pool);
+    if (!result && pgqrsi_pool_should_gather(pool)) pgqrsi_pool_gather(pool);
     size_t wanted = pgqrsi_pool_wanted(pool);
     if (!pgqrsi_pool_may_look(pool)) wanted = 0;
     if (!result && (wanted || pool->write_count || pgqrsi_pool_must_settle(pool)))
@@ -8297,7 +8316,8 @@ struct pgqrs_producer {
     bool leading;
     pgqrsi_order *first, **end; /* in the order of arrival */
     size_t count, handed;       /* in the list; those of them handed over */
-    size_t last_group;
+    size_t expected;            /* at the next commit: who waits already, and who shared the last one and comes again */
+    int64_t commit_us;          /* the last one took this long */
     uint64_t number;
     int32_t failures; /* in a row, of what was handed over */
     uint64_t lost;    /* since it was opened */
@@ -8454,8 +8474,8 @@ static void pgqrsi_producer_finish(pgqrs_producer *producer)
 /* Those who shared the last commit are about to come again: a moment's patience makes it one commit again. */
 static void pgqrsi_producer_gather(pgqrs_producer *producer)
 {
-    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
-    while (producer->count < producer->last_group && pgqrsi_monotonic_us() < end_us) {
+    int64_t end_us = pgqrsi_monotonic_us() + pgqrsi_gather_us(producer->commit_us);
+    while (producer->count < producer->expected && pgqrsi_monotonic_us() < end_us) {
         pthread_mutex_unlock(&producer->mutex);
         sched_yield();
         pthread_mutex_lock(&producer->mutex);
@@ -8468,11 +8488,13 @@ static void pgqrsi_producer_lead(pgqrs_producer *producer, pgqrsi_order *leader)
     producer->leading = true;
     pgqrsi_producer_gather(producer);
     pgqrsi_producer_pick(producer, leader);
-    producer->last_group = producer->group_count;
     pthread_mutex_unlock(&producer->mutex);
+    int64_t begun_us = pgqrsi_monotonic_us();
     pgqrsi_producer_store_group(producer);
     pthread_mutex_lock(&producer->mutex);
+    producer->commit_us = pgqrsi_monotonic_us() - begun_us;
     pgqrsi_producer_finish(producer);
+    producer->expected = producer->count + producer->group_count;
     producer->leading = false;
     pthread_cond_broadcast(&producer->changed);
     if (producer->handed) pthread_cond_signal(&producer->work);

@@ -6,7 +6,8 @@
  *   - nothing is there that nobody enqueued, and nothing twice
  *   - nobody got a message while another one's lease for it ran
  *   - an archive that was acknowledged is done, and was acknowledged to one alone; nothing else is archived
- *   - each version is the successor of the one before, has all that was in it, and is a sound SQLite file
+ *   - each version is the successor of the one before, has all that was in it, and is a sound SQLite file; from some size on the
+ *     object is one in parts: then so is what its parts make together, and each of them is written once
  *   - nobody ever saw a conflict, or any error but that the store was away (which it is, now and then, for longer than a call waits)
  *
  *   proof_s3_hosts [SECONDS [SETTING...]]   15; settings of tests/s3_server.c that hold beside or instead of the faults
@@ -38,9 +39,10 @@ static int proof_clock_gettime(clockid_t clock, struct timespec *now)
 #include <inttypes.h>
 #include <sys/mman.h>
 
+#include "s3_parts.h"
 #include "s3_process.h"
 
-enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, DEADLINE_MS = 1200, REPORT_MS = 10000,
+enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, SPLIT = 65536, DEADLINE_MS = 1200, REPORT_MS = 10000,
        SKEW_MS = 1100 /* a Date has no fractions: so far may the clocks of two hosts be apart, and a lease end early */ };
 
 static const char secret[] = "swordfish-7731";
@@ -56,6 +58,7 @@ static struct {
     shared_page *page;
     s3_process server;
     int64_t kills, failures, versions, begun_ms, wanted; /* operations; 0: by the clock */
+    int64_t parts, parted;      /* written; versions that are in parts */
     int64_t messages, archived; /* in the newest version looked at */
     uint64_t last_seq;
 } P;
@@ -136,6 +139,7 @@ static pgqrs_store *open_store(int host, http_socket *http, pgqrs_error *err)
     s3.cache_dir = cache;
     s3.request_timeout_ms = DEADLINE_MS / 2;
     s3.deadline_ms = DEADLINE_MS;
+    s3.split_bytes = SPLIT;
     desc.s3 = &s3;
     return pgqrs_open("s3://proof/queue.sqlite", &desc, err);
 }
@@ -270,6 +274,16 @@ static void check_nothing_lost(const char *path, sqlite3 *database)
     P.archived = archived;
 }
 
+static bool sqlite_can_open(const char *path)
+{
+    sqlite3 *database = NULL;
+    bool good = sqlite3_open_v2(path, &database, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK && number_of(database, "SELECT count(*) FROM pgqrs_s3") == 1;
+    if (!good)
+        complain("the head of an object is not sound: %s", path);
+    sqlite3_close(database);
+    return good;
+}
+
 static void check_sound(const char *path)
 {
     sqlite3 *database = NULL;
@@ -283,6 +297,43 @@ static void check_sound(const char *path)
     sqlite3_finalize(statement);
     check_nothing_lost(path, database);
     sqlite3_close(database);
+}
+
+static bool write_file(const char *path, const s3_text *body)
+{
+    FILE *file = fopen(path, "wb");
+    bool good = file && fwrite(body->data, 1, body->size, file) == body->size;
+    return (!file || fclose(file) == 0) && good;
+}
+
+static bool kept_part(void *user, const char *name, s3_text *body)
+{
+    static char data[65536];
+    char path[400];
+    FILE *file;
+    size_t got;
+    (void)user;
+    snprintf(path, sizeof(path), "%s/parts/%s", P.dir, name);
+    file = fopen(path, "rb");
+    while (file && (got = fread(data, 1, sizeof(data), file)) > 0)
+        s3_add(body, data, got);
+    if (file)
+        fclose(file);
+    return file && !body->failed;
+}
+
+/* The file that the parts make, in place of the head. */
+static void check_parts(const char *path, const unsigned char *data, size_t size)
+{
+    s3_text head = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false};
+    s3_add(&head, data, size);
+    if (s3_parts_table(&head)) {
+        P.parted++;
+        if (!s3_parts_assemble(&head, kept_part, NULL, &whole) || !write_file(path, &whole))
+            complain("%s: its parts are not all there", path);
+    }
+    s3_free(&head);
+    s3_free(&whole);
 }
 
 /* The trailer is read here on its own, from what the format says. */
@@ -303,7 +354,21 @@ static void check_version(const char *path)
     if (little(data + image + 32) != P.last_seq + 1)
         complain("%s: commit %" PRIu64 " follows %" PRIu64, path, little(data + image + 32), P.last_seq);
     P.last_seq = little(data + image + 32);
+    if (data[image + 8] == 2 && sqlite_can_open(path))
+        check_parts(path, data, size);
     check_sound(path);
+}
+
+/* It is for the versions to come. */
+static void keep_part(const char *path, const char *name)
+{
+    char place[400];
+    snprintf(place, sizeof(place), "%s/parts/%s", P.dir, name);
+    if (access(place, F_OK) == 0)
+        complain("a part was written twice: %s", name);
+    if (rename(path, place) != 0)
+        complain("the checker itself: %s: %s", place, strerror(errno));
+    P.parts++;
 }
 
 static int compare_names(const void *a, const void *b)
@@ -314,7 +379,7 @@ static int compare_names(const void *a, const void *b)
 /* Those that are written, and removes them; the newest may not be complete yet. */
 static void check_versions(bool all)
 {
-    static char names[20000][64];
+    static char names[20000][96];
     char path[400];
     size_t count = 0;
     struct dirent *entry;
@@ -328,7 +393,11 @@ static void check_versions(bool all)
         closedir(listing);
     qsort(names, count, sizeof(names[0]), compare_names);
     for (size_t i = 0; i + (all ? 0 : 1) < count; i++) {
-        snprintf(path, sizeof(path), "%s/versions/%.63s", P.dir, names[i]);
+        snprintf(path, sizeof(path), "%s/versions/%.95s", P.dir, names[i]);
+        if (strstr(names[i], ".d+")) {
+            keep_part(path, strstr(names[i], ".d+") + 3);
+            continue;
+        }
         check_version(path);
         unlink(path);
     }
@@ -402,11 +471,18 @@ static void read_journal(int process, int life)
     unlink(path);
 }
 
+static bool part_of_object(void *user, const char *name, s3_text *body)
+{
+    char path[200];
+    (void)user;
+    snprintf(path, sizeof(path), "/_raw/proof/queue.sqlite.d/%s", name);
+    return s3_raw(P.server.port, "GET", path, NULL, 0, body) == 200;
+}
+
 static void open_book(void)
 {
     char sql[400];
-    s3_text object = {NULL, 0, 0, false};
-    FILE *file;
+    s3_text object = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false};
     if (sqlite3_open(":memory:", &book) != SQLITE_OK)
         complain("the checker itself: no memory");
     book_run("CREATE TABLE enqueues(tag TEXT PRIMARY KEY, id INTEGER, outcome TEXT);"
@@ -414,13 +490,12 @@ static void open_book(void)
              "CREATE TABLE archives(id INTEGER, lease INTEGER, process TEXT, outcome TEXT);"
              "CREATE INDEX archives_id ON archives(id, lease); CREATE INDEX claims_id ON claims(id, until)");
     snprintf(sql, sizeof(sql), "%s/object", P.dir);
-    file = fopen(sql, "wb");
-    if (s3_raw(P.server.port, "GET", "/_raw/proof/queue.sqlite", NULL, 0, &object) != 200 || !file ||
-        fwrite(object.data, 1, object.size, file) != object.size)
+    if (s3_raw(P.server.port, "GET", "/_raw/proof/queue.sqlite", NULL, 0, &object) != 200 ||
+        (s3_parts_table(&object) && !s3_parts_assemble(&object, part_of_object, NULL, &whole)) ||
+        !write_file(sql, whole.size > 0 ? &whole : &object))
         complain("the object cannot be read");
-    if (file)
-        fclose(file);
     s3_free(&object);
+    s3_free(&whole);
     snprintf(sql, sizeof(sql), "ATTACH '%s/object' AS final", P.dir);
     book_run(sql);
 }
@@ -488,6 +563,9 @@ static bool start_world(char **more)
     if (!http || P.page == MAP_FAILED || !mkdtemp(P.dir))
         return false;
     snprintf(versions, sizeof(versions), "%s/versions", P.dir);
+    if (mkdir(versions, 0700) != 0)
+        return false;
+    snprintf(versions, sizeof(versions), "%s/parts", P.dir);
     if (mkdir(versions, 0700) != 0)
         return false;
     snprintf(versions, sizeof(versions), "keep=%s/versions", P.dir);
@@ -620,8 +698,9 @@ int main(int argc, char **argv)
         }
         if (kinds < 6 && argc <= 2)
             complain("only %d kinds of faults happened", kinds);
-        printf("# %" PRId64 " PUTs, %" PRId64 " faults, %" PRId64 " versions, %" PRId64 " kills, %" PRId64 " violations, %" PRId64 " s\n",
-               s3_counter(P.server.port, "requests.PUT"), happened, P.versions, P.kills, P.failures, (now_ms() - P.begun_ms) / 1000);
+        printf("# %" PRId64 " PUTs, %" PRId64 " faults, %" PRId64 " versions, %" PRId64 " of them in %" PRId64 " parts, %" PRId64 " deleted, %" PRId64 " kills, %" PRId64 " violations, %" PRId64 " s\n",
+               s3_counter(P.server.port, "requests.PUT"), happened, P.versions, P.parted, P.parts,
+               s3_counter(P.server.port, "requests.DELETE"), P.kills, P.failures, (now_ms() - P.begun_ms) / 1000);
         sqlite3_close(book);
     } else {
         complain("the world does not start");
