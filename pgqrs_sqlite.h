@@ -29,7 +29,8 @@
  *     disk, unlock, flush "<file>-wal", return. So writers queue up instead of polling, and while one waits for the disk
  *     the next is at work already. This is safe: recovery keeps every whole transaction at the front of the log, SQLite
  *     flushes the log before it copies it into the file, and the file before it starts the log anew. The lock is held for
- *     one transaction; a program stopped in the middle of one (SIGSTOP, a debugger) holds up the others until it goes on.
+ *     one transaction; a program stopped in the middle of one (SIGSTOP, a debugger) holds up the others until it goes on, and
+ *     pgqrs_open is PGQRS_ERR_BUSY meanwhile, after connect_timeout_ms; "fuser -v FILE-qlock" names it.
  *     Do not remove "<file>-qlock" while a program has the file open; it is empty but for one byte and may be removed
  *     when none has. Where the lock is not to be had (other systems, some file systems) the store uses synchronous=FULL
  *     and says so in the log once. A program that writes to the file with SQLite alone does no harm: SQLite's own lock
@@ -1031,20 +1032,11 @@ static int64_t pgqrsi_sqlite_when(pgqrs_when when, int64_t now_us)
  * descriptor of those would drop SQLite's locks on them.
  * --------------------------------------------------------------------------------------------------------------- */
 
-typedef enum pgqrsi_sqlite_turn {
-    PGQRSI_SQLITE_TURN_TAKEN,
-    PGQRSI_SQLITE_TURN_LATE,   /* somebody else has it, for longer than we wait */
-    PGQRSI_SQLITE_TURN_REFUSED /* this file system has no such locks after all */
-} pgqrsi_sqlite_turn;
-
 #if defined(__linux__)
 
 /* Hidden under -std=c99, and the same on every architecture. */
-#define PGQRSI_SQLITE_OFD_GETLK 36
 #define PGQRSI_SQLITE_OFD_SETLK 37
-/* Bytes of the lock file: whose turn it is, and (shared) who waits for one. */
-#define PGQRSI_SQLITE_TURN 0
-#define PGQRSI_SQLITE_LINE 1
+#define PGQRSI_SQLITE_OFD_SETLKW 38
 #ifdef O_CLOEXEC
 #define PGQRSI_SQLITE_CLOEXEC O_CLOEXEC
 #else
@@ -1076,26 +1068,13 @@ static bool pgqrsi_sqlite_flush_file(int descriptor)
     return rc == 0;
 }
 
-static int pgqrsi_sqlite_lock_file(int descriptor, off_t place, short type)
+static int pgqrsi_sqlite_lock_file(int descriptor, int command, short type)
 {
     struct flock lock;
     memset(&lock, 0, sizeof(lock));
     lock.l_type = type;
     lock.l_whence = SEEK_SET;
-    lock.l_start = place;
-    lock.l_len = 1;
-    return fcntl(descriptor, PGQRSI_SQLITE_OFD_SETLK, &lock);
-}
-
-static bool pgqrsi_sqlite_others_wait(int descriptor)
-{
-    struct flock lock;
-    memset(&lock, 0, sizeof(lock));
-    lock.l_type = F_WRLCK;
-    lock.l_whence = SEEK_SET;
-    lock.l_start = PGQRSI_SQLITE_LINE;
-    lock.l_len = 1;
-    return fcntl(descriptor, PGQRSI_SQLITE_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+    return fcntl(descriptor, command, &lock);
 }
 
 /* The lock file gets the permissions of the database, so that whoever may write the one may lock the other. */
@@ -1112,48 +1091,41 @@ static void pgqrsi_sqlite_open_lock(pgqrsi_sqlite *self)
 static bool pgqrsi_sqlite_can_lock(const pgqrsi_sqlite *self)
 {
     return self->lock_fd >= 0 && sizeof(off_t) == 8 &&
-           pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_TURN, F_UNLCK) == 0;
+           pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLK, F_UNLCK) == 0;
 }
 
-static pgqrsi_sqlite_turn pgqrsi_sqlite_try_turn(pgqrsi_sqlite *self)
+/* Waits in the kernel for our turn. False: this file system has no such locks after all. */
+static bool pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
 {
-    self->turn_taken = pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_TURN, F_WRLCK) == 0;
-    if (self->turn_taken) return PGQRSI_SQLITE_TURN_TAKEN;
-    return errno == EAGAIN || errno == EACCES || errno == EINTR ? PGQRSI_SQLITE_TURN_LATE : PGQRSI_SQLITE_TURN_REFUSED;
+    while (pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLKW, F_WRLCK) != 0)
+        if (errno != EINTR) return false;
+    self->turn_taken = true;
+    return true;
 }
 
-/* Asks the more often the longer it has waited, so that whoever waits longest is next, most of the time. */
-static pgqrsi_sqlite_turn pgqrsi_sqlite_line_up(pgqrsi_sqlite *self)
+/* Whoever opens the file does not wait in the kernel, which cannot be given up: the program that holds the lock may have been stopped, and a
+ * tool that is to find out about it must not hang as well. */
+static pgqrs_result pgqrsi_sqlite_take_first_turn(pgqrsi_sqlite *self)
 {
-    int64_t begun_us = pgqrs_backend_monotonic(), now_us = begun_us;
-    pgqrsi_sqlite_turn turn;
-    do {
-        int64_t waited_us = now_us - begun_us;
-        int64_t most_us = waited_us < 2000 ? 60 : 20;
-        pgqrs_backend_sleep(self->store,
-                            most_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)most_us));
-        turn = pgqrsi_sqlite_try_turn(self);
-        now_us = pgqrs_backend_monotonic();
-    } while (turn == PGQRSI_SQLITE_TURN_LATE && now_us < self->deadline_us);
-    return turn;
-}
-
-/* The kernel would wait for us, in order, but a wait of its kind cannot be given up, and whoever has the turn may have been stopped: by a
- * debugger, by Ctrl-Z. So we ask. Whoever comes while others wait lines up, too. */
-static pgqrsi_sqlite_turn pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
-{
-    pgqrsi_sqlite_turn turn = PGQRSI_SQLITE_TURN_LATE;
-    if (!pgqrsi_sqlite_others_wait(self->lock_fd)) turn = pgqrsi_sqlite_try_turn(self);
-    if (turn != PGQRSI_SQLITE_TURN_LATE) return turn;
-    pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_LINE, F_RDLCK);
-    turn = pgqrsi_sqlite_line_up(self);
-    pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_LINE, F_UNLCK);
-    return turn;
+    while (pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLK, F_WRLCK) != 0) {
+        if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
+            self->turns = false;
+            return PGQRS_OK;
+        }
+        if (pgqrs_backend_monotonic() >= self->deadline_us)
+            return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
+                                      "%s: another program has held \"%s\" for longer than connect_timeout_ms; was it "
+                                      "stopped while it wrote? (fuser -v names it)",
+                                      pgqrsi_sqlite_name(self), self->lock_path);
+        pgqrs_backend_sleep(self->store, 200 + (int64_t)(pgqrs_backend_random(self->store) % 300));
+    }
+    self->turn_taken = true;
+    return PGQRS_OK;
 }
 
 static void pgqrsi_sqlite_end_turn(pgqrsi_sqlite *self)
 {
-    if (self->turn_taken) pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_TURN, F_UNLCK);
+    if (self->turn_taken) pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLK, F_UNLCK);
     self->turn_taken = false;
 }
 
@@ -1241,9 +1213,15 @@ static bool pgqrsi_sqlite_can_lock(const pgqrsi_sqlite *self)
     return self->lock_fd >= 0;
 }
 
-static pgqrsi_sqlite_turn pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
+static bool pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
 {
-    return self->lock_fd >= 0 ? PGQRSI_SQLITE_TURN_TAKEN : PGQRSI_SQLITE_TURN_REFUSED;
+    return self->lock_fd >= 0;
+}
+
+static pgqrs_result pgqrsi_sqlite_take_first_turn(pgqrsi_sqlite *self)
+{
+    self->turns = false;
+    return PGQRS_OK;
 }
 
 static void pgqrsi_sqlite_end_turn(pgqrsi_sqlite *self)
@@ -1343,10 +1321,8 @@ static pgqrs_result pgqrsi_sqlite_begin_immediate(pgqrsi_sqlite *self)
 {
     int times = 0;
     for (;;) {
-        pgqrsi_sqlite_turn turn = self->turns ? pgqrsi_sqlite_take_turn(self) : PGQRSI_SQLITE_TURN_TAKEN;
         int rc;
-        if (turn == PGQRSI_SQLITE_TURN_LATE) return pgqrsi_sqlite_fail(self, SQLITE_BUSY);
-        if (turn == PGQRSI_SQLITE_TURN_REFUSED) {
+        if (self->turns && !pgqrsi_sqlite_take_turn(self)) {
             pgqrs_result result = pgqrsi_sqlite_fall_back(self, "the queue lock is refused");
             if (result != PGQRS_OK) return result;
         }
@@ -1741,13 +1717,10 @@ static pgqrs_result pgqrsi_sqlite_set_journal(pgqrsi_sqlite *self, bool log, boo
 static pgqrs_result pgqrsi_sqlite_set_up_file(pgqrsi_sqlite *self, bool log)
 {
     bool logged = false;
-    pgqrsi_sqlite_turn turn;
     pgqrs_result result;
     if (!self->turso) pgqrsi_sqlite_open_lock(self);
     self->turns = !self->turso && pgqrsi_sqlite_can_lock(self);
-    turn = self->turns ? pgqrsi_sqlite_take_turn(self) : PGQRSI_SQLITE_TURN_REFUSED;
-    if (turn == PGQRSI_SQLITE_TURN_LATE) return pgqrsi_sqlite_fail(self, SQLITE_BUSY);
-    self->turns = turn == PGQRSI_SQLITE_TURN_TAKEN;
+    if (self->turns && (result = pgqrsi_sqlite_take_first_turn(self)) != PGQRS_OK) return result;
     result = pgqrsi_sqlite_set_journal(self, log, &logged);
     pgqrsi_sqlite_end_turn(self);
     if (result != PGQRS_OK) return result;
