@@ -1252,6 +1252,8 @@ static void part_without_a_head_is_removed(void)
 /* Whatever becomes of a part's PUT, the commit is made, with it or without. */
 static void faults_of_parts_do_no_harm(void)
 {
+    static const char *const of_reading[] = {"reset",      "slow",     "error_before", "busy",      "slow_down", "stale",
+                                             "slow_reply", "cut_head", "garbage",      "truncated", "shortened", "corrupted"};
     char line[64];
     int64_t messages = 100;
     size_t i;
@@ -1273,10 +1275,10 @@ static void faults_of_parts_do_no_harm(void)
             check_whole(messages);
         }
     /* And for whoever fetches them. */
-    for (i = 0; i < COUNT_OF(faults); i++) {
+    for (i = 0; i < COUNT_OF(of_reading); i++) {
         pgqrs_store *other;
         char command[900];
-        snprintf(line, sizeof(line), "%s=GET:0.3", faults[i]);
+        snprintf(line, sizeof(line), "%s=GET:0.3", of_reading[i]);
         control(line);
         other = store_elsewhere();
         EQ(messages, ready_on(other));
