@@ -1404,6 +1404,7 @@ typedef struct pgqrsi_s3 {
     sqlite3 *db; /* in memory: the base, and what a call has just changed; in local mode only for a moment */
     bool local;
     pgqrs_store_desc local_settings;
+    int64_t file_until_us; /* how long a connection of ours to the local file waits for it */
     const char *local_path;
     const char *pending_path;
 
@@ -3916,13 +3917,23 @@ static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
     return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
 }
 
-/* A connection to the local file; NULL: there is no such file, or no memory. */
+/* SQLite's own way of waiting tries ever more seldom, so that those who write without a pause keep us out. */
+static int pgqrsi_s3_wait_for_file(void *context, int times)
+{
+    const pgqrsi_s3 *self = (const pgqrsi_s3 *)context;
+    (void)times;
+    if (pgqrs_backend_monotonic() >= self->file_until_us) return 0;
+    pgqrsi_s3_real_pause(300);
+    return 1;
+}
+
+/* A connection to the local file, for now; NULL: there is no such file, or no memory. */
 static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
 {
     sqlite3 *db = NULL;
-    int timeout_ms = self->patience_us / 1000 < INT_MAX ? (int)(self->patience_us / 1000) : INT_MAX;
     if (sqlite3_open_v2(self->local_path, &db, SQLITE_OPEN_READWRITE | flags, NULL) == SQLITE_OK) {
-        sqlite3_busy_timeout(db, timeout_ms);
+        self->file_until_us = pgqrs_backend_monotonic() + self->patience_us;
+        sqlite3_busy_handler(db, pgqrsi_s3_wait_for_file, self);
         return db;
     }
     sqlite3_close(db);

@@ -1613,7 +1613,8 @@ static int begin_run(void)
                    {"pgbouncer", ON_PGBOUNCER},
                    {"s3", ON_S3},
                    {"s3-local", ON_S3_LOCAL},
-                   {"s3-radosgw", ON_S3}};
+                   {"s3-radosgw", ON_S3},
+                   {"s3-local-radosgw", ON_S3_LOCAL}};
     const char *name = getenv("PGQRS_TEST_TARGET");
     const char *dsn = getenv("PGQRS_TEST_DSN");
     size_t i;
@@ -1629,7 +1630,7 @@ static int begin_run(void)
         if (strcmp(name, targets[i].name) == 0)
             run.target = targets[i].target;
     if (!run.target) {
-        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-local, s3-radosgw\n", name);
+        fprintf(stderr, "PGQRS_TEST_TARGET is %s; there are sqlite-file, sqlite-memory, postgres, pgbouncer, s3, s3-local, s3-radosgw, s3-local-radosgw\n", name);
         return 3;
     }
     printf("# target %s, seed %" PRIu64 " (PGQRS_TEST_SEED repeats it)\n", name, run.seed);
@@ -1645,7 +1646,7 @@ static int begin_run(void)
         snprintf(run.schema, sizeof(run.schema), "t%08x%04x", (unsigned)(run.seed * UINT64_C(0x9E3779B97F4A7C15) >> 32),
                  (unsigned)getpid() & 0xffffu);
     }
-    if (on(ON_BUCKET) && !start_s3(strcmp(name, "s3-radosgw") == 0))
+    if (on(ON_BUCKET) && !start_s3(strstr(name, "radosgw") != NULL))
         return 3;
     if (on(ON_SQLITE_FILE) || on(ON_BUCKET)) {
         if (dsn && strncmp(dsn, "sqlite://", 9) == 0 && strrchr(dsn + 9, '/')) {
