@@ -4917,6 +4917,7 @@ typedef struct pgqrs_delivery {
     pgqrs_worker *worker;  /* NULL outside of the handler */
     pgqrs_verdict verdict; /* 0: none said */
     int64_t delay_ms;      /* 0: a retry follows the queue's backoff */
+    int64_t awaited_us;    /* until_empty waits for it so long after it was settled; -1: not at all */
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrs_delivery;
 
@@ -4952,6 +4953,7 @@ struct pgqrs_worker {
     size_t window;        /* how many to take next */
     int64_t handled;
     int64_t retry_until_us; /* until_empty waits for its own retries; by pgqrsi_elapsed_us, 0: none */
+    int64_t asked_at_us;    /* likewise: when the last claim began */
     int64_t next_due_us;    /* of the last empty claim, -1: unknown */
     int64_t looked_at_us;   /* monotonic, of the last claim */
     int32_t failures;       /* store errors in a row */
@@ -5172,10 +5174,8 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
         result = pgqrsi_queue_backoff(store, worker->queue, message->attempt, &owed->due.delay_us);
     if (result) /* the settings cannot be read now: the default policy is better than losing the verdict */
         owed->due.delay_us = pgqrsi_backoff_us(store, 1000, 60000, message->attempt);
-    if (owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK) {
-        int64_t due_us = pgqrsi_elapsed_us(store) + owed->due.delay_us;
-        if (worker->retry_until_us == 0 || due_us > worker->retry_until_us) worker->retry_until_us = due_us;
-    }
+    bool comes_back = owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK;
+    delivery->awaited_us = comes_back ? owed->due.delay_us : -1;
     if (worker->owed_count++ == 0) worker->owed_since_us = pgqrsi_monotonic_us();
     delivery->worker = NULL;
     return PGQRS_OK;
@@ -5183,8 +5183,17 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
 
 /* --- exchange with the store */
 
+/* The delay of what was given back counts from its settlement, and that may have taken its time. */
+static void pgqrsi_worker_await(pgqrs_worker *worker, int64_t awaited_us)
+{
+    int64_t until_us = pgqrsi_elapsed_us(worker->store) + awaited_us;
+    if (awaited_us >= 0 && until_us > worker->retry_until_us) worker->retry_until_us = until_us;
+}
+
 static void pgqrsi_worker_settled(pgqrs_worker *worker)
 {
+    for (size_t i = 0; i < worker->owed_count; i++)
+        pgqrsi_worker_await(worker, worker->deliveries[i].awaited_us);
     for (size_t i = 0; i < worker->owed_count; i++)
         if (worker->owed[i].result == PGQRS_ERR_LEASE_LOST)
             pgqrsi_log(worker->store, PGQRS_LOG_WARN,
@@ -5284,6 +5293,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
     if (result) return result;
     worker->looked_at_us = pgqrsi_monotonic_us();
+    worker->asked_at_us = started_us;
     pgqrsi_worker_settled(worker);
     pgqrs_free(worker->held);
     worker->held = claim.messages;
@@ -5451,12 +5461,12 @@ static void pgqrsi_worker_return_rest(pgqrs_worker *worker)
 {
     while (pgqrsi_worker_unstarted(worker) > 0) {
         pgqrs_message *message = pgqrsi_worker_message(worker, worker->next++);
-        int64_t retry_until_us = worker->retry_until_us;
+        pgqrs_delivery *delivery = &worker->deliveries[worker->owed_count];
         pgqrsi_worker_start(worker, message, worker->owed_count);
-        worker->deliveries[worker->owed_count].verdict = PGQRS_GIVE_BACK;
+        delivery->verdict = PGQRS_GIVE_BACK;
         pgqrsi_worker_owe(worker, message);
+        delivery->awaited_us = -1;
         message->delivery = NULL;
-        worker->retry_until_us = retry_until_us;
     }
 }
 
@@ -5541,7 +5551,7 @@ static bool pgqrsi_worker_drained(const pgqrs_worker *worker)
     int64_t grace_us = 50 * PGQRSI_US_PER_MS; /* the server's clock and ours need not agree to the millisecond */
     if (pgqrsi_worker_all_done(worker)) return true;
     if (!worker->desc.until_empty || worker->held || worker->refused) return false;
-    return worker->retry_until_us == 0 || pgqrsi_elapsed_us(worker->store) > worker->retry_until_us + grace_us ||
+    return worker->retry_until_us == 0 || worker->asked_at_us > worker->retry_until_us + grace_us ||
            worker->next_due_us < 0;
 }
 
@@ -6770,7 +6780,6 @@ static bool pgqrsi_run_is_retry(const pgqrs_run *run)
 static void pgqrsi_run_owe(pgqrs_worker *worker, pgqrs_run *run, const pgqrs_message *message,
                            const pgqrs_backend_verdict *judged)
 {
-    int64_t retry_until_us = worker->retry_until_us;
     size_t slot = worker->owed_count;
     int64_t now_us = run->loaded ? pgqrsi_run_now(run) : 0;
     pgqrsi_worker_owe(worker, message);
@@ -6780,9 +6789,7 @@ static void pgqrsi_run_owe(pgqrs_worker *worker, pgqrs_run *run, const pgqrs_mes
     if (judged->due.at_us || judged->due.delay_us) owed->due = judged->due;
     if (owed->verdict != PGQRS_GIVE_BACK) return;
     int64_t wait_us = owed->due.at_us ? owed->due.at_us - now_us : owed->due.delay_us;
-    int64_t due_us = pgqrsi_elapsed_us(worker->store) + (wait_us > 0 ? wait_us : 0);
-    worker->retry_until_us = retry_until_us;
-    if (pgqrsi_run_is_retry(run) && due_us > retry_until_us) worker->retry_until_us = due_us;
+    worker->deliveries[slot].awaited_us = !pgqrsi_run_is_retry(run) ? -1 : wait_us > 0 ? wait_us : 0;
 }
 
 static void pgqrsi_worker_handle_run(pgqrs_worker *worker)
@@ -7024,7 +7031,7 @@ typedef struct pgqrsi_job {
     bool counts;       /* towards max_messages */
     pgqrsi_lane *lane; /* waits for the settlement; NULL: nobody */
     int64_t took_us;
-    int64_t retry_until_us;
+    int64_t awaited_us; /* as of a delivery */
     pgqrs_backend_verdict verdict;
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrsi_job;
@@ -7374,7 +7381,6 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
     worker->held = job->haul->messages;
     worker->next = job->index;
     worker->lease_end_us = 0;
-    worker->retry_until_us = 0;
     if (worker->runs) {
         worker->runs->loads[0] = job->load;
         worker->runs->load_first = job->index;
@@ -7386,7 +7392,7 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
     job->took_us = pgqrsi_monotonic_us() - started_us;
     job->counts = worker->handled > handled;
     job->judged = worker->owed_count > 0;
-    job->retry_until_us = worker->retry_until_us;
+    job->awaited_us = job->judged ? worker->deliveries[0].awaited_us : -1;
     worker->held = NULL;
     lane->job = NULL;
     if (!job->judged) return;
@@ -7501,7 +7507,6 @@ static void pgqrsi_pool_collect_finished(pgqrsi_pool *pool)
         pool->stuck = false;
         pool->average_us = pool->average_us ? (pool->average_us * 7 + job->took_us) / 8 : job->took_us + 1;
         worker->handled += job->counts;
-        if (job->retry_until_us > worker->retry_until_us) worker->retry_until_us = job->retry_until_us;
         if (job->judged && pool->failure)
             pgqrsi_pool_settled_one(pool, job, pool->failure);
         else if (job->judged)
@@ -7526,6 +7531,7 @@ static void pgqrsi_pool_return_ready(pgqrsi_pool *pool)
         job->verdict.lease = message->lease;
         job->verdict.lease_size = message->lease_size;
         job->verdict.verdict = PGQRS_GIVE_BACK;
+        job->awaited_us = -1;
         job->state = PGQRSI_JOB_FINISHED;
         job->lane = NULL;
         pgqrsi_pool_owe(pool, job);
@@ -7546,8 +7552,10 @@ static void pgqrsi_pool_settled(pgqrsi_pool *pool, pgqrs_result result)
 {
     if (!result) pgqrsi_pool_tell_lost(pool);
     pthread_mutex_lock(&pool->mutex);
-    for (size_t i = 0; i < pool->owed_count; i++)
+    for (size_t i = 0; i < pool->owed_count; i++) {
+        if (!result) pgqrsi_worker_await(pool->worker, pool->owed[i]->awaited_us);
         pgqrsi_pool_settled_one(pool, pool->owed[i], result ? result : pool->verdicts[i].result);
+    }
     pool->owed_count = 0;
     pool->impatient = 0;
     pthread_mutex_unlock(&pool->mutex);
@@ -7770,6 +7778,7 @@ static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *
 {
     pgqrs_worker *worker = pool->worker;
     worker->looked_at_us = pgqrsi_monotonic_us();
+    worker->asked_at_us = started_us;
     worker->next_due_us = claim->next_due_us;
     worker->refused = claim->refused != PGQRS_OK;
     if (claim->heartbeat) worker->beat_at_us = started_us;

@@ -62,6 +62,15 @@ static void path_of(const char *name, char out[900])
     snprintf(out, 900, "%.700s/%.79s", directory, name);
 }
 
+/* Not a name alone, as "machine" is, which is there or is not. */
+static bool is_file(const char *name)
+{
+    char path[900];
+    struct stat status;
+    path_of(name, path);
+    return lstat(path, &status) == 0 && S_ISREG(status.st_mode);
+}
+
 static unsigned char *read_whole(const char *name, size_t *size)
 {
     char path[900];
@@ -105,7 +114,7 @@ static void keep_state(void)
     states[0].count = 0;
     while ((entry = readdir(listing)) != NULL && states[0].count < FILES) {
         kept_file *file = &states[0].files[states[0].count];
-        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name))
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name) || !is_file(entry->d_name))
             continue;
         snprintf(file->name, sizeof(file->name), "%.79s", entry->d_name);
         file->data = read_whole(file->name, &file->size);

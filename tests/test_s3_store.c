@@ -788,6 +788,30 @@ static void cache_file(char *out, size_t room)
 }
 
 /* Whatever is left of the file, cut off or with other bytes in it: the store is as it was. */
+static pgqrs_result gives_back_twice(const pgqrs_message *message, void *user)
+{
+    int *times = (int *)user;
+    return ++*times < 3 ? pgqrs_message_give_back(message, 1) : PGQRS_OK;
+}
+
+/* The delay has passed before the answer is there: that is no reason to leave it to others. */
+static void what_came_back_during_a_slow_commit_is_waited_for(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int threads;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    for (threads = 0; threads <= 2; threads += 2) {
+        int64_t id = put();
+        int times = 0;
+        control("delay_ms=150");
+        OK(pgqrs_work(T.store, T.queue, gives_back_twice, &times, &(pgqrs_work_desc){.threads = threads, .until_empty = true}));
+        control("delay_ms=0");
+        EQ(3, times);
+        STATE("archived", id);
+    }
+}
+
 static void damaged_cache_is_no_harm(void)
 {
     static unsigned char data[1 << 20], copy[1 << 20];
@@ -1780,6 +1804,7 @@ static const test_case s3_cases[] = {
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
+    CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_shrinks_with_what_is_removed, PLAIN),
