@@ -19,7 +19,7 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
-CLI_PROGRAMS := build/pgqrs build/test/cli_flow
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -53,7 +53,7 @@ test: ## run every test; installs what is missing, starts private servers (a few
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@PGQRS_TEST_RADOSGW_SHARE=$${PGQRS_TEST_RADOSGW_SHARE:-4} \
 	  tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/peers.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test
@@ -86,10 +86,12 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
-	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/s3_server
+	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/proof_s3_local \
+	  build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+	@PGQRS_TEST_TARGET=s3-local build/test/proof_s3_local $${PGQRS_PROOF_SECONDS:-120}
 	@for target in s3 s3-local; do PGQRS_PROOF_TRIALS=$${PGQRS_PROOF_TRIALS:-3000} PGQRS_TEST_TARGET=$$target build/test/proof_s3_cache || exit 1; done
 	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 
