@@ -62,15 +62,6 @@ static void path_of(const char *name, char out[900])
     snprintf(out, 900, "%.700s/%.79s", directory, name);
 }
 
-/* Not a name alone, as "machine" is, which is there or is not. */
-static bool is_file(const char *name)
-{
-    char path[900];
-    struct stat status;
-    path_of(name, path);
-    return lstat(path, &status) == 0 && S_ISREG(status.st_mode);
-}
-
 static unsigned char *read_whole(const char *name, size_t *size)
 {
     char path[900];
@@ -115,13 +106,9 @@ static void keep_state(void)
     states[0].count = 0;
     while ((entry = readdir(listing)) != NULL && states[0].count < FILES) {
         kept_file *file = &states[0].files[states[0].count];
-<<<<<<< HEAD
-        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name) || !is_file(entry->d_name))
-=======
         struct stat is;
         char path[900];
         if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name))
->>>>>>> d9ae5cc4595f2c97ad1295e13390b5baa569053d
             continue;
         path_of(entry->d_name, path);
         if (lstat(path, &is) != 0 || !S_ISREG(is.st_mode))
@@ -249,7 +236,6 @@ static int64_t one_number(sqlite3 *database, const char *sql)
 static bool object_is_sound;
 static int64_t messages_in_the_bucket(void)
 {
-<<<<<<< HEAD
     char path[700];
     s3_text body = s3_whole_object();
     sqlite3 *database = NULL;
@@ -262,17 +248,6 @@ static int64_t messages_in_the_bucket(void)
     assert_int_equal(fwrite(body.data, 1, body.size, file), body.size);
     fclose(file);
     s3_free(&body);
-=======
-    char path[700], place[600];
-    sqlite3 *database = NULL;
-    sqlite3_stmt *statement = NULL;
-    int64_t count = -1;
-    snprintf(place, sizeof(place), "%s", T.file);
-    snprintf(T.file, sizeof(T.file), "%.500s/object", run.dir);
-    snprintf(path, sizeof(path), "%s", T.file);
-    s3_fetch_object();
-    snprintf(T.file, sizeof(T.file), "%s", place);
->>>>>>> d9ae5cc4595f2c97ad1295e13390b5baa569053d
     if (sqlite3_open(path, &database) == SQLITE_OK &&
         sqlite3_prepare_v2(database, "PRAGMA integrity_check", -1, &statement, NULL) == SQLITE_OK &&
         sqlite3_step(statement) == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(statement, 0), "ok") == 0)

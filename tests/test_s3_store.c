@@ -1302,13 +1302,7 @@ static void faults_of_parts_do_no_harm(void)
     for (i = 0; i < COUNT_OF(of_reading); i++) {
         pgqrs_store *other;
         char command[900];
-<<<<<<< HEAD
         snprintf(line, sizeof(line), "%s=GET:0.3", of_reading[i]);
-=======
-        if (strcmp(faults[i], "conflict") == 0 || strcmp(faults[i], "false_412") == 0 || strcmp(faults[i], "own_412") == 0)
-            continue; /* answers to writes */
-        snprintf(line, sizeof(line), "%s=GET:0.3", faults[i]);
->>>>>>> d9ae5cc4595f2c97ad1295e13390b5baa569053d
         control(line);
         other = store_elsewhere();
         EQ(messages, ready_on(other));
@@ -1809,13 +1803,8 @@ static const test_case s3_cases[] = {
     CASE(clock_is_the_stores, PLAIN),
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
-<<<<<<< HEAD
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
     CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
-=======
-    CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
-    CASE(idle_workers_ask_together_and_ever_less, PLAIN),
->>>>>>> d9ae5cc4595f2c97ad1295e13390b5baa569053d
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_shrinks_with_what_is_removed, PLAIN),
