@@ -86,10 +86,12 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
-	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/s3_server
+	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/proof_s3_local \
+	  build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
+	@PGQRS_TEST_TARGET=s3-local build/test/proof_s3_local $${PGQRS_PROOF_SECONDS:-120}
 	@for target in s3 s3-local; do PGQRS_PROOF_TRIALS=$${PGQRS_PROOF_TRIALS:-3000} PGQRS_TEST_TARGET=$$target build/test/proof_s3_cache || exit 1; done
 	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 

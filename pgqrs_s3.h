@@ -1407,6 +1407,7 @@ typedef struct pgqrsi_s3 {
     int64_t file_until_us; /* how long a connection of ours to the local file waits for it */
     const char *local_path;
     const char *pending_path;
+    const char *arriving_path; /* local mode: the base of a snapshot that is under way */
 
     /* settings: the texts share one result object */
     void *owned;
@@ -1818,7 +1819,7 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
     room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 5 * room);
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 6 * room);
     if (!paths) return pgqrsi_s3_no_memory(self);
     snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
     size = strlen(paths);
@@ -1830,6 +1831,9 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
     memcpy(paths + 4 * room, paths, size);
     memcpy(paths + 4 * room + size, "/pending", sizeof("/pending"));
+    memcpy(paths + 5 * room, paths, size);
+    memcpy(paths + 5 * room + size, "/arriving", sizeof("/arriving"));
+    self->arriving_path = paths + 5 * room;
     self->pending_path = paths + 4 * room;
     self->local_path = paths + 3 * room;
     self->directory = paths;
@@ -1977,8 +1981,7 @@ static bool pgqrsi_s3_settle(const pgqrsi_s3 *self, int written)
     return done;
 }
 
-/* Writes base where other stores look for it. Without success they ask the store itself. */
-static void pgqrsi_s3_save(pgqrsi_s3 *self)
+static bool pgqrsi_s3_save_as(pgqrsi_s3 *self, const char *path)
 {
     unsigned char tail[PGQRSI_S3_TAIL];
     bool parts = pgqrsi_s3_in_parts(&self->trailer);
@@ -2002,11 +2005,17 @@ static void pgqrsi_s3_save(pgqrsi_s3 *self)
            pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
     if (done && self->local) done = pgqrsi_s3_settle(self, descriptor);
     pgqrsi_s3_close_file(&descriptor);
-    if (done && rename(self->temporary_path, self->image_path) == 0 && (!self->local || pgqrsi_s3_settle(self, -1)))
-        return;
+    if (done && rename(self->temporary_path, path) == 0 && (!self->local || pgqrsi_s3_settle(self, -1))) return true;
     unlink(self->temporary_path);
     pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: the cache in %s cannot be written: %s", self->name,
                       self->directory, strerror(errno));
+    return false;
+}
+
+/* Writes base where other stores look for it. Without success they ask the store itself. */
+static void pgqrsi_s3_save(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_save_as(self, self->image_path);
 }
 
 /* The tail of the file, and the ETag before it. */
@@ -2162,12 +2171,12 @@ static void pgqrsi_s3_vouch(pgqrsi_s3 *self)
 
 /* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it.
  * False: there was no memory for it. */
-static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+static bool pgqrsi_s3_catch_up_from(pgqrsi_s3 *self, const char *path)
 {
     pgqrsi_s3_cached cached;
     pgqrsi_s3_version version;
     bool first = self->presence != PGQRSI_S3_PRESENT, memory = true;
-    int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
+    int descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
     if (descriptor < 0) return true;
     memset(&version, 0, sizeof(version));
     if (!pgqrsi_s3_read_tail(self, descriptor, &cached)) {
@@ -2187,6 +2196,11 @@ static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
     pgqrsi_s3_drop_version(self->store, &version);
     pgqrsi_s3_close_file(&descriptor);
     return memory;
+}
+
+static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_catch_up_from(self, self->image_path);
 }
 
 static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
@@ -3950,6 +3964,7 @@ static pgqrs_result pgqrsi_s3_make_local(pgqrsi_s3 *self)
         sqlite3 *db = NULL;
         int rc = unlink(self->image_path) == 0 || errno == ENOENT ? SQLITE_OK : SQLITE_CANTOPEN;
         if (unlink(self->pending_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
+        if (unlink(self->arriving_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
         if (rc == SQLITE_OK) db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
         rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
         sqlite3_close(db);
@@ -4668,16 +4683,41 @@ static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s
     return PGQRS_OK;
 }
 
+static bool pgqrsi_s3_reread_base(pgqrsi_s3 *self, const char *path)
+{
+    self->presence = PGQRSI_S3_UNKNOWN;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    return pgqrsi_s3_catch_up_from(self, path);
+}
+
+/* A snapshot was cut off. If the file is what it brought, that is its base; otherwise it never got so far. */
+static pgqrs_result pgqrsi_s3_finish_restore(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_copy copy;
+    pgqrs_result result;
+    bool moved = true;
+    if (access(self->arriving_path, F_OK) != 0) return PGQRS_OK;
+    memset(&copy, 0, sizeof(copy));
+    if (!pgqrsi_s3_reread_base(self, self->arriving_path)) return pgqrsi_s3_no_memory(self);
+    result = pgqrsi_s3_open_copy(self, false, &copy);
+    if (result == PGQRS_OK && copy.db && self->presence == PGQRSI_S3_PRESENT && !copy.dirty)
+        moved = rename(self->arriving_path, self->image_path) == 0 && pgqrsi_s3_settle(self, -1);
+    else if (result == PGQRS_OK)
+        moved = unlink(self->arriving_path) == 0;
+    if (!moved) result = pgqrsi_s3_bad_cache(self, self->arriving_path, strerror(errno));
+    pgqrsi_s3_close_copy(&copy);
+    return result;
+}
+
 /* The base is read anew each time, because another process may have synced. */
 static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s3_copy *copy)
 {
     pgqrs_result result;
     memset(copy, 0, sizeof(*copy));
     result = pgqrsi_s3_lock(self);
+    if (result == PGQRS_OK) result = pgqrsi_s3_finish_restore(self);
     if (result != PGQRS_OK) return result;
-    self->presence = PGQRSI_S3_UNKNOWN;
-    memset(&self->trailer, 0, sizeof(self->trailer));
-    if (!pgqrsi_s3_catch_up(self))
+    if (!pgqrsi_s3_reread_base(self, self->image_path))
         return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
@@ -4703,58 +4743,83 @@ static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
 }
 
 /* Before an upload its writer and counter are written down. So whoever finds the object changed can tell whether it was that one,
- * whose end nobody saw, also after a restart. */
-#define PGQRSI_S3_PENDING 20
+ * whose end nobody saw, also after a restart. Several may be open: one that is late, and the next one that got no reply. */
+#define PGQRSI_S3_PENDING_MAX 8
 
-static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter)
-{
-    unsigned char bytes[PGQRSI_S3_PENDING];
-    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_WRONLY | O_CREAT | O_TRUNC);
-    pgqrsi_s3_put(bytes, 8, self->writer);
-    pgqrsi_s3_put(bytes + 8, 8, counter);
-    pgqrsi_s3_put(bytes + 16, 4, pgqrsi_s3_crc(0, bytes, 16));
-    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)) || !pgqrsi_s3_settle(self, descriptor))
-        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
-                          strerror(errno));
-    pgqrsi_s3_close_file(&descriptor);
-}
+typedef struct pgqrsi_s3_pending {
+    pgqrsi_s3_writer items[PGQRSI_S3_PENDING_MAX];
+    size_t count;
+} pgqrsi_s3_pending;
 
-/* All zero: there is none. */
-static pgqrsi_s3_writer pgqrsi_s3_read_pending(pgqrsi_s3 *self)
+static pgqrsi_s3_pending pgqrsi_s3_read_pending(pgqrsi_s3 *self)
 {
-    unsigned char bytes[PGQRSI_S3_PENDING];
-    pgqrsi_s3_writer pending;
+    unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
+    pgqrsi_s3_pending pending;
+    struct stat file;
+    size_t size = 0, i;
     int descriptor = pgqrsi_s3_open_file(self->pending_path, O_RDONLY);
     memset(&pending, 0, sizeof(pending));
-    if (descriptor >= 0 && pgqrsi_s3_read_at(descriptor, bytes, sizeof(bytes), 0) &&
-        pgqrsi_s3_crc(0, bytes, 16) == pgqrsi_s3_get(bytes + 16, 4)) {
-        pending.id = pgqrsi_s3_get(bytes, 8);
-        pending.counter = pgqrsi_s3_get(bytes + 8, 8);
+    if (descriptor >= 0 && fstat(descriptor, &file) == 0 && file.st_size >= 4 && file.st_size <= (off_t)sizeof(bytes))
+        size = (size_t)file.st_size - 4;
+    if (size > 0 && size % 16 == 0 && pgqrsi_s3_read_at(descriptor, bytes, size + 4, 0) &&
+        pgqrsi_s3_crc(0, bytes, size) == pgqrsi_s3_get(bytes + size, 4))
+        pending.count = size / 16;
+    for (i = 0; i < pending.count; i++) {
+        pending.items[i].id = pgqrsi_s3_get(bytes + 16 * i, 8);
+        pending.items[i].counter = pgqrsi_s3_get(bytes + 16 * i + 8, 8);
     }
     pgqrsi_s3_close_file(&descriptor);
     return pending;
 }
 
-/* Is the object's last commit this one? */
-static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_writer *pending)
+/* One more, the oldest given up when there are too many. */
+static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter, pgqrsi_s3_pending *pending)
+{
+    unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
+    int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
+    size_t i, size;
+    bool done;
+    if (pending->count == PGQRSI_S3_PENDING_MAX)
+        memmove(pending->items, pending->items + 1, --pending->count * sizeof(pending->items[0]));
+    pending->items[pending->count].id = self->writer;
+    pending->items[pending->count++].counter = counter;
+    size = 16 * pending->count;
+    for (i = 0; i < pending->count; i++) {
+        pgqrsi_s3_put(bytes + 16 * i, 8, pending->items[i].id);
+        pgqrsi_s3_put(bytes + 16 * i + 8, 8, pending->items[i].counter);
+    }
+    pgqrsi_s3_put(bytes + size, 4, pgqrsi_s3_crc(0, bytes, size));
+    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, bytes, size + 4) && pgqrsi_s3_settle(self, descriptor);
+    pgqrsi_s3_close_file(&descriptor);
+    if (done && rename(self->temporary_path, self->pending_path) == 0 && pgqrsi_s3_settle(self, -1)) return;
+    unlink(self->temporary_path);
+    pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
+                      strerror(errno));
+}
+
+/* Is the object's last commit one of these? */
+static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_pending *pending)
 {
     const pgqrsi_s3_trailer *trailer = &self->trailer;
     pgqrsi_s3_writer last;
-    if (pending->id == 0 || trailer->writer_count == 0) return false;
+    size_t i;
+    if (trailer->writer_count == 0) return false;
     last = pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1);
-    return last.id == pending->id && last.counter == pending->counter;
+    for (i = 0; i < pending->count; i++)
+        if (last.id == pending->items[i].id && last.counter == pending->items[i].counter) return true;
+    return false;
 }
 
 static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    pgqrsi_s3_writer pending = pgqrsi_s3_read_pending(self);
+    pgqrsi_s3_pending pending = pgqrsi_s3_read_pending(self);
     pgqrs_result result = PGQRS_OK;
     int times;
     for (times = 0; times < 3; times++) {
         pgqrsi_s3_outcome outcome;
         bool same;
-        pgqrsi_s3_write_pending(self, self->counter + 1);
+        pgqrsi_s3_write_pending(self, self->counter + 1, &pending);
         outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
         if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
         if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
@@ -4866,6 +4931,7 @@ static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy
     pgqrsi_s3_copy copy;
     void *inner = self->inner;
     pgqrs_result result;
+    bool arrives;
     memset(&copy, 0, sizeof(copy));
     result = pgqrsi_s3_open_copy(self, true, &copy);
     if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
@@ -4873,8 +4939,14 @@ static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy
         (copy.size != before->size || memcmp(copy.image, before->image, copy.size) != 0))
         result = pgqrsi_s3_fail_unsynced(self);
     self->inner = NULL;
+    /* Its base first, under another name: a file without it would look like one with changes of its own. */
+    arrives = result == PGQRS_OK && pgqrsi_s3_save_as(self, self->arriving_path);
     if (result == PGQRS_OK) result = pgqrsi_s3_restore_copy(self, &copy);
-    if (result == PGQRS_OK) pgqrsi_s3_save(self);
+    if (result == PGQRS_OK &&
+        (!arrives || rename(self->arriving_path, self->image_path) != 0 || !pgqrsi_s3_settle(self, -1)))
+        pgqrsi_s3_save(self);
+    if (result != PGQRS_OK && arrives) unlink(self->arriving_path);
+    if (result == PGQRS_OK) unlink(self->pending_path); /* what is still under way was not made of this file */
     pgqrsi_s3_close_database(self);
     self->inner = inner;
     pgqrsi_s3_close_copy(&copy);

@@ -51,7 +51,7 @@ static void find_directory(void)
     assert_non_null(listing);
     directory[0] = '\0';
     while ((entry = readdir(listing)) != NULL)
-        if (entry->d_name[0] != '.' && strcmp(entry->d_name, "elsewhere") != 0)
+        if (strncmp(entry->d_name, run.s3_bucket, strlen(run.s3_bucket)) == 0)
             snprintf(directory, sizeof(directory), "%.500s/%.250s", S3.cache, entry->d_name);
     closedir(listing);
     YES(directory[0] != '\0');
@@ -62,15 +62,6 @@ static void path_of(const char *name, char out[900])
     snprintf(out, 900, "%.700s/%.79s", directory, name);
 }
 
-/* Not a name alone, as "machine" is, which is there or is not. */
-static bool is_file(const char *name)
-{
-    char path[900];
-    struct stat status;
-    path_of(name, path);
-    return lstat(path, &status) == 0 && S_ISREG(status.st_mode);
-}
-
 static unsigned char *read_whole(const char *name, size_t *size)
 {
     char path[900];
@@ -79,7 +70,8 @@ static unsigned char *read_whole(const char *name, size_t *size)
     path_of(name, path);
     file = fopen(path, "rb");
     assert_non_null(data);
-    assert_non_null(file);
+    if (!file)
+        fail_at(__FILE__, __LINE__, "%s cannot be read: %s", path, strerror(errno));
     *size = fread(data, 1, 8 << 20, file);
     fclose(file);
     return data;
@@ -114,7 +106,12 @@ static void keep_state(void)
     states[0].count = 0;
     while ((entry = readdir(listing)) != NULL && states[0].count < FILES) {
         kept_file *file = &states[0].files[states[0].count];
-        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name) || !is_file(entry->d_name))
+        struct stat is;
+        char path[900];
+        if (entry->d_name[0] == '.' || strlen(entry->d_name) >= sizeof(file->name))
+            continue;
+        path_of(entry->d_name, path);
+        if (lstat(path, &is) != 0 || !S_ISREG(is.st_mode))
             continue;
         snprintf(file->name, sizeof(file->name), "%.79s", entry->d_name);
         file->data = read_whole(file->name, &file->size);
@@ -239,18 +236,15 @@ static int64_t one_number(sqlite3 *database, const char *sql)
 static bool object_is_sound;
 static int64_t messages_in_the_bucket(void)
 {
-    char path[700];
-    s3_text body = s3_whole_object();
+    char path[700], place[600];
     sqlite3 *database = NULL;
     sqlite3_stmt *statement = NULL;
     int64_t count = -1;
-    FILE *file;
-    snprintf(path, sizeof(path), "%.500s/object", run.dir);
-    file = fopen(path, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(body.data, 1, body.size, file), body.size);
-    fclose(file);
-    s3_free(&body);
+    snprintf(place, sizeof(place), "%s", T.file);
+    snprintf(T.file, sizeof(T.file), "%.500s/object", run.dir);
+    snprintf(path, sizeof(path), "%s", T.file);
+    s3_fetch_object();
+    snprintf(T.file, sizeof(T.file), "%s", place);
     if (sqlite3_open(path, &database) == SQLITE_OK &&
         sqlite3_prepare_v2(database, "PRAGMA integrity_check", -1, &statement, NULL) == SQLITE_OK &&
         sqlite3_step(statement) == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(statement, 0), "ok") == 0)
@@ -298,6 +292,22 @@ static void leave_half_a_file(void)
         write_whole("image.new", image->data, (size_t)below((int64_t)image->size));
 }
 
+/* The number of this machine is a link that leads nowhere. */
+static void damage_number_of_machine(void)
+{
+    char path[900];
+    path_of("machine", path);
+    if (unlink(path) != 0)
+        return;
+    switch (below(4)) {
+    case 0: break;
+    case 1: assert_int_equal(symlink("no number at all", path), 0); break;
+    case 2: assert_int_equal(symlink("0", path), 0); break;
+    default: write_whole("machine", (const unsigned char *)"7", 1); break;
+    }
+    snprintf(note + strlen(note), sizeof(note) - strlen(note), " machine is another,");
+}
+
 /* --- durable */
 
 static void trial_durable(const char *name, damage_kind kind, const char *second)
@@ -307,6 +317,8 @@ static void trial_durable(const char *name, damage_kind kind, const char *second
     keep_state();
     if (below(4) == 0)
         leave_half_a_file();
+    if (below(6) == 0)
+        damage_number_of_machine();
     damage(name, kind);
     if (second)
         damage(second, (damage_kind)below(KINDS));
@@ -383,6 +395,8 @@ static void trial_local(const char *name, damage_kind kind, const char *second)
     keep_state();
     if (below(4) == 0)
         leave_half_a_file();
+    if (below(6) == 0)
+        damage_number_of_machine();
     damage(name, kind);
     if (second && strcmp(second, "local.sqlite") != 0)
         damage(second, (damage_kind)below(KINDS));
