@@ -19,7 +19,7 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
-CLI_PROGRAMS := build/pgqrs build/test/cli_flow
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -53,7 +53,7 @@ test: ## run every test; installs what is missing, starts private servers (a few
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@PGQRS_TEST_RADOSGW_SHARE=$${PGQRS_TEST_RADOSGW_SHARE:-4} \
 	  tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
-	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
+	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/peers.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
 test-unit: ## run the unit tests, and the other programs that need no particular backend
 	@tests/install-deps.sh test

@@ -13,7 +13,12 @@ root=$(dirname "$here")
 PATH=$root/build:$PATH
 unset PGQRS_DSN PGQRS_CONFIG_FILE PGQRS_SCHEMA
 export LC_ALL=C.UTF-8
-scratch=$(mktemp -d)
+# In memory where that can be had: what the tool says does not depend on the disk, and half of the time would be waiting for it. Programs are
+# started from it too, which some systems forbid there.
+scratch=$(mktemp -d -p /dev/shm 2>/dev/null) && printf '#!/bin/sh\n' >"$scratch/try" && chmod +x "$scratch/try" && "$scratch/try" 2>/dev/null || {
+    rm -rf "$scratch"
+    scratch=$(mktemp -d) || exit 1
+}
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
 store=

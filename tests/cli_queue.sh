@@ -55,6 +55,10 @@ queues() {
     gives "resume" 0 pgqrs queue resume later
     json "resumed" '.paused == false' pgqrs queue get later
     gives "pause" 0 pgqrs queue pause later
+    json "resume all" '.count == 1 and .name == null' pgqrs queue resume --all
+    json "pause all" '.count == 2' pgqrs queue pause --all
+    gives "which one?" 2 pgqrs queue pause
+    gives "one of them again" 0 pgqrs queue resume jobs
     json "metrics of all" 'map([.queue, .paused, .total]) == [["jobs", false, 0], ["later", true, 0]]' pgqrs queue metrics
     for command in "get" "pause" "resume" "metrics" "purge -y" "delete -y" "update --lock-time 1"; do
         # shellcheck disable=SC2086
@@ -76,7 +80,8 @@ sending() {
     json "with an expiry" '.expires_at != null' pgqrs message send jobs 3 --expire 1h
     gives "to no queue" 3 pgqrs message send nowhere 1
     has "names the cure" "pgqrs queue create" "$err"
-    gives "what is no JSON" 1 pgqrs message send jobs '{"n":'
+    gives "what is no JSON" 1 pgqrs message send jobs hello
+    has "and how it would be" "'\"hello\"'" "$err"
     gives "an empty payload" 2 pgqrs message send jobs ""
     printf '{\n"from":"file"\n}\n' >payload.json
     json "from a file" '.payload.from == "file"' pgqrs message send jobs --file payload.json

@@ -34,8 +34,8 @@ working() {
     json "says which" '.[0].reason == "sh was ended by signal 9"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
-    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 200ms --log-dest log -- sleep 100
-    json "is ended" '.[0].reason == "sleep took longer than 200ms"' pgqrs dead list jobs
+    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 50ms --log-dest log -- sleep 100
+    json "is ended" '.[0].reason == "sleep took longer than 50ms"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
     gives "one that is not there" 1 pgqrs work jobs --until-empty -- no-such-command
@@ -65,7 +65,7 @@ stopping() {
     # Ctrl-C, and a command that goes on for too long: it is ended, and the message given back.
     local worker
     send 1 2
-    pgqrs work jobs --grace 300ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
+    pgqrs work jobs --grace 100ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
     worker=$!
     soon "a command runs" test -f started
     kill -INT "$worker"
@@ -76,7 +76,7 @@ stopping() {
     json "and the try does not count" 'map(.attempt) == [0, 0]' pgqrs message list jobs
     # One that ends in time is done.
     rm -f started
-    pgqrs work jobs -- sh -c 'touch started; sleep 0.3' &
+    pgqrs work jobs -- sh -c 'touch started; sleep 0.1' &
     worker=$!
     soon "a short command runs" test -f started
     kill -TERM "$worker"
@@ -125,6 +125,20 @@ workers() {
     json "purge by age" '.count == 0' pgqrs worker purge --older-than 1h --yes
     json "purge" '.count == 1' pgqrs worker purge --yes
     gives "is gone" 3 pgqrs worker get "$victim"
+
+    # Another one that was killed, found sooner by a person than by its heartbeat.
+    pgqrs queue purge jobs --yes >/dev/null
+    send 1
+    rm -f started
+    pgqrs work jobs --name second -- sh -c 'touch started; exec sleep 5' &
+    local second=$!
+    soon "a command of a second one" test -f started
+    kill -KILL "$second"
+    wait "$second" 2>/dev/null
+    second=$(pgqrs worker list --queue jobs --format json | jq '.[0].id')
+    json "release" '.action == "released" and .count == 1' pgqrs worker release "$second"
+    is "what it had is to be had" "1 ready 0 held 0 archived 0 dead" "$(counts)"
+    gives "delete it with force" 0 pgqrs worker delete "$second" --yes --force
 
     # A live one: suspended it takes nothing, stopped it ends by itself.
     pgqrs queue purge jobs --yes >/dev/null
@@ -232,7 +246,21 @@ database() {
     fi
 }
 
+damaged() {
+    local sql="DROP INDEX $1"
+    case $PGQRS_DSN in
+    sqlite*) "$root/build/test/cli_flow" "${PGQRS_DSN#sqlite://}" "$sql" ;;
+    *) psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "SET search_path = $PGQRS_SCHEMA" -c "$sql" ;;
+    esac
+}
+
 end() {
+    damaged pgqrs_runs_ended
+    gives "doctor without an index" 1 pgqrs doctor
+    has "says that it is missing" missing "$out"
+    has "and of which table" pgqrs_runs "$out"
+    has "and the cure" "pgqrs copy" "$out"
+    gives "verify without it" 1 pgqrs verify
     pgqrs uninstall --yes >/dev/null
     gives "doctor without tables" 1 pgqrs doctor
     has "names the cure" "pgqrs install" "$out"

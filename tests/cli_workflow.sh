@@ -26,6 +26,14 @@ runs() {
     gives "input that is no JSON" 1 pgqrs run trigger expense '{'
     json "show" '.state == "queued" and .input == "lunch" and .idempotency_key == "lunch-1" and .output == null' pgqrs run show "$lunch"
     gives "no result yet" 1 pgqrs run result "$lunch"
+    pgqrs run result "$lunch" --wait 1m >waited 2>said &
+    waiting=$!
+    sleep 0.3
+    kill -INT "$waiting"
+    status=0
+    wait "$waiting" || status=$?
+    is "Ctrl-C while it waits" 1 "$status"
+    is "and it gives nothing" "" "$(<waited)"
     gives "a worker" 0 "$flow"
     json "they wait" 'map(.state) == ["queued", "paused", "paused"]' pgqrs run list expense
     json "list by state" "map(.id) == [$broke, $lunch]" pgqrs run list --state paused

@@ -627,6 +627,13 @@ static pgqrs_result call_run_list(void)
     pgqrs_result result = pgqrs_run_list(T.store, &filter, &out);
     return released(result, out);
 }
+static pgqrs_result call_run_list_open(void)
+{
+    pgqrs_run_filter filter = {.workflow = D.workflow, .open = true};
+    pgqrs_runs *out = NULL;
+    pgqrs_result result = pgqrs_run_list(T.store, &filter, &out);
+    return released(result, out);
+}
 static pgqrs_result call_run_count(void)
 {
     pgqrs_run_filter filter = {.workflow = D.workflow, .state = PGQRS_RUN_QUEUED};
@@ -906,6 +913,7 @@ static const operation operations[] = {
     {"pgqrs_workflow_trigger_many", call_trigger_many, CHANGES_NOTHING},
     {"pgqrs_run_get", call_run_get, CHANGES_NOTHING},
     {"pgqrs_run_list", call_run_list, CHANGES_NOTHING},
+    {"pgqrs_run_list of open ones", call_run_list_open, CHANGES_NOTHING},
     {"pgqrs_run_count", call_run_count, CHANGES_NOTHING},
     {"pgqrs_run_steps", call_run_steps, CHANGES_NOTHING},
     {"pgqrs_run_values_get", call_run_values, CHANGES_NOTHING},

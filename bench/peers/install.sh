@@ -20,8 +20,11 @@ packages() { # REGISTRY SEPARATOR
 install() {
     local kind=$1 peers=$2 peer wanted
     shift 2
-    wanted=$(packages "$kind" @ && cat "$here/install.sh")
-    [ "$kind" != go ] || wanted=$wanted$(cat "$here"/*.go)
+    wanted=$(packages "$kind" @)
+    case $kind in
+    go) wanted=$wanted$(cat "$here"/*.go) ;;
+    cargo) wanted=$wanted$(cat "$here"/*.rs) ;;
+    esac
     if [ "$wanted" = "$(cat "$out/$kind.done" 2>/dev/null)" ]; then return; fi
     echo "installing with $kind: $(packages "$kind" ' ' | tr '\n' ' ')" >&2
     if "$@" >"$out/$kind.log" 2>&1; then
@@ -63,7 +66,26 @@ with_go() {
         packages go @ | xargs go get && go mod tidy && go build -o river .
 }
 
+# The exact version of what is measured; of what only helps the driver, the newest that fits.
+with_cargo() {
+    command -v cargo || {
+        echo "there is no cargo"
+        return 1
+    }
+    mkdir -p "$out/cargo/src" && cp "$here/pgqrs-rust.rs" "$out/cargo/src/main.rs" && cat >"$out/cargo/Cargo.toml" <<END && cd "$out/cargo" &&
+[package]
+name = "driver"
+version = "0.1.0"
+edition = "2021"
+
+[dependencies]
+$(packages cargo ' ' | awk '{ printf "%s = { version = \"%s%s\"%s }\n", $1, $1 == "pgqrs" ? "=" : "", $2, $1 == "tokio" ? ", features = [\"full\"]" : "" }')
+END
+        PGQRS_VERSION=$(packages cargo ' ' | sed -n 's/^pgqrs //p') cargo build --quiet --release
+}
+
 install npm "graphile-worker pg-boss" with_npm
-install pip "procrastinate pgqrs-rust dbos huey litequeue" with_pip
+install pip "procrastinate pgqrs-python dbos huey litequeue" with_pip
 install go river with_go
+install cargo pgqrs-rust with_cargo
 cat "$out/missing" >&2

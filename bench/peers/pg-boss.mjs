@@ -14,17 +14,20 @@ async function withBoss (options, body) {
   await boss.stop({ graceful: false })
 }
 
-const enqueuer = (boss) => (payloads) => payloads.length === 1
-  ? boss.send(queue, payloads[0])
-  : boss.insert(queue, payloads.map((data) => ({ data })))
+const enqueuer = (boss, o) => {
+  const expiry = o.lease_ms ? { expireInSeconds: o.lease_ms / 1000 } : {}
+  return (payloads) => payloads.length === 1
+    ? boss.send(queue, payloads[0], expiry)
+    : boss.insert(queue, payloads.map((data) => ({ data, ...expiry })))
+}
 
 await peer.main({
   setup: () => withBoss({}, async (boss) => {
-    await boss.createQueue(queue, { notify: true, expireInSeconds: 5 })
+    await boss.createQueue(queue, { notify: true })
     console.log(JSON.stringify({ version: peer.versionOf('pg-boss') }))
   }),
-  fill: (o) => withBoss({ supervise: false }, (boss) => peer.fill(o, enqueuer(boss))),
-  produce: (o) => withBoss({ supervise: false }, (boss) => peer.produce(o, enqueuer(boss))),
+  fill: (o) => withBoss({ supervise: false }, (boss) => peer.fill(o, enqueuer(boss, o))),
+  produce: (o) => withBoss({ supervise: false }, (boss) => peer.produce(o, enqueuer(boss, o))),
   fetch: (o) => withBoss({ supervise: false }, async (boss) => {
     const begun = await peer.ready(o)
     let done = 0

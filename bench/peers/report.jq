@@ -49,7 +49,7 @@ def scenario_texts: {
   idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
   wakeup: "20 messages a second, each after the last one is done: from when it was due, its commit included, until a handler has it.",
   workflow: "Cells are the concurrency. Runs of three steps, each stored, wait already; runs per second.",
-  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. Leases are set to 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds). Longest pause: between two handled messages after that. All done: seconds until the last one was handled; empty: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
+  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. For the killed worker leases are 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds), otherwise as by default. A message whose handler has returned and whose acknowledgement is under way when the worker dies is handled twice with every system here. Longest pause: between two handled messages after that. All done: seconds until the last one was handled; empty: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
 };
 
 def ratio($other): if . == null or $other == null or $other == 0 then null else . / $other end;
@@ -63,10 +63,10 @@ def rate_table($here):
   | table(["cell", "system", "per second", "lowest–highest", "pgqrs.h is", "messages", "client CPU µs", "server CPU µs", "log bytes", "dead rows", "commits", "client MB"]);
 
 def latency_table($here):
-  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
-      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
+  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
        (.left | text), (.client_cpu_us | text), (.server_cpu_us | text), (.dead_rows | text)] end)
-  | table(["cell", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
+  | table(["system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
 
 def idle_table($here):
   $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", ""] else
@@ -139,7 +139,7 @@ map(select(.scenario == "about")) as $abouts
   "",
   "## Figures to reach",
   "",
-  ([figure($cells; "graphile-worker, drain"; "drain"; "graphile-worker"; "."; 3),
+  ([figure($cells; "graphile-worker with its local queue, drain"; "drain"; "graphile-worker"; "x(10|50)$"; 3),
     figure($cells; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
     figure($cells; "pg-boss, drain at its best batch"; "drain"; "pg-boss"; "x50$"; 5),
     figure($cells; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),

@@ -14,7 +14,7 @@
 #   PEERS_URL=URL DRIVER COMMAND [KEY=VALUE...]
 #
 #   setup                                          makes tables and queue; prints {"version":"..."}
-#   fill count=N                                   enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
+#   fill count=N [lease_ms=L]                      enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
 #   produce seconds=S [group=G] [rate=R]           enqueues for S seconds, G in each call, at R calls a second or one after the
 #                                                  other; "at" is when a message was due, in seconds since 1970
 #   fetch seconds=S batch=B                        takes and acknowledges up to B at once until nothing is left
@@ -34,7 +34,7 @@ root=$(cd "$here/../.." && pwd)
 build=$root/build/peers
 quick=${QUICK:-}
 [ "$quick" != 0 ] || quick=
-postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust dbos"
+postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
 sqlite_peers="pgqrs.h litequeue huey"
 all_scenarios="drain enqueue handlers steady pinned million idle wakeup workflow chaos"
 peers=${PEERS:-}
@@ -83,6 +83,7 @@ driver() { # PEER ARGUMENTS...
     pgqrs.h) exec "$root/build/bench/peers/pgqrs" "$@" ;;
     graphile-worker | pg-boss) exec "$build/npm/node_modules/.bin/node" "$here/$peer.mjs" "$@" ;;
     river) exec "$build/go/river" "$@" ;;
+    pgqrs-rust) exec "$build/cargo/target/release/driver" "$@" ;;
     *) exec "$build/pip/bin/python" "$here/$peer-driver.py" "$@" ;;
     esac
 }
@@ -96,7 +97,7 @@ can() {
     case $backend-$peer-$scenario in
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
-    postgres-pgqrs-rust-workflow) [ "$cell" = 1 ] ;;
+    postgres-pgqrs-python-workflow) [ "$cell" = 1 ] ;;
     *-workflow) return 1 ;;
     postgres-dbos-enqueue) [ "$cell" = 1 ] ;; # no bulk enqueue
     sqlite-huey-enqueue) [ "$cell" = 1 ] ;;
@@ -117,7 +118,7 @@ unfinished_sql() {
     pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
     river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
     procrastinate) echo "SELECT count(*) FROM procrastinate_jobs WHERE status IN ('todo', 'doing')" ;;
-    pgqrs-rust) echo "SELECT count(*) FROM pgqrs_messages WHERE archived_at IS NULL" ;;
+    pgqrs-rust | pgqrs-python) echo "SELECT count(*) FROM pgqrs_messages WHERE archived_at IS NULL" ;;
     dbos) echo "SELECT count(*) FROM dbos.workflow_status WHERE status IN ('ENQUEUED', 'PENDING', 'DELAYED')" ;;
     esac
 }
@@ -329,7 +330,7 @@ prepare() {
 }
 
 fill() {
-    (driver "$peer" fill count="$1" numbered="${2:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
+    (driver "$peer" fill count="$1" numbered="${2:-0}" lease_ms="${3:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
         say "  $peer fill: $(tail -n 3 "$scratch/err.fill")"
         return 1
     }
@@ -406,15 +407,17 @@ chaos_strike() {
 
 # chaos_turn COUNT WAIT: a worker that ended is started again, as a supervisor would.
 chaos_turn() {
-    local count=$1 wait=$2 log=$scratch/handled worker=0 struck='' limit restarts=-1 handled=0 lines=0 waiting
+    local count=$1 wait=$2 log=$scratch/handled worker=0 struck='' limit restarts=-1 handled=0 lines=0 waiting lease_ms=0
+    # Short where it is how soon a dead worker's messages come back; elsewhere the server may be away for longer than that.
+    [ "$cell" != worker ] || lease_ms=5000
     : >"$log"
-    prepare && fill "$count" 1 || return 1
+    prepare && fill "$count" 1 "$lease_ms" || return 1
     limit=$((SECONDS + 30))
     while [ "$SECONDS" -lt "$limit" ]; do
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
             [ -z "${running[$worker]:-}" ] || end "$worker"
             # The server may not be there yet.
-            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 lease_ms=5000 "log=$log" seconds=600 2>/dev/null; then
+            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
                 go "$worker" && restarts=$((restarts + 1))
             else
                 end "$worker"
@@ -452,7 +455,7 @@ chaos_turn() {
 chaos() {
     local count
     case $peer in
-    procrastinate | dbos | pgqrs-rust) count=$(pick 1000 300) ;;
+    procrastinate | dbos | pgqrs-rust | pgqrs-python) count=$(pick 1000 300) ;;
     *) count=$(pick 4000 1000) ;;
     esac
     if ! chaos_turn "$count" "$(pick 90 8)"; then

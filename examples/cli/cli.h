@@ -74,6 +74,7 @@ typedef enum option_id {
     OPT_DEAD_RETENTION,
     OPT_PAUSED,
     OPT_IF_MISSING,
+    OPT_UNLOGGED,
     OPT_MAX_AGE,
     OPT_MAX_RETRIES,
     OPT_TIMEOUT,
@@ -131,6 +132,9 @@ typedef struct command {
     int variant;  /* for commands that share a function */
     bool offline; /* needs no store */
 } command;
+
+/* What --help and the manual page say beside that line; NULL: nothing. Lines end with a line feed. */
+const char *command_note(const command *cmd);
 
 extern const command commands[];
 extern const size_t command_count;

@@ -491,7 +491,7 @@ static exit_code copy_all(copying *job, const list *queues, const list *workflow
         fprintf(stderr,
                 "pgqrs: %" PRId64
                 " messages and runs were stored, the others were there; the queues are paused in both "
-                "stores. To go on in the new one: pgqrs queue resume NAME, for each\n",
+                "stores. To go on in the new one: pgqrs queue resume --all, with its --dsn\n",
                 job->stored);
     return code;
 }

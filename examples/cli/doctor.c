@@ -43,6 +43,21 @@ typedef struct patient {
     int64_t transaction_ms; /* older ones are too old */
 } patient;
 
+/* For people: a table would cut the cures, and they are what is to be typed. */
+static void show(patient *p, const finding *f)
+{
+    char *found = output_plain(f->found), *cure = f->cure ? output_plain(f->cure) : NULL;
+    const char *emphasis = f->status == STATUS_OK || !p->c->out.color ? "" : "\033[1m";
+    if (!found || (f->cure && !cure))
+        p->c->out.no_memory = true;
+    else
+        fprintf(p->c->out.file, "%s%-8s%s %-8s %s\n", emphasis, status_name(f->status), *emphasis ? "\033[0m" : "",
+                f->check, found);
+    if (found && cure) fprintf(p->c->out.file, "%-8s %-8s cure: %s\n", "", "", cure);
+    free(found);
+    free(cure);
+}
+
 /* The text is "what\tcure"; without a tab there is no cure. */
 static void report(patient *p, const char *check, status s, const char *format, ...) CLI_PRINTF(4, 5);
 static void report(patient *p, const char *check, status s, const char *format, ...)
@@ -60,7 +75,10 @@ static void report(patient *p, const char *check, status s, const char *format, 
         f.cure = f.cure_text;
     }
     f.found = f.text;
-    output_rows(&p->c->out, &f, 1, sizeof f);
+    if (p->c->out.format == FORMAT_TABLE)
+        show(p, &f);
+    else
+        output_rows(&p->c->out, &f, 1, sizeof f);
     if (s > p->worst) p->worst = s;
 }
 
@@ -97,7 +115,9 @@ static void check_tables(patient *p)
     if (pgqrs_verify(p->c->store) == PGQRS_OK)
         report(p, "tables", STATUS_OK, "tables, columns, indexes and rows are whole");
     else
-        report_error(p, "tables");
+        report(p, "tables", STATUS_PROBLEM,
+               "%.250s\trestore a backup, or move what can be read to a new store: pgqrs copy",
+               pgqrs_last_error(p->c->store)->message);
 }
 
 /* --- queues */
@@ -302,7 +322,8 @@ exit_code doctor(cli *c)
                  .worst = STATUS_OK,
                  .stale_ms = given(c, OPT_MAX_AGE) ? number_of(c, OPT_MAX_AGE) : STALE_MS,
                  .transaction_ms = given(c, OPT_TRANSACTION_AGE) ? number_of(c, OPT_TRANSACTION_AGE) : TRANSACTION_MS};
-    output_begin(&c->out, finding_fields);
+    bool listed = c->out.format != FORMAT_TABLE;
+    if (listed) output_begin(&c->out, finding_fields);
     if (check_schema(&p)) {
         check_tables(&p);
         check_queues(&p);
@@ -313,6 +334,6 @@ exit_code doctor(cli *c)
         check_vacuum(&p);
         check_pooler(&p);
     }
-    output_end(&c->out);
+    if (listed) output_end(&c->out);
     return p.worst == STATUS_PROBLEM ? FAILED : DONE;
 }

@@ -90,8 +90,11 @@ static exit_code send_one(cli *c, const char *payload)
     pgqrs_receipt receipt;
     pgqrs_enqueue_desc desc = enqueue_desc(c);
     if (!*payload) return cli_fail(USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
-    exit_code code = cli_check(c, pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt));
-    return code == DONE ? show_sent(c, &receipt) : code;
+    pgqrs_result result = pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt);
+    if (result == PGQRS_ERR_JSON)
+        return cli_fail(FAILED, "%s; a text is JSON in double quotes: '\"hello\"'",
+                        pgqrs_last_error(c->store)->message);
+    return result == PGQRS_OK ? show_sent(c, &receipt) : cli_store_failed(c);
 }
 
 /* Lines are stored in groups: each is one commit. */

@@ -23,7 +23,8 @@ const command commands[] = {
     {"migrate", "", "bring the tables up to date", admin_migrate, schema_fields, {0}, 0, false},
 
     {"queue create", "NAME", "create a queue", queue_create, deed_fields,
-     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING}, 0, false},
+     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING,
+      OPT_UNLOGGED}, 0, false},
     {"queue update", "NAME", "change the settings that are given", queue_update, deed_fields,
      {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION}, 0, false},
     {"queue list", "", "list the queues with their settings", queue_list, queue_fields,
@@ -32,8 +33,8 @@ const command commands[] = {
     {"queue delete", "NAME", "remove a queue", queue_delete, deed_fields, {OPT_FORCE, OPT_YES}, 0, false},
     {"queue purge", "NAME", "remove all messages of a queue", queue_purge, deed_fields,
      {OPT_STATE, OPT_OLDER_THAN, OPT_YES}, 0, false},
-    {"queue pause", "NAME", "stop delivering its messages", queue_pause, deed_fields, {0}, 0, false},
-    {"queue resume", "NAME", "deliver its messages again", queue_resume, deed_fields, {0}, 0, false},
+    {"queue pause", "[NAME]", "stop delivering its messages", queue_pause, deed_fields, {OPT_ALL}, 0, false},
+    {"queue resume", "[NAME]", "deliver its messages again", queue_resume, deed_fields, {OPT_ALL}, 0, false},
     {"queue metrics", "[NAME]", "count the messages of one queue, or of all", queue_metrics, metrics_fields,
      {0}, 0, false},
 
@@ -164,11 +165,17 @@ void cli_reword(char *text, size_t room)
 {
     static const struct {
         const char *from, *to;
-    } words[] = {{"call pgqrs_install", "run: pgqrs install"},      {"pgqrs_queue_", "pgqrs queue "},
-                 {"pgqrs_message_replay", "pgqrs message requeue"}, {"pgqrs_run_send_event", "pgqrs run send-event"},
-                 {"pgqrs_run_restart", "pgqrs run restart"},        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
-                 {"pgqrs_workflow_trigger", "pgqrs run trigger"},   {"pgqrs_workflow_create", "pgqrs workflow create"},
-                 {"pgqrs_workflow_delete", "pgqrs workflow delete"}};
+    } words[] = {
+        {"call pgqrs_install", "run: pgqrs install"},
+        {"pgqrs_queue_", "pgqrs queue "},
+        {"pgqrs_message_replay", "pgqrs message requeue"},
+        {"pgqrs_run_send_event", "pgqrs run send-event"},
+        {"pgqrs_run_restart", "pgqrs run restart"},
+        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
+        {"pgqrs_workflow_trigger", "pgqrs run trigger"},
+        {"pgqrs_workflow_create", "pgqrs workflow create"},
+        {"pgqrs_workflow_delete", "pgqrs workflow delete"},
+        {"work on it with pgqrs_work_workflow", "its steps are in a program, which calls pgqrs_work_workflow"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         replace_all(text, room, words[i].from, words[i].to);
 }
