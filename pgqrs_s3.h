@@ -1196,7 +1196,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
 #define PGQRSI_S3_PARTS_MAX 64      /* then they are made one */
 #define PGQRSI_S3_RETIRED_MAX 256   /* older ones are forgotten, and stay */
 #define PGQRSI_S3_UNBORN UINT64_MAX /* a page that is in the head alone */
-#define PGQRSI_S3_HEAD_BYTES 10240  /* of pages in the head: then they become a part */
+#define PGQRSI_S3_HEAD_PAGES 10     /* more than that in the head become a part */
 #define PGQRSI_S3_GRACE_US                                                                                             \
     INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
 static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
@@ -2604,6 +2604,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
 {
     pgqrsi_s3_version version;
     pgqrs_result result = PGQRS_OK;
+    int64_t read_us = pgqrs_backend_monotonic();
     memset(&version, 0, sizeof(version));
     *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &version.trailer);
     if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
@@ -2623,7 +2624,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
     memset(&reply->body, 0, sizeof(reply->body));
     if (result == PGQRS_OK) {
         pgqrsi_s3_adopt(self, &version, reply->etag);
-        self->verified_at_us = pgqrs_backend_monotonic();
+        self->verified_at_us = read_us; /* parts may have taken long since */
     }
     pgqrsi_s3_drop_version(self->store, &version);
     return result;
@@ -3024,7 +3025,7 @@ static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s
     }
     /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
     if (pause || self->lost) return true;
-    if ((uint64_t)plan->flagged * plan->page_size <= PGQRSI_S3_HEAD_BYTES)
+    if (plan->flagged <= PGQRSI_S3_HEAD_PAGES)
         pgqrsi_s3_merge_parts(self, plan, patience);
     else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
         pgqrsi_s3_unflag(plan);
