@@ -55,9 +55,10 @@
  *
  * What it costs
  *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
- *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
- *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
- *     change is one GET that is answered "not modified"; so is a question.
+ *     so. All of it is in memory and in the cache, where each commit compares, copies and writes it (10 ms of processor time for 10 MB), so
+ *     keep it small: delete instead of archive, or give queues a retention (the file shrinks when most of it was removed), and
+ *     keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a
+ *     question.
  *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
  *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
  *     producers put many operations into one.

@@ -1482,6 +1482,32 @@ static void object_in_parts_becomes_one_again(void)
     control("clock_s=0");
 }
 
+/* Nobody is bothered by a store that lets nothing be deleted, and it is not asked at every commit. */
+static void parts_that_cannot_be_deleted_stay(void)
+{
+    char names[64][64], now[64][64];
+    int i;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    put();
+    YES(parts_of(names) >= 1);
+    for (i = 0; i < 8; i++)
+        fill_on(T.store, 60);
+    control("counters=0\nerror_before=DELETE:1\nclock_s=30");
+    for (i = 0; i < 30; i++)
+        put();
+    EQ(1, counted("requests.DELETE"));
+    YES(part_is_there(names[0]));
+    control("error_before=0");
+    reopen_split(1); /* a new process tries again */
+    for (i = 0; i < 30; i++)
+        put();
+    control("clock_s=0");
+    YES(!part_is_there(names[0]));
+    YES(parts_of(now) >= 1);
+    check_whole(101 + 8 * 60 + 60);
+}
+
 /* Growing, shrinking, messages of many pages, two machines by turns: each version put together in the three ways there are, by who was
  * there, by who was not, and by the tests' own code. */
 static void parts_follow_every_change(void)
@@ -1948,6 +1974,7 @@ static const test_case s3_cases[] = {
     CASE(part_without_a_head_is_removed, PLAIN),
     CASE(faults_of_parts_do_no_harm, PLAIN),
     CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(parts_that_cannot_be_deleted_stay, PLAIN),
     CASE(parts_follow_every_change, PLAIN),
     CASE(head_without_its_parts_is_an_error, PLAIN),
     CASE(export_is_one_file, PLAIN),
