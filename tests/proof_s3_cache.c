@@ -14,7 +14,7 @@
 
 #include <dirent.h>
 
-enum { FILES = 12, SHORT = 40 /* trials by chance, beside one of each kind */ };
+enum { FILES = 12, SHORT = 24 /* trials by chance, beside one of each kind */ };
 
 typedef struct kept_file {
     char name[80];
