@@ -346,7 +346,7 @@ __attribute__((target("sha,sse4.1"))) static void pgqrsi_s3_sha_blocks_x86(uint3
     __m128i cdgh = _mm_set_epi32((int)state[2], (int)state[3], (int)state[6], (int)state[7]);
     uint32_t out[8];
     for (; count > 0; bytes += 64, count--) {
-        __m128i w[4], abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4] = {order, order, order, order}, abef_before = abef, cdgh_before = cdgh;
         size_t i;
         for (i = 0; i < 4; i++)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), order);
