@@ -152,27 +152,28 @@ static void setup(void)
     bench_end();
 }
 
-/* Messages that were enqueued one by one, so that each has a row of its own. Numbered ones, for the chaos, come in groups. */
+static char payloads[GROUP_MAX][PAYLOAD_SIZE];
+static pgqrs_enqueue_item items[GROUP_MAX];
+
+/* In calls of a thousand, as the other drivers do; single=1: one by one, so that each message has a row of its own. */
 static void fill(char **argv)
 {
-    int64_t count = (int64_t)number(argv, "count", 0);
+    int64_t count = (int64_t)number(argv, "count", 0), group;
     pgqrs_store *store = bench_open(PLACE);
-    if (number(argv, "numbered", 0) > 0) {
-        char payload[PAYLOAD_SIZE];
-        for (int64_t n = 1; n <= count; n++) {
-            write_payload(payload, n, 0);
-            bench_check(store, pgqrs_enqueue(store, "bench", payload, NULL, NULL));
+    if (number(argv, "single", 0) > 0) bench_fill(store, PLACE, count);
+    for (int64_t n = bench_ready(store); n < count; n += group) {
+        group = count - n < GROUP_MAX ? count - n : GROUP_MAX;
+        for (int64_t i = 0; i < group; i++) {
+            write_payload(payloads[i], n + i + 1, 0);
+            items[i].payload = payloads[i];
         }
-    } else {
-        bench_fill(store, PLACE, count);
+        bench_check(store, pgqrs_enqueue_many(store, "bench", items, (size_t)group, NULL));
     }
     pgqrs_close(store);
 }
 
 static void produce(char **argv)
 {
-    static char payloads[GROUP_MAX][PAYLOAD_SIZE];
-    static pgqrs_enqueue_item items[GROUP_MAX];
     double seconds = number(argv, "seconds", 1), rate = number(argv, "rate", 0);
     int64_t group = (int64_t)number(argv, "group", 1), done = 0;
     pgqrs_store *store = bench_open(PLACE);

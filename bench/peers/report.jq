@@ -43,7 +43,7 @@ def scenario_texts: {
   drain: "Cells are consumers x batch. Each consumer is a process of its own that takes up to a batch at once and acknowledges it. Until nothing is left, or the time is over; a run that handed in less than the backlog was ended by the time.",
   enqueue: "Cells are messages in one call, one connection, one call after the other; every call is a commit of its own.",
   handlers: "Cells are the concurrency: one process, handlers that do nothing, one message each.",
-  steady: "A producer at half of what the system does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured for it alone in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
+  steady: "A producer at a rate, or at half of what the system itself does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
   pinned: "The same, while another session holds a snapshot open, so that no dead row can be removed. Late over early: p50 in the last third of the time over p50 in the first.",
   million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds.",
   idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
@@ -63,10 +63,10 @@ def rate_table($here):
   | table(["cell", "system", "per second", "lowest–highest", "pgqrs.h is", "messages", "client CPU µs", "server CPU µs", "log bytes", "dead rows", "commits", "client MB"]);
 
 def latency_table($here):
-  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", "", "", "", ""] else
-      [.peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
        (.left | text), (.client_cpu_us | text), (.server_cpu_us | text), (.dead_rows | text)] end)
-  | table(["system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
+  | table(["rate", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
 
 def idle_table($here):
   $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", ""] else
@@ -92,7 +92,7 @@ def scenario_section($cells; $name; $about):
 
 # Where another system is ahead: more per second, or a lower p99.
 def behind($cells):
-  [$cells[] | select(.peer != ours and .turns > 0) | . as $c
+  [$cells[] | select((.peer | startswith(ours) | not) and .turns > 0) | . as $c
    | ($cells | map(select(.peer == ours and .scenario == $c.scenario and .cell == $c.cell and .backend == $c.backend and .turns > 0)) | first) as $our
    | select($our)
    | (if (.scenario | IN("drain", "enqueue", "handlers", "million", "workflow")) and .per_s > $our.per_s
@@ -113,10 +113,10 @@ map(select(.scenario == "about")) as $abouts
 | ($abouts | map(select(.peer == "-")) | first) as $about
 | map(select(.scenario != "about")) as $turns
 | cells($turns) as $sorted
-# Systems and cells in the order of the run, not of the alphabet.
-| ($turns | map(.peer) | unordered_unique) as $peers
+# Systems in the order of systems.json, cells in that of the run.
+| ($systems[0] | keys_unsorted) as $peers
 | ($turns | map([.scenario, .cell]) | unordered_unique) as $order
-| ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | if $c.peer == ours then -1 else index([$c.peer]) end)])) as $cells
+| ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | index([$c.peer]))])) as $cells
 | "# pgqrs.h beside other queues",
   "",
   "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell; every turn had a new database. Figures are medians of the turns, costs are per message.",

@@ -14,7 +14,8 @@
 #   PEERS_URL=URL DRIVER COMMAND [KEY=VALUE...]
 #
 #   setup                                          makes tables and queue; prints {"version":"..."}
-#   fill count=N [lease_ms=L]                      enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
+#   fill count=N [lease_ms=L]                      enqueues N messages, a thousand in each call where it can,
+#                                                  {"n":1..N,"at":0,"pad":...}; not measured
 #   produce seconds=S [group=G] [rate=R]           enqueues for S seconds, G in each call, at R calls a second or one after the
 #                                                  other; "at" is when a message was due, in seconds since 1970
 #   fetch seconds=S batch=B                        takes and acknowledges up to B at once until nothing is left
@@ -34,7 +35,7 @@ root=$(cd "$here/../.." && pwd)
 build=$root/build/peers
 quick=${QUICK:-}
 [ "$quick" != 0 ] || quick=
-postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
+postgres_peers="pgqrs.h pgqrs.h-single graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
 sqlite_peers="pgqrs.h litequeue huey"
 all_scenarios="drain enqueue handlers steady pinned million idle wakeup workflow chaos"
 peers=${PEERS:-}
@@ -80,7 +81,7 @@ driver() { # PEER ARGUMENTS...
     local peer=$1
     shift
     case $peer in
-    pgqrs.h) exec "$root/build/bench/peers/pgqrs" "$@" ;;
+    pgqrs.h | pgqrs.h-single) exec "$root/build/bench/peers/pgqrs" "$@" ;;
     graphile-worker | pg-boss) exec "$build/npm/node_modules/.bin/node" "$here/$peer.mjs" "$@" ;;
     river) exec "$build/go/river" "$@" ;;
     pgqrs-rust) exec "$build/cargo/target/release/driver" "$@" ;;
@@ -95,6 +96,8 @@ reason_missing() {
 # Whether the system has what the scenario needs.
 can() {
     case $backend-$peer-$scenario in
+    postgres-pgqrs.h-single-drain | postgres-pgqrs.h-single-handlers | postgres-pgqrs.h-single-million) ;;
+    postgres-pgqrs.h-single-*) return 1 ;; # only the backlog is another one
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
     postgres-pgqrs-python-workflow) [ "$cell" = 1 ] ;;
@@ -113,7 +116,7 @@ can() {
 # How many messages are not acknowledged, asked of the tables.
 unfinished_sql() {
     case $1 in
-    pgqrs.h) echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')" ;;
+    pgqrs.h | pgqrs.h-single) echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')" ;;
     graphile-worker) echo "SELECT count(*) FROM graphile_worker._private_jobs" ;;
     pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
     river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
@@ -283,7 +286,10 @@ measure() {
     for index in "${!running[@]}"; do go "$index"; done
     if [ "$scenario" = idle ]; then
         sleep 2 # what beginning costs does not belong to it
-        before=$(counters) && idle=$(idle_cpu) || return 1
+        before=$(counters) && idle=$(idle_cpu) && sleep $((seconds - 3)) || return 1
+        # While its threads are there, and before the counters, which ask the server.
+        idle=$(jq -c --argjson now "$(idle_cpu)" --argjson seconds $((seconds - 3)) \
+            '{client: ($now.client - .client), server: ($now.server - .server), $seconds}' <<<"$idle") && after=$(counters) || return 1
     fi
     : >"$lines"
     index=0
@@ -292,12 +298,7 @@ measure() {
         jq -c --arg command "${command%% *}" '{command: $command} + .' <<<"$line" >>"$lines"
         index=$((index + 1))
     done
-    # First, because the counters ask the server.
-    if [ "$idle" != null ]; then
-        idle=$(jq -c --argjson now "$(idle_cpu)" --argjson seconds $((seconds - 2)) \
-            '{client: ($now.client - .client), server: ($now.server - .server), $seconds}' <<<"$idle") || return 1
-    fi
-    if [ "$backend" = postgres ]; then after=$(counters) || return 1; fi
+    if [ "$backend" = postgres ] && [ "$idle" = null ]; then after=$(counters) || return 1; fi
     [ "$scenario" != pinned ] || unpin_snapshot
     end_all
     if [ "$backend" = postgres ]; then after_statistics=$(statistics $database) || return 1; fi
@@ -329,8 +330,10 @@ prepare() {
     fi
 }
 
-fill() {
-    (driver "$peer" fill count="$1" numbered="${2:-0}" lease_ms="${3:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
+fill() { # COUNT [LEASE_MS]
+    local single=0
+    [ "$peer" != pgqrs.h-single ] || single=1
+    (driver "$peer" fill count="$1" lease_ms="${2:-0}" single=$single) >/dev/null 2>"$scratch/err.fill" </dev/null || {
         say "  $peer fill: $(tail -n 3 "$scratch/err.fill")"
         return 1
     }
@@ -411,7 +414,7 @@ chaos_turn() {
     # Short where it is how soon a dead worker's messages come back; elsewhere the server may be away for longer than that.
     [ "$cell" != worker ] || lease_ms=5000
     : >"$log"
-    prepare && fill "$count" 1 "$lease_ms" || return 1
+    prepare && fill "$count" "$lease_ms" || return 1
     limit=$((SECONDS + 30))
     while [ "$SECONDS" -lt "$limit" ]; do
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
@@ -476,11 +479,17 @@ run_turn() {
         ;;
     enqueue) turn 0 5 "produce group=$cell seconds=$(pick 5 1)" ;;
     handlers) turn "$(backlog)" "$s" "handle concurrency=$cell until_empty=1 seconds=$s" ;;
-    steady) steady "$(pick 30 4)" "$(half_of_peak)" ;;
-    pinned) steady "$(pick 180 6)" "$(half_of_peak)" ;;
-    wakeup) steady "$(pick 30 3)" 20 ;;
+    steady | pinned | wakeup)
+        # The cell: messages a second.
+        case $scenario in
+        steady) s=$(pick 30 4) ;;
+        pinned) s=$(pick 180 6) ;;
+        wakeup) s=$(pick 30 3) ;;
+        esac
+        if [ "$cell" = half ]; then steady "$s" "$(half_of_peak)"; else steady "$s" "$cell"; fi
+        ;;
     million) turn 1000000 "$s" "fetch batch=10 seconds=$s" ;;
-    idle) turn 0 "$(pick 32 5)" "handle concurrency=4 seconds=$(pick 32 5)" ;;
+    idle) turn 0 "$(pick 33 6)" "handle concurrency=4 seconds=$(pick 33 6)" ;;
     workflow) turn 0 "$s" "workflow concurrency=$cell count=$(pick 4000 600) seconds=$s" ;;
     chaos) chaos ;;
     esac
@@ -492,6 +501,9 @@ cells() {
     enqueue) echo "1 50 1000" ;;
     handlers) echo "4 24" ;;
     workflow) echo "1 4" ;;
+    steady) pick "half 200" half ;;
+    pinned) echo half ;;
+    wakeup) echo 20 ;;
     chaos) echo "restart backends worker" ;;
     million) pick 1x10 "" ;;
     *) echo - ;;
