@@ -98,6 +98,8 @@ can() {
     case $backend-$peer-$scenario in
     postgres-pgqrs.h-single-drain | postgres-pgqrs.h-single-handlers | postgres-pgqrs.h-single-million) ;;
     postgres-pgqrs.h-single-*) return 1 ;; # only the backlog is another one
+    postgres-pgqrs-python-steady | postgres-pgqrs-python-pinned | postgres-pgqrs-python-idle | postgres-pgqrs-python-wakeup | \
+        postgres-pgqrs-python-chaos) [ -z "$quick" ] || [ -n "$(reason_missing pgqrs-rust)" ] ;; # the crate is there instead
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
     postgres-pgqrs-python-workflow) [ "$cell" = 1 ] ;;
@@ -482,8 +484,8 @@ run_turn() {
     steady | pinned | wakeup)
         # The cell: messages a second.
         case $scenario in
-        steady) s=$(pick 30 4) ;;
-        pinned) s=$(pick 180 6) ;;
+        steady) s=$(pick 30 3) ;;
+        pinned) s=$(pick 180 5) ;;
         wakeup) s=$(pick 30 3) ;;
         esac
         if [ "$cell" = half ]; then steady "$s" "$(half_of_peak)"; else steady "$s" "$cell"; fi
