@@ -19,13 +19,13 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
-CLI_PROGRAMS := build/pgqrs build/test/cli_flow
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
 coverage_binaries = $(addprefix build/coverage/bin/,$(1))
 FUZZ := $(call name_of,$(wildcard tests/fuzz_*.c))
-valgrind_binaries = $(call test_binaries,$(UNIT) conformance) $(addprefix build/fuzz/replay/,$(FUZZ))
+valgrind_binaries = $(call test_binaries,$(UNIT) conformance test_s3_store) $(addprefix build/fuzz/replay/,$(FUZZ))
 tsan_binaries = $(addprefix build/tsan/,$(1))
 # Whoever uses a part of the library leaves out the rest, which halves the time to compile it. The suite uses all of it.
 PARTIAL = $(if $(filter unit_% fuzz_%,$*),-DPGQRS_STATIC)
@@ -86,11 +86,14 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
-	  build/test/proof_s3_hosts build/test/s3_server
+	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/proof_s3_local \
+	  build/test/s3_server
 	@build/test/proof_forged >/dev/null 2>&1 || { echo "the checker is broken: build/test/proof_forged" >&2; exit 1; }
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
-	@build/test/proof_s3_hosts $${PGQRS_PROOF_SECONDS:-600}
+	@PGQRS_TEST_TARGET=s3-local build/test/proof_s3_local $${PGQRS_PROOF_SECONDS:-120}
+	@for target in s3 s3-local; do PGQRS_PROOF_TRIALS=$${PGQRS_PROOF_TRIALS:-3000} PGQRS_TEST_TARGET=$$target build/test/proof_s3_cache || exit 1; done
+	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
@@ -103,16 +106,16 @@ coverage: ## branch coverage of the tests, per section; what is not covered goes
 	@tests/coverage.sh $(call coverage_binaries,$(UNIT) $(PROGRAMS) $(CONFORMANCE))
 
 # Words in the names of the cases that use threads.
-THREADED := thread pool producer stop handler handed handing flush disturb lost_lease lease_of
+THREADED := thread pool producer stop handler handed handing flush disturb lost_lease lease_of writes_during conflicts_are
 test-tsan: ## run what uses threads under the thread sanitizer (PGQRS_TEST_ONLY= for all cases)
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 $(call tsan_binaries,conformance)
+	@$(MAKE) --no-print-directory -j2 $(call tsan_binaries,conformance test_s3_store) build/test/s3_server
 	@PGQRS_TEST_ONLY="$${PGQRS_TEST_ONLY-$(THREADED)}" TSAN_OPTIONS="die_after_fork=0 exitcode=66" \
-	  tests/run.sh $(call tsan_binaries,conformance)
+	  tests/run.sh $(call tsan_binaries,conformance test_s3_store)
 
 test-valgrind: ## run the unit tests, the corpora and a part of the conformance suite under valgrind
 	@tests/install-deps.sh test
-	@$(MAKE) --no-print-directory -j2 $(valgrind_binaries)
+	@$(MAKE) --no-print-directory -j2 $(valgrind_binaries) build/test/s3_server
 	@tests/valgrind.sh $(valgrind_binaries)
 
 check: ## static checks: analyzers, exported symbols, what must not be in the repository

@@ -979,6 +979,10 @@ PGQRS_API const pgqrs_store_desc *pgqrs_store_settings(const pgqrs_store *store)
 /* "sqlite", "turso", "postgres", "s3". Valid as long as the program. */
 PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store);
 
+/* Postgres: does a transaction pooler stand between, as the setting says or, with auto, as was found out on connecting? A
+ * connection of yours is not looked at: false; so on every other backend. */
+PGQRS_API bool pgqrs_store_pooled(const pgqrs_store *store);
+
 /* The store's time, microseconds since 1970 UTC: the clock hook's, the server's, or this machine's. */
 PGQRS_API pgqrs_result pgqrs_store_now(pgqrs_store *store, int64_t *now_us);
 
@@ -1346,6 +1350,9 @@ typedef enum pgqrs_reason {
     PGQRS_WHY_RUN_ENDED = 16,  /* success or cancelled */
     PGQRS_WHY_RUN_FAILED = 17  /* error: pgqrs_run_restart once the cause is mended */
 } pgqrs_reason;
+
+/* "next", "no_worker", "lease_over": the constant behind PGQRS_WHY_, in small letters; "unknown". Any thread. */
+PGQRS_API const char *pgqrs_reason_name(pgqrs_reason reason);
 
 typedef struct pgqrs_explanation {
     pgqrs_reason reason;
@@ -1870,6 +1877,9 @@ typedef enum pgqrs_step_kind {
     PGQRS_STEP_EVENT = 3  /* pgqrs_run_wait_event */
 } pgqrs_step_kind;
 
+/* "body", "sleep", "event"; "unknown". Any thread. */
+PGQRS_API const char *pgqrs_step_kind_name(pgqrs_step_kind kind);
+
 typedef enum pgqrs_step_state {
     PGQRS_STEP_DONE = 1,     /* an event that timed out is done without output */
     PGQRS_STEP_RETRYING = 2, /* failed, tried again at due_at_us */
@@ -1939,6 +1949,7 @@ PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int6
 typedef struct pgqrs_run_filter {
     const char *workflow; /* one that does not exist is PGQRS_ERR_WORKFLOW_NOT_FOUND */
     pgqrs_run_state state;
+    bool open; /* only those that have not ended: queued, running, paused, cancelling */
     const char *idempotency_key;
     int64_t triggered_from_us;   /* triggered at or after */
     int64_t triggered_before_us; /* triggered before */
@@ -2132,6 +2143,7 @@ PGQRS_API pgqrs_config *pgqrs_config_load(const pgqrs_config_desc *desc, pgqrs_e
 #define PGQRS_CAN_CLOCK 0x1u /* has a clock that all its users share: now_us may be 0 */
 #define PGQRS_CAN_WAKE 0x2u  /* wait_begin / wait_fd work: others' enqueues wake a sleeping consumer */
 #define PGQRS_CAN_SHARE 0x4u /* several processes may use one store */
+#define PGQRS_IS_POOLED 0x8u /* a transaction pooler stands between */
 
 typedef struct pgqrs_when {
     int64_t at_us;    /* absolute when not 0 */
@@ -4905,6 +4917,7 @@ typedef struct pgqrs_delivery {
     pgqrs_worker *worker;  /* NULL outside of the handler */
     pgqrs_verdict verdict; /* 0: none said */
     int64_t delay_ms;      /* 0: a retry follows the queue's backoff */
+    int64_t awaited_us;    /* until_empty waits for it so long after it was settled; -1: not at all */
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrs_delivery;
 
@@ -4940,6 +4953,7 @@ struct pgqrs_worker {
     size_t window;        /* how many to take next */
     int64_t handled;
     int64_t retry_until_us; /* until_empty waits for its own retries; by pgqrsi_elapsed_us, 0: none */
+    int64_t asked_at_us;    /* likewise: when the last claim began */
     int64_t next_due_us;    /* of the last empty claim, -1: unknown */
     int64_t looked_at_us;   /* monotonic, of the last claim */
     int32_t failures;       /* store errors in a row */
@@ -5160,10 +5174,8 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
         result = pgqrsi_queue_backoff(store, worker->queue, message->attempt, &owed->due.delay_us);
     if (result) /* the settings cannot be read now: the default policy is better than losing the verdict */
         owed->due.delay_us = pgqrsi_backoff_us(store, 1000, 60000, message->attempt);
-    if (owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK) {
-        int64_t due_us = pgqrsi_elapsed_us(store) + owed->due.delay_us;
-        if (worker->retry_until_us == 0 || due_us > worker->retry_until_us) worker->retry_until_us = due_us;
-    }
+    bool comes_back = owed->verdict == PGQRS_RELEASE || owed->verdict == PGQRS_GIVE_BACK;
+    delivery->awaited_us = comes_back ? owed->due.delay_us : -1;
     if (worker->owed_count++ == 0) worker->owed_since_us = pgqrsi_monotonic_us();
     delivery->worker = NULL;
     return PGQRS_OK;
@@ -5171,8 +5183,17 @@ static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message 
 
 /* --- exchange with the store */
 
+/* The delay of what was given back counts from its settlement, and that may have taken its time. */
+static void pgqrsi_worker_await(pgqrs_worker *worker, int64_t awaited_us)
+{
+    int64_t until_us = pgqrsi_elapsed_us(worker->store) + awaited_us;
+    if (awaited_us >= 0 && until_us > worker->retry_until_us) worker->retry_until_us = until_us;
+}
+
 static void pgqrsi_worker_settled(pgqrs_worker *worker)
 {
+    for (size_t i = 0; i < worker->owed_count; i++)
+        pgqrsi_worker_await(worker, worker->deliveries[i].awaited_us);
     for (size_t i = 0; i < worker->owed_count; i++)
         if (worker->owed[i].result == PGQRS_ERR_LEASE_LOST)
             pgqrsi_log(worker->store, PGQRS_LOG_WARN,
@@ -5272,6 +5293,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
     if (result) return result;
     worker->looked_at_us = pgqrsi_monotonic_us();
+    worker->asked_at_us = started_us;
     pgqrsi_worker_settled(worker);
     pgqrs_free(worker->held);
     worker->held = claim.messages;
@@ -5439,12 +5461,12 @@ static void pgqrsi_worker_return_rest(pgqrs_worker *worker)
 {
     while (pgqrsi_worker_unstarted(worker) > 0) {
         pgqrs_message *message = pgqrsi_worker_message(worker, worker->next++);
-        int64_t retry_until_us = worker->retry_until_us;
+        pgqrs_delivery *delivery = &worker->deliveries[worker->owed_count];
         pgqrsi_worker_start(worker, message, worker->owed_count);
-        worker->deliveries[worker->owed_count].verdict = PGQRS_GIVE_BACK;
+        delivery->verdict = PGQRS_GIVE_BACK;
         pgqrsi_worker_owe(worker, message);
+        delivery->awaited_us = -1;
         message->delivery = NULL;
-        worker->retry_until_us = retry_until_us;
     }
 }
 
@@ -5529,7 +5551,7 @@ static bool pgqrsi_worker_drained(const pgqrs_worker *worker)
     int64_t grace_us = 50 * PGQRSI_US_PER_MS; /* the server's clock and ours need not agree to the millisecond */
     if (pgqrsi_worker_all_done(worker)) return true;
     if (!worker->desc.until_empty || worker->held || worker->refused) return false;
-    return worker->retry_until_us == 0 || pgqrsi_elapsed_us(worker->store) > worker->retry_until_us + grace_us ||
+    return worker->retry_until_us == 0 || worker->asked_at_us > worker->retry_until_us + grace_us ||
            worker->next_due_us < 0;
 }
 
@@ -6758,7 +6780,6 @@ static bool pgqrsi_run_is_retry(const pgqrs_run *run)
 static void pgqrsi_run_owe(pgqrs_worker *worker, pgqrs_run *run, const pgqrs_message *message,
                            const pgqrs_backend_verdict *judged)
 {
-    int64_t retry_until_us = worker->retry_until_us;
     size_t slot = worker->owed_count;
     int64_t now_us = run->loaded ? pgqrsi_run_now(run) : 0;
     pgqrsi_worker_owe(worker, message);
@@ -6768,9 +6789,7 @@ static void pgqrsi_run_owe(pgqrs_worker *worker, pgqrs_run *run, const pgqrs_mes
     if (judged->due.at_us || judged->due.delay_us) owed->due = judged->due;
     if (owed->verdict != PGQRS_GIVE_BACK) return;
     int64_t wait_us = owed->due.at_us ? owed->due.at_us - now_us : owed->due.delay_us;
-    int64_t due_us = pgqrsi_elapsed_us(worker->store) + (wait_us > 0 ? wait_us : 0);
-    worker->retry_until_us = retry_until_us;
-    if (pgqrsi_run_is_retry(run) && due_us > retry_until_us) worker->retry_until_us = due_us;
+    worker->deliveries[slot].awaited_us = !pgqrsi_run_is_retry(run) ? -1 : wait_us > 0 ? wait_us : 0;
 }
 
 static void pgqrsi_worker_handle_run(pgqrs_worker *worker)
@@ -7012,7 +7031,7 @@ typedef struct pgqrsi_job {
     bool counts;       /* towards max_messages */
     pgqrsi_lane *lane; /* waits for the settlement; NULL: nobody */
     int64_t took_us;
-    int64_t retry_until_us;
+    int64_t awaited_us; /* as of a delivery */
     pgqrs_backend_verdict verdict;
     char reason[PGQRSI_REASON_MAX + 1];
 } pgqrsi_job;
@@ -7083,6 +7102,7 @@ struct pgqrsi_pool {
     pgqrs_backend lane_backend;
     int64_t average_us;   /* of a handler, 0: unknown */
     bool stuck;           /* no lane has become free for long */
+    int64_t commit_us;    /* of the last exchange */
     int gather_misses;    /* in a row */
     bool empty;           /* the last claim found nothing */
     bool look;            /* look again now */
@@ -7361,7 +7381,6 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
     worker->held = job->haul->messages;
     worker->next = job->index;
     worker->lease_end_us = 0;
-    worker->retry_until_us = 0;
     if (worker->runs) {
         worker->runs->loads[0] = job->load;
         worker->runs->load_first = job->index;
@@ -7373,7 +7392,7 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
     job->took_us = pgqrsi_monotonic_us() - started_us;
     job->counts = worker->handled > handled;
     job->judged = worker->owed_count > 0;
-    job->retry_until_us = worker->retry_until_us;
+    job->awaited_us = job->judged ? worker->deliveries[0].awaited_us : -1;
     worker->held = NULL;
     lane->job = NULL;
     if (!job->judged) return;
@@ -7488,7 +7507,6 @@ static void pgqrsi_pool_collect_finished(pgqrsi_pool *pool)
         pool->stuck = false;
         pool->average_us = pool->average_us ? (pool->average_us * 7 + job->took_us) / 8 : job->took_us + 1;
         worker->handled += job->counts;
-        if (job->retry_until_us > worker->retry_until_us) worker->retry_until_us = job->retry_until_us;
         if (job->judged && pool->failure)
             pgqrsi_pool_settled_one(pool, job, pool->failure);
         else if (job->judged)
@@ -7513,6 +7531,7 @@ static void pgqrsi_pool_return_ready(pgqrsi_pool *pool)
         job->verdict.lease = message->lease;
         job->verdict.lease_size = message->lease_size;
         job->verdict.verdict = PGQRS_GIVE_BACK;
+        job->awaited_us = -1;
         job->state = PGQRSI_JOB_FINISHED;
         job->lane = NULL;
         pgqrsi_pool_owe(pool, job);
@@ -7533,8 +7552,10 @@ static void pgqrsi_pool_settled(pgqrsi_pool *pool, pgqrs_result result)
 {
     if (!result) pgqrsi_pool_tell_lost(pool);
     pthread_mutex_lock(&pool->mutex);
-    for (size_t i = 0; i < pool->owed_count; i++)
+    for (size_t i = 0; i < pool->owed_count; i++) {
+        if (!result) pgqrsi_worker_await(pool->worker, pool->owed[i]->awaited_us);
         pgqrsi_pool_settled_one(pool, pool->owed[i], result ? result : pool->verdicts[i].result);
+    }
     pool->owed_count = 0;
     pool->impatient = 0;
     pthread_mutex_unlock(&pool->mutex);
@@ -7757,6 +7778,7 @@ static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *
 {
     pgqrs_worker *worker = pool->worker;
     worker->looked_at_us = pgqrsi_monotonic_us();
+    worker->asked_at_us = started_us;
     worker->next_due_us = claim->next_due_us;
     worker->refused = claim->refused != PGQRS_OK;
     if (claim->heartbeat) worker->beat_at_us = started_us;
@@ -7815,8 +7837,10 @@ static pgqrs_result pgqrsi_pool_exchange(pgqrsi_pool *pool, size_t wanted)
     int64_t started_us = pgqrsi_elapsed_us(store);
     size_t count = pgqrsi_pool_verdicts_fill(pool);
     pgqrsi_pool_claim_fill(pool, &claim, wanted);
+    int64_t begun_us = pgqrsi_monotonic_us();
     pgqrs_result result = pgqrsi_exchange(store, pool->verdicts, count, wanted ? &claim : NULL);
     pgqrs_error error = store->error;
+    pool->commit_us = pgqrsi_monotonic_us() - begun_us;
     pgqrsi_pool_answer_writes(pool, result == PGQRS_OK);
     store->error = error;
     if (result) return result;
@@ -7837,19 +7861,35 @@ static void pgqrsi_pool_collect(pgqrsi_pool *pool)
     pgqrsi_pool_answer_asks(pool, asks);
 }
 
-#define PGQRSI_POOL_GATHER_US 150
+#define PGQRSI_GATHER_US 150
+#define PGQRSI_GATHER_MOST_US 2000
 #define PGQRSI_POOL_GATHER_MISSES 4
+
+/* How long a commit may wait for what else is about to come, when the last one took so long. */
+static int64_t pgqrsi_gather_us(int64_t commit_us)
+{
+    int64_t us = commit_us / 32;
+    if (us < PGQRSI_GATHER_US) return PGQRSI_GATHER_US;
+    return us < PGQRSI_GATHER_MOST_US ? us : PGQRSI_GATHER_MOST_US;
+}
+
+/* Where a commit takes long, what finishes a moment later would have to wait for the next one. */
+static bool pgqrsi_pool_should_gather(const pgqrsi_pool *pool)
+{
+    return pool->write_count || pool->impatient ||
+           (pool->owed_count && pgqrsi_gather_us(pool->commit_us) > PGQRSI_GATHER_US);
+}
 
 /* When lanes wait for a commit and others are about to, a moment's patience makes it one commit for all of them. Lanes that do not
  * come within the moment, because their handlers take longer, are not waited for every time. */
 static void pgqrsi_pool_gather(pgqrsi_pool *pool)
 {
-    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
+    int64_t end_us = pgqrsi_monotonic_us() + pgqrsi_gather_us(pool->commit_us);
     bool busy = true;
     if (pool->gather_misses >= PGQRSI_POOL_GATHER_MISSES && ++pool->gather_misses % 32 != 0) return;
     while (busy && pgqrsi_monotonic_us() < end_us) {
         pthread_mutex_lock(&pool->mutex);
-        busy = pool->running > pool->waiting;
+        busy = pool->running > pool->waiting || (pool->ready.first && pool->running < pool->lane_count);
         pthread_mutex_unlock(&pool->mutex);
         if (busy) sched_yield();
     }
@@ -7897,7 +7937,7 @@ static pgqrs_result pgqrsi_pool_turn(pgqrsi_pool *pool)
     }
     pgqrs_result result = pgqrsi_pool_renew(pool);
     if (!result) pgqrsi_pool_return_stale(pool);
-    if (!result && (pool->write_count || pool->impatient)) pgqrsi_pool_gather(pool);
+    if (!result && pgqrsi_pool_should_gather(pool)) pgqrsi_pool_gather(pool);
     size_t wanted = pgqrsi_pool_wanted(pool);
     if (!pgqrsi_pool_may_look(pool)) wanted = 0;
     if (!result && (wanted || pool->write_count || pgqrsi_pool_must_settle(pool)))
@@ -8276,7 +8316,8 @@ struct pgqrs_producer {
     bool leading;
     pgqrsi_order *first, **end; /* in the order of arrival */
     size_t count, handed;       /* in the list; those of them handed over */
-    size_t last_group;
+    size_t expected;            /* at the next commit: who waits already, and who shared the last one and comes again */
+    int64_t commit_us;          /* the last one took this long */
     uint64_t number;
     int32_t failures; /* in a row, of what was handed over */
     uint64_t lost;    /* since it was opened */
@@ -8433,8 +8474,8 @@ static void pgqrsi_producer_finish(pgqrs_producer *producer)
 /* Those who shared the last commit are about to come again: a moment's patience makes it one commit again. */
 static void pgqrsi_producer_gather(pgqrs_producer *producer)
 {
-    int64_t end_us = pgqrsi_monotonic_us() + PGQRSI_POOL_GATHER_US;
-    while (producer->count < producer->last_group && pgqrsi_monotonic_us() < end_us) {
+    int64_t end_us = pgqrsi_monotonic_us() + pgqrsi_gather_us(producer->commit_us);
+    while (producer->count < producer->expected && pgqrsi_monotonic_us() < end_us) {
         pthread_mutex_unlock(&producer->mutex);
         sched_yield();
         pthread_mutex_lock(&producer->mutex);
@@ -8447,11 +8488,13 @@ static void pgqrsi_producer_lead(pgqrs_producer *producer, pgqrsi_order *leader)
     producer->leading = true;
     pgqrsi_producer_gather(producer);
     pgqrsi_producer_pick(producer, leader);
-    producer->last_group = producer->group_count;
     pthread_mutex_unlock(&producer->mutex);
+    int64_t begun_us = pgqrsi_monotonic_us();
     pgqrsi_producer_store_group(producer);
     pthread_mutex_lock(&producer->mutex);
+    producer->commit_us = pgqrsi_monotonic_us() - begun_us;
     pgqrsi_producer_finish(producer);
+    producer->expected = producer->count + producer->group_count;
     producer->leading = false;
     pthread_cond_broadcast(&producer->changed);
     if (producer->handed) pthread_cond_signal(&producer->work);
@@ -9431,6 +9474,10 @@ static pgqrs_result pgqrsi_run_filter(pgqrs_store *store, const pgqrs_run_filter
     if (given) *filter = *given;
     pgqrs_result result = filter->workflow ? pgqrsi_check_name("workflow", filter->workflow, &store->error) : PGQRS_OK;
     if (!result) result = pgqrsi_check_range(store, "state", filter->state, 0, PGQRS_RUN_ERROR);
+    if (!result && filter->open && filter->state >= PGQRS_RUN_CANCELLED)
+        result = pgqrsi_fail(store, PGQRS_ERR_INVALID_ARGUMENT, "a run that is \"%s\" has ended: it is never open",
+                             pgqrs_run_state_name(filter->state));
+    if ((int)filter->state != 0) filter->open = false; /* these states imply it: backends see one of the two */
     if (!result) result = pgqrsi_check_label(store, "idempotency_key", filter->idempotency_key);
     if (!result) result = pgqrsi_check_range(store, "after_id", filter->after_id, 0, INT64_MAX);
     if (!result)
@@ -12080,7 +12127,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 {
     const pgqrsi_pg *pg = (const pgqrsi_pg *)self;
     uint32_t wake = pg->own && !pg->pooled ? PGQRS_CAN_WAKE : 0u;
-    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | wake;
+    return PGQRS_CAN_CLOCK | PGQRS_CAN_SHARE | wake | (pg->pooled ? PGQRS_IS_POOLED : 0u);
 }
 
 /* --- hot statements ----------------------------------------------------------------------------------------------- */
@@ -15796,7 +15843,7 @@ static const char pgqrsi_pa_run_page_down[] = PGQRSI_PA_RUN_PAGE("<", "DESC");
 static const char pgqrsi_pa_run_page_down_more[] = PGQRSI_PA_RUN_SHOW " ORDER BY r.id DESC";
 
 /* Runs that somebody has, from the leases; failed ones, from their rows and from all that is open and in no place where a
- * worker would find it. */
+ * worker would find it; all that are open, from these places, of which there are few compared with all runs ever. */
 #define PGQRSI_PA_RUN_HELD                                                                                             \
     "held AS MATERIALIZED (SELECT x.id FROM n, @.pgqrs_leases t, unnest(t.lo, t.n) AS u(lo, n),"                       \
     " generate_series(u.lo, u.lo + u.n - 1) AS x(id) WHERE t.until > n.now)"
@@ -15824,6 +15871,11 @@ static const char pgqrsi_pa_run_page_failed[] =
                       ") a WHERE CASE WHEN $9 THEN a.id > $7 ELSE a.id < $7 END"
                       " ORDER BY CASE WHEN $9 THEN a.id ELSE -a.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
                       " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
+static const char pgqrsi_pa_run_page_open[] = PGQRSI_PA_RUN_NOW
+    ", " PGQRSI_PA_RUN_PLACES ", page AS MATERIALIZED (SELECT r.id FROM places h JOIN @.pgqrs_runs r ON r.id = h.id"
+    " WHERE r.state = 0 AND $3 = 0 AND " PGQRSI_PA_RUN_FILTER " AND CASE WHEN $9 THEN r.id > $7 ELSE r.id < $7 END"
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END LIMIT $8) " PGQRSI_PA_RUN_SHOW
+    " ORDER BY CASE WHEN $9 THEN r.id ELSE -r.id END";
 
 /* Counting: what the rows tell alone; those in the hands of workers; everything else by what is in which place. */
 static const char pgqrsi_pa_run_count[] = "SELECT count(*) FROM @.pgqrs_runs r WHERE " PGQRSI_PA_RUN_FILTER
@@ -15839,8 +15891,9 @@ static const char pgqrsi_pa_run_count_failed[] =
 static const char pgqrsi_pa_run_count_open[] = PGQRSI_PA_RUN_NOW
     ", " PGQRSI_PA_RUN_PLACES ", " PGQRSI_PA_RUN_HELD
     " SELECT count(*) FROM @.pgqrs_runs r JOIN places h ON h.id = r.id"
-    " LEFT JOIN held l ON l.id = r.id AND $3 <> 4 WHERE l.id IS NULL AND " PGQRSI_PA_RUN_FILTER
-    " AND " PGQRSI_PA_RUN_STORED " AND ($3 <> 1 OR NOT h.later OR r.wait = 0) AND ($3 <> 3 OR h.later)";
+    " LEFT JOIN held l ON l.id = r.id AND $3 NOT IN (0, 4) WHERE l.id IS NULL AND " PGQRSI_PA_RUN_FILTER
+    " AND " PGQRSI_PA_RUN_STORED
+    " AND ($3 <> 0 OR r.state = 0) AND ($3 <> 1 OR NOT h.later OR r.wait = 0) AND ($3 <> 3 OR h.later)";
 
 static const char pgqrsi_pa_run_lock[] = "SELECT r.state, r.queue_id FROM @.pgqrs_runs r WHERE r.id = $1 FOR UPDATE";
 
@@ -16065,6 +16118,7 @@ static const char pgqrsi_pa_import_steps[] =
     X(RUN_PAGE_DOWN_MORE, pgqrsi_pa_run_page_down_more)                                                                \
     X(RUN_PAGE_HELD, pgqrsi_pa_run_page_held)                                                                          \
     X(RUN_PAGE_FAILED, pgqrsi_pa_run_page_failed)                                                                      \
+    X(RUN_PAGE_OPEN, pgqrsi_pa_run_page_open)                                                                          \
     X(RUN_COUNT, pgqrsi_pa_run_count)                                                                                  \
     X(RUN_COUNT_HELD, pgqrsi_pa_run_count_held)                                                                        \
     X(RUN_COUNT_FAILED, pgqrsi_pa_run_count_failed)                                                                    \
@@ -17158,6 +17212,7 @@ static void pgqrsi_pg_put_run_filter(pgqrsi_pg_call *call, int64_t workflow_id, 
 
 static int pgqrsi_pg_run_page(const pgqrs_run_filter *filter)
 {
+    if (filter->open) return PGQRSI_PA_SQL_RUN_PAGE_OPEN;
     if (filter->state == PGQRS_RUN_RUNNING) return PGQRSI_PA_SQL_RUN_PAGE_HELD;
     if (filter->state == PGQRS_RUN_ERROR) return PGQRSI_PA_SQL_RUN_PAGE_FAILED;
     return filter->oldest_first ? PGQRSI_PA_SQL_RUN_PAGE_UP : PGQRSI_PA_SQL_RUN_PAGE_DOWN;
@@ -17189,9 +17244,10 @@ static pgqrs_result pgqrsi_pg_run_list(void *self, int64_t now_us, int64_t id_or
     return result;
 }
 
-static int pgqrsi_pg_run_counting(pgqrs_run_state state)
+static int pgqrsi_pg_run_counting(const pgqrs_run_filter *filter)
 {
-    switch ((int)state) {
+    if (filter->open) return PGQRSI_PA_SQL_RUN_COUNT_OPEN;
+    switch ((int)filter->state) {
     case PGQRS_RUN_RUNNING:
         return PGQRSI_PA_SQL_RUN_COUNT_HELD;
     case PGQRS_RUN_ERROR:
@@ -17214,7 +17270,7 @@ static pgqrs_result pgqrsi_pg_run_count(void *self, int64_t now_us, const pgqrs_
     *count = 0;
     pgqrs_result result = pgqrsi_pg_filter_workflow(pg, filter, &workflow_id);
     if (result) return result;
-    pgqrsi_pg_start(&call, pg, pgqrsi_pg_run_counting(filter->state));
+    pgqrsi_pg_start(&call, pg, pgqrsi_pg_run_counting(filter));
     pgqrsi_pg_put_run_filter(&call, workflow_id, now_us, filter);
     result = pgqrsi_pg_read(&call, &r);
     if (!result) *count = pgqrsi_pg_get_int64(r, 0, 0);
@@ -18908,6 +18964,11 @@ PGQRS_API const char *pgqrs_store_backend(const pgqrs_store *store)
     return store ? store->scheme : "";
 }
 
+PGQRS_API bool pgqrs_store_pooled(const pgqrs_store *store)
+{
+    return store && (store->backend->capabilities(store->self) & PGQRS_IS_POOLED) != 0;
+}
+
 PGQRS_API void pgqrs_free(void *result)
 {
     if (result) pgqrsi_result_free(result);
@@ -19321,6 +19382,14 @@ PGQRS_API PGQRSI_RARE pgqrs_result pgqrs_message_explain(pgqrs_store *store, int
 
 /* --- handlers and the worker loop */
 
+PGQRS_API const char *pgqrs_reason_name(pgqrs_reason reason)
+{
+    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused",     "delayed",    "leased",
+                                        "lease_over", "expired", "archived",  "dead",       "unknown_id", "retry",
+                                        "step_pause", "sleep",   "event",     "cancelling", "run_ended",  "run_failed"};
+    return reason >= PGQRS_WHY_NEXT && reason <= PGQRS_WHY_RUN_FAILED ? names[reason] : names[0];
+}
+
 PGQRS_API pgqrs_result pgqrs_message_archive(const pgqrs_message *message)
 {
     return pgqrsi_delivery_decide(message, PGQRS_ARCHIVE, 0, NULL);
@@ -19585,6 +19654,12 @@ PGQRS_API const char *pgqrs_run_wait_name(pgqrs_run_wait wait)
 {
     static const char *const names[] = {"none", "retry", "pause", "sleep", "event"};
     return wait >= PGQRS_WAIT_NONE && wait <= PGQRS_WAIT_EVENT ? names[wait] : "unknown";
+}
+
+PGQRS_API const char *pgqrs_step_kind_name(pgqrs_step_kind kind)
+{
+    static const char *const names[] = {"unknown", "body", "sleep", "event"};
+    return kind >= PGQRS_STEP_BODY && kind <= PGQRS_STEP_EVENT ? names[kind] : names[0];
 }
 
 PGQRS_API const char *pgqrs_step_state_name(pgqrs_step_state state)

@@ -17,14 +17,32 @@
  *
  * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
  * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
- * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the one object
- * (s3:GetObject, s3:PutObject), and to list the bucket (s3:ListBucket), without which S3 says "denied" where it means "not there".
+ * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the object and its parts
+ * (s3:GetObject, s3:PutObject, and s3:DeleteObject for KEY.d/: without it old parts stay), and to list the bucket (s3:ListBucket),
+ * without which S3 says "denied" where it means "not there".
  *
  * What is in the bucket
  *     One object: a SQLite file, which sqlite3 opens as it is, followed by some bytes that SQLite ignores (who committed last). It
  *     is the whole queue. Any number of processes on any number of machines may use it. The first pgqrs_install makes it.
  *     A SQLite file made by pgqrs_sqlite.h may be uploaded as it is; one that another program has written to goes through
  *     VACUUM INTO first, which removes those bytes.
+ *
+ * Large objects: parts
+ *     A commit uploads the object, so one that is larger than split_bytes (256 KiB) is kept in parts. The object KEY is then a head of a
+ *     few kilobytes, still the one thing that commits replace, and beside it, named KEY.d/SEQ-RANDOM.sqlite, are parts that are
+ *     written once and never changed: first a SQLite file, the whole queue as it was some time ago, then groups of pages (1 KiB) that
+ *     have changed since. The head names the parts, and carries the pages that changed last. When these are more than ten they
+ *     become a part of their own, ever so many small parts become a larger one, and when the parts together are half as
+ *     large as the file all become a new one: a change is uploaded about seven times until it rests. What nobody touches any more, such
+ *     as archived messages, is uploaded with that new file only, and never makes the head larger.
+ *     A part is written before the head names it. Whoever knows an earlier version fetches what is newer; whoever knows none
+ *     fetches the head and all parts, 20 at most in practice. Each has a CRC-32 in the head, and the head a sum over all
+ *     pages: what is missing, cut off or of another object is an error, never adopted. Parts that no head names any more are
+ *     deleted with the commits that come 10 s later, those of a process that was killed by the next one of its machine.
+ *     So the head alone is a SQLite file that says where the rest is; the first part is a whole file, but an older version. What
+ *     makes one file of the newest: pgqrs_s3_export, pgqrs copy. Copy, rename, or restore a head only with its parts. Whoever
+ *     wants one file at any time sets split_bytes to -1: an object in parts becomes one file with the next commit, and says so, so that
+ *     programs without that setting leave it at that. One that has shrunk to half of split_bytes becomes one file as well.
  *
  * Durability
  *     A call that changed something returns when the store has it: a PUT that says which version it replaces (If-Match). When
@@ -36,15 +54,19 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT of the whole object, so keep it small: delete instead of archive, or give queues a retention (the
- *     object shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one
- *     GET that is answered "not modified"; so is a question.
- *     An idle worker costs these GETs, ever fewer of them down to one every idle_ms, and now and then a heartbeat (heartbeat_ms). A
- *     round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and producers put many operations into one.
+ *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
+ *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
+ *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
+ *     change is one GET that is answered "not modified"; so is a question.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
+ *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
+ *     producers put many operations into one.
  *
  * Several processes, several threads, several machines
  *     Stores on one machine take turns through a lock in the cache directory, and see each other's commits there without a GET;
- *     waiting consumers are woken by them (Linux). Stores on different machines compete; whoever loses goes again.
+ *     waiting consumers are woken by them (Linux). Stores on different machines compete; whoever loses goes again. So that nobody
+ *     loses for long, a machine makes a pause after a commit of its own: 0.7 round trips for each other machine that commits, and two
+ *     every four seconds for those that may want to. A machine is a cache directory, which has a number for it.
  *     The cache directory (default: pgqrs in the user's cache directory) holds one directory per object, with its last known
  *     version. It is only a copy: it may be removed while no program runs, and what a crash leaves of it is checked before it is
  *     used. It must be on a local file system.
@@ -62,12 +84,13 @@
  *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
  *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
  *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     A file that is damaged or was emptied is not uploaded: sync is PGQRS_ERR_DATABASE then, and a snapshot that discards it helps.
  *     An upload whose reply was lost, or whose process ended before it came, is recognised by the next sync. Durable and local
  *     stores of one object have separate caches.
  *
  * What it does not do
- *     Page deltas: a commit uploads the whole object. HTTP, TLS, proxies: your function's business. Server-side listing,
- *     multipart, versions, encryption settings of the bucket: not touched.
+ *     HTTP, TLS, proxies: your function's business. Server-side listing, multipart, versions, encryption settings of the bucket: not
+ *     touched. Deleting an object in parts: KEY and all of KEY.d/ are yours to delete.
  *
  * The licence is that of pgqrs.h: MIT or Apache 2.0, as you like.
  */
@@ -94,7 +117,7 @@ typedef struct pgqrs_http_field {
 } pgqrs_http_field;
 
 typedef struct pgqrs_http_request {
-    const char *method, *url; /* "GET" or "PUT"; url complete, percent-encoded: to be sent as it is */
+    const char *method, *url; /* "GET", "PUT", "DELETE"; url complete, percent-encoded: to be sent as it is */
     const pgqrs_http_field
         *fields; /* every field, signature and Host included; none may be added that begins with x-amz- */
     size_t field_count;
@@ -143,6 +166,7 @@ typedef struct pgqrs_s3_desc {
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
     int64_t idle_ms;      /* [2000] a waiting consumer asks the store at least this often */
     int64_t max_object_bytes; /* [268435456] larger objects are refused */
+    int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
 
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
@@ -172,6 +196,11 @@ PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
  * they are lost. PGQRS_ERR_OBJECT_GONE: there is no object. A durable store looks for a newer version, no more. */
 PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard);
 
+/* Writes the newest version of the object into a file, as one SQLite file that any tool opens, also pgqrs_sqlite.h. There must not be one
+ * of that name (PGQRS_ERR_INVALID_ARGUMENT); PGQRS_ERR_OBJECT_GONE: there is no object. In local mode it is what the local file was
+ * at the last sync or snapshot. */
+PGQRS_API pgqrs_result pgqrs_s3_export(pgqrs_store *store, const char *path);
+
 /* The backend's table, for pgqrs_backend_register. */
 PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
 
@@ -200,6 +229,11 @@ PGQRS_API const pgqrs_backend *pgqrs_s3_backend(void);
 #if defined(__linux__)
 #include <sys/inotify.h>
 #include <sys/statfs.h>
+#endif
+#if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 7))
+#define PGQRSI_S3_SHA_X86
+#include <cpuid.h>
+#include <immintrin.h>
 #endif
 
 #ifdef __cplusplus
@@ -236,9 +270,8 @@ static uint32_t pgqrsi_s3_big32(const unsigned char *bytes)
     return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
 }
 
-static void pgqrsi_s3_sha_block(pgqrsi_s3_sha *sha, const unsigned char *block)
+static void pgqrsi_s3_sha_schedule(uint32_t w[64], const unsigned char *block)
 {
-    uint32_t w[64], s[8];
     size_t i;
     for (i = 0; i < 16; i++)
         w[i] = pgqrsi_s3_big32(block + 4 * i);
@@ -247,23 +280,103 @@ static void pgqrsi_s3_sha_block(pgqrsi_s3_sha *sha, const unsigned char *block)
         uint32_t high = pgqrsi_s3_rotate(w[i - 2], 17) ^ pgqrsi_s3_rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
         w[i] = w[i - 16] + low + w[i - 7] + high;
     }
-    memcpy(s, sha->state, sizeof(s));
-    for (i = 0; i < 64; i++) {
-        uint32_t e = pgqrsi_s3_rotate(s[4], 6) ^ pgqrsi_s3_rotate(s[4], 11) ^ pgqrsi_s3_rotate(s[4], 25);
-        uint32_t a = pgqrsi_s3_rotate(s[0], 2) ^ pgqrsi_s3_rotate(s[0], 13) ^ pgqrsi_s3_rotate(s[0], 22);
-        uint32_t first = s[7] + e + ((s[4] & s[5]) ^ (~s[4] & s[6])) + pgqrsi_s3_sha_constants[i] + w[i];
-        uint32_t second = a + ((s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]));
-        s[7] = s[6];
-        s[6] = s[5];
-        s[5] = s[4];
-        s[4] = s[3] + first;
-        s[3] = s[2];
-        s[2] = s[1];
-        s[1] = s[0];
-        s[0] = first + second;
+}
+
+/* A round gives two of the eight words new values; instead of moving the others on, the next one names them differently. */
+#define PGQRSI_S3_SHA_ROUND(a, b, c, d, e, f, g, h, i)                                                                 \
+    do {                                                                                                               \
+        uint32_t first = (h) + pgqrsi_s3_sha_constants[i] + w[i] + ((g) ^ ((e) & ((f) ^ (g)))) +                       \
+                         (pgqrsi_s3_rotate(e, 6) ^ pgqrsi_s3_rotate(e, 11) ^ pgqrsi_s3_rotate(e, 25));                 \
+        uint32_t second = (pgqrsi_s3_rotate(a, 2) ^ pgqrsi_s3_rotate(a, 13) ^ pgqrsi_s3_rotate(a, 22)) +               \
+                          (((a) & (b)) | ((c) & ((a) | (b))));                                                         \
+        (d) += first;                                                                                                  \
+        (h) = first + second;                                                                                          \
+    } while (0)
+
+static void pgqrsi_s3_sha_block(uint32_t state[8], const unsigned char *block)
+{
+    uint32_t w[64], a = state[0], b = state[1], c = state[2], d = state[3];
+    uint32_t e = state[4], f = state[5], g = state[6], h = state[7];
+    size_t i;
+    pgqrsi_s3_sha_schedule(w, block);
+    for (i = 0; i < 64; i += 8) {
+        PGQRSI_S3_SHA_ROUND(a, b, c, d, e, f, g, h, i);
+        PGQRSI_S3_SHA_ROUND(h, a, b, c, d, e, f, g, i + 1);
+        PGQRSI_S3_SHA_ROUND(g, h, a, b, c, d, e, f, i + 2);
+        PGQRSI_S3_SHA_ROUND(f, g, h, a, b, c, d, e, i + 3);
+        PGQRSI_S3_SHA_ROUND(e, f, g, h, a, b, c, d, i + 4);
+        PGQRSI_S3_SHA_ROUND(d, e, f, g, h, a, b, c, i + 5);
+        PGQRSI_S3_SHA_ROUND(c, d, e, f, g, h, a, b, i + 6);
+        PGQRSI_S3_SHA_ROUND(b, c, d, e, f, g, h, a, i + 7);
     }
-    for (i = 0; i < 8; i++)
-        sha->state[i] += s[i];
+    state[0] += a, state[1] += b, state[2] += c, state[3] += d;
+    state[4] += e, state[5] += f, state[6] += g, state[7] += h;
+}
+
+static void pgqrsi_s3_sha_blocks_plain(uint32_t state[8], const unsigned char *bytes, size_t count)
+{
+    for (; count > 0; bytes += 64, count--)
+        pgqrsi_s3_sha_block(state, bytes);
+}
+
+/* The instructions that most x86-64 processors since 2017 have, some seven times as fast; whether this one does is asked once. */
+#if defined(PGQRSI_S3_SHA_X86)
+
+static bool pgqrsi_s3_sha_has_x86(void)
+{
+    static int known; /* 1: no, 2: yes */
+    int answer = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    unsigned a, b = 0, c = 0, d;
+    if (answer == 0) {
+        bool has = __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 19); /* SSE 4.1 */
+        has = has && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
+        answer = has ? 2 : 1;
+        __atomic_store_n(&known, answer, __ATOMIC_RELAXED);
+    }
+    return answer == 2;
+}
+
+/* Four rounds in each turn; `w` is a window of sixteen words on the schedule, which moves on by four. */
+__attribute__((target("sha,sse4.1"))) static void pgqrsi_s3_sha_blocks_x86(uint32_t state[8],
+                                                                           const unsigned char *bytes, size_t count)
+{
+    const __m128i order = _mm_set_epi64x(INT64_C(0x0c0d0e0f08090a0b), INT64_C(0x0405060700010203));
+    __m128i abef = _mm_set_epi32((int)state[0], (int)state[1], (int)state[4], (int)state[5]);
+    __m128i cdgh = _mm_set_epi32((int)state[2], (int)state[3], (int)state[6], (int)state[7]);
+    uint32_t out[8];
+    for (; count > 0; bytes += 64, count--) {
+        __m128i w[4], abef_before = abef, cdgh_before = cdgh;
+        int i;
+        for (i = 0; i < 4; i++)
+            w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), order);
+        for (i = 0; i < 64; i += 4) {
+            const void *constants = &pgqrsi_s3_sha_constants[i];
+            __m128i sum = _mm_add_epi32(w[0], _mm_loadu_si128((const __m128i *)constants));
+            __m128i next = _mm_add_epi32(_mm_sha256msg1_epu32(w[0], w[1]), _mm_alignr_epi8(w[3], w[2], 4));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+            next = _mm_sha256msg2_epu32(next, w[3]);
+            w[0] = w[1], w[1] = w[2], w[2] = w[3], w[3] = next;
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    }
+    _mm_storeu_si128((__m128i *)(void *)out, abef);
+    _mm_storeu_si128((__m128i *)(void *)(out + 4), cdgh);
+    state[0] = out[3], state[1] = out[2], state[4] = out[1], state[5] = out[0];
+    state[2] = out[7], state[3] = out[6], state[6] = out[5], state[7] = out[4];
+}
+#endif
+
+static void pgqrsi_s3_sha_blocks(uint32_t state[8], const unsigned char *bytes, size_t count)
+{
+#if defined(PGQRSI_S3_SHA_X86)
+    if (pgqrsi_s3_sha_has_x86()) {
+        pgqrsi_s3_sha_blocks_x86(state, bytes, count);
+        return;
+    }
+#endif
+    pgqrsi_s3_sha_blocks_plain(state, bytes, count);
 }
 
 static void pgqrsi_s3_sha_start(pgqrsi_s3_sha *sha)
@@ -285,11 +398,10 @@ static void pgqrsi_s3_sha_add(pgqrsi_s3_sha *sha, const void *data, size_t size)
         bytes += room;
         size -= room;
         if (used + room < 64) return;
-        pgqrsi_s3_sha_block(sha, sha->block);
+        pgqrsi_s3_sha_blocks(sha->state, sha->block, 1);
     }
-    for (; size >= 64; bytes += 64, size -= 64)
-        pgqrsi_s3_sha_block(sha, bytes);
-    if (size > 0) memcpy(sha->block, bytes, size);
+    pgqrsi_s3_sha_blocks(sha->state, bytes, size / 64);
+    if (size % 64 > 0) memcpy(sha->block, bytes + size / 64 * 64, size % 64);
 }
 
 static void pgqrsi_s3_sha_text(pgqrsi_s3_sha *sha, const char *text)
@@ -355,16 +467,64 @@ static void pgqrsi_s3_hex(const unsigned char digest[32], char out[65])
     out[64] = '\0';
 }
 
-/* The CRC-32 of zip and PNG, four bits at a time; `crc` is 0 or what the bytes before gave. */
+/* For the CRC-32 of zip and PNG: what four bits become when so many times four bits follow them. */
+static const uint32_t pgqrsi_s3_crc_table[16][16] = {
+    {0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u, 0x4db26158u, 0x5005713cu,
+     0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu, 0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu},
+    {0x00000000u, 0x77073096u, 0xee0e612cu, 0x990951bau, 0x076dc419u, 0x706af48fu, 0xe963a535u, 0x9e6495a3u,
+     0x0edb8832u, 0x79dcb8a4u, 0xe0d5e91eu, 0x97d2d988u, 0x09b64c2bu, 0x7eb17cbdu, 0xe7b82d07u, 0x90bf1d91u},
+    {0x00000000u, 0x4ac21251u, 0x958424a2u, 0xdf4636f3u, 0xf0794f05u, 0xbabb5d54u, 0x65fd6ba7u, 0x2f3f79f6u,
+     0x3b83984bu, 0x71418a1au, 0xae07bce9u, 0xe4c5aeb8u, 0xcbfad74eu, 0x8138c51fu, 0x5e7ef3ecu, 0x14bce1bdu},
+    {0x00000000u, 0x191b3141u, 0x32366282u, 0x2b2d53c3u, 0x646cc504u, 0x7d77f445u, 0x565aa786u, 0x4f4196c7u,
+     0xc8d98a08u, 0xd1c2bb49u, 0xfaefe88au, 0xe3f4d9cbu, 0xacb54f0cu, 0xb5ae7e4du, 0x9e832d8eu, 0x87981ccfu},
+    {0x00000000u, 0x1c26a370u, 0x384d46e0u, 0x246be590u, 0x709a8dc0u, 0x6cbc2eb0u, 0x48d7cb20u, 0x54f16850u,
+     0xe1351b80u, 0xfd13b8f0u, 0xd9785d60u, 0xc55efe10u, 0x91af9640u, 0x8d893530u, 0xa9e2d0a0u, 0xb5c473d0u},
+    {0x00000000u, 0x01c26a37u, 0x0384d46eu, 0x0246be59u, 0x0709a8dcu, 0x06cbc2ebu, 0x048d7cb2u, 0x054f1685u,
+     0x0e1351b8u, 0x0fd13b8fu, 0x0d9785d6u, 0x0c55efe1u, 0x091af964u, 0x08d89353u, 0x0a9e2d0au, 0x0b5c473du},
+    {0x00000000u, 0x5019579fu, 0xa032af3eu, 0xf02bf8a1u, 0x9b14583du, 0xcb0d0fa2u, 0x3b26f703u, 0x6b3fa09cu,
+     0xed59b63bu, 0xbd40e1a4u, 0x4d6b1905u, 0x1d724e9au, 0x764dee06u, 0x2654b999u, 0xd67f4138u, 0x866616a7u},
+    {0x00000000u, 0xb8bc6765u, 0xaa09c88bu, 0x12b5afeeu, 0x8f629757u, 0x37def032u, 0x256b5fdcu, 0x9dd738b9u,
+     0xc5b428efu, 0x7d084f8au, 0x6fbde064u, 0xd7018701u, 0x4ad6bfb8u, 0xf26ad8ddu, 0xe0df7733u, 0x58631056u},
+    {0x00000000u, 0x60e09782u, 0xc1c12f04u, 0xa121b886u, 0x58f35849u, 0x3813cfcbu, 0x9932774du, 0xf9d2e0cfu,
+     0xb1e6b092u, 0xd1062710u, 0x70279f96u, 0x10c70814u, 0xe915e8dbu, 0x89f57f59u, 0x28d4c7dfu, 0x4834505du},
+    {0x00000000u, 0x3d6029b0u, 0x7ac05360u, 0x47a07ad0u, 0xf580a6c0u, 0xc8e08f70u, 0x8f40f5a0u, 0xb220dc10u,
+     0x30704bc1u, 0x0d106271u, 0x4ab018a1u, 0x77d03111u, 0xc5f0ed01u, 0xf890c4b1u, 0xbf30be61u, 0x825097d1u},
+    {0x00000000u, 0x03d6029bu, 0x07ac0536u, 0x047a07adu, 0x0f580a6cu, 0x0c8e08f7u, 0x08f40f5au, 0x0b220dc1u,
+     0x1eb014d8u, 0x1d661643u, 0x191c11eeu, 0x1aca1375u, 0x11e81eb4u, 0x123e1c2fu, 0x16441b82u, 0x15921919u},
+    {0x00000000u, 0xcb5cd3a5u, 0x4dc8a10bu, 0x869472aeu, 0x9b914216u, 0x50cd91b3u, 0xd659e31du, 0x1d0530b8u,
+     0xec53826du, 0x270f51c8u, 0xa19b2366u, 0x6ac7f0c3u, 0x77c2c07bu, 0xbc9e13deu, 0x3a0a6170u, 0xf156b2d5u},
+    {0x00000000u, 0x67de9cceu, 0xcfbd399cu, 0xa863a552u, 0x440b7579u, 0x23d5e9b7u, 0x8bb64ce5u, 0xec68d02bu,
+     0x8816eaf2u, 0xefc8763cu, 0x47abd36eu, 0x20754fa0u, 0xcc1d9f8bu, 0xabc30345u, 0x03a0a617u, 0x647e3ad9u},
+    {0x00000000u, 0xa6770bb4u, 0x979f1129u, 0x31e81a9du, 0xf44f2413u, 0x52382fa7u, 0x63d0353au, 0xc5a73e8eu,
+     0x33ef4e67u, 0x959845d3u, 0xa4705f4eu, 0x020754fau, 0xc7a06a74u, 0x61d761c0u, 0x503f7b5du, 0xf64870e9u},
+    {0x00000000u, 0x7cbb312bu, 0xf9766256u, 0x85cd537du, 0x299dc2edu, 0x5526f3c6u, 0xd0eba0bbu, 0xac509190u,
+     0x533b85dau, 0x2f80b4f1u, 0xaa4de78cu, 0xd6f6d6a7u, 0x7aa64737u, 0x061d761cu, 0x83d02561u, 0xff6b144au},
+    {0x00000000u, 0xccaa009eu, 0x4225077du, 0x8e8f07e3u, 0x844a0efau, 0x48e00e64u, 0xc66f0987u, 0x0ac50919u,
+     0xd3e51bb5u, 0x1f4f1b2bu, 0x91c01cc8u, 0x5d6a1c56u, 0x57af154fu, 0x9b0515d1u, 0x158a1232u, 0xd92012acu}};
+
+static uint32_t pgqrsi_s3_little32(const unsigned char *bytes)
+{
+    return (uint32_t)bytes[3] << 24 | (uint32_t)bytes[2] << 16 | (uint32_t)bytes[1] << 8 | bytes[0];
+}
+
+/* What the eight groups of four bits become, the last of which is followed by `k` groups. */
+static uint32_t pgqrsi_s3_crc_word(uint32_t word, int k)
+{
+    const uint32_t(*table)[16] = &pgqrsi_s3_crc_table[k];
+    return table[7][word & 15] ^ table[6][word >> 4 & 15] ^ table[5][word >> 8 & 15] ^ table[4][word >> 12 & 15] ^
+           table[3][word >> 16 & 15] ^ table[2][word >> 20 & 15] ^ table[1][word >> 24 & 15] ^ table[0][word >> 28];
+}
+
+/* The CRC-32 of zip and PNG, eight bytes at a time; `crc` is 0 or what the bytes before gave. */
 static uint32_t pgqrsi_s3_crc(uint32_t crc, const unsigned char *bytes, size_t size)
 {
-    static const uint32_t table[16] = {0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u,
-                                       0x4db26158u, 0x5005713cu, 0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu,
-                                       0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu};
     crc = ~crc;
+    for (; size >= 8; size -= 8, bytes += 8)
+        crc = pgqrsi_s3_crc_word(crc ^ pgqrsi_s3_little32(bytes), 8) ^
+              pgqrsi_s3_crc_word(pgqrsi_s3_little32(bytes + 4), 0);
     for (; size > 0; size--, bytes++) {
-        crc = crc >> 4 ^ table[(crc ^ *bytes) & 15];
-        crc = crc >> 4 ^ table[(crc ^ (uint32_t)*bytes >> 4) & 15];
+        crc = crc >> 4 ^ pgqrsi_s3_crc_table[0][(crc ^ *bytes) & 15];
+        crc = crc >> 4 ^ pgqrsi_s3_crc_table[0][(crc ^ (uint32_t)*bytes >> 4) & 15];
     }
     return ~crc;
 }
@@ -704,15 +864,26 @@ static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
  * A writer is a store that committed: its random id, the number of its last commit as it counts them, that commit's seq and
  * time. Commits above the horizon are those whose writers are all still listed. The place is a CRC-32 of endpoint and bucket,
  * where the flags hold. All numbers are little-endian.
+ *
+ * Version 2, of an object in parts (>>parts), or of one that was, has between the writers and the CRC-32:
+ *
+ *     0 page size   4 number of pages   8 sum of all pages   16 number of parts   20 of retired ones   24 of pages in the head   28 zero
+ *    32 parts: seq 8, id 8, upto 8, pages 4, kind 4, CRC-32 of it 4, zero 4   retired: seq 8, id 8, since when 8
+ *       page numbers from 0 on, ascending, 4 each   those pages
  * --------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_S3_TRAILER_VERSION 1
+#define PGQRSI_S3_TRAILER_PARTS 2
 #define PGQRSI_S3_TRAILER_HEAD 56
 #define PGQRSI_S3_TRAILER_WRITER 32
 #define PGQRSI_S3_TRAILER_LEAST (PGQRSI_S3_TRAILER_HEAD + 4)
+#define PGQRSI_S3_TRAILER_MORE 32
+#define PGQRSI_S3_TRAILER_PART 40
+#define PGQRSI_S3_TRAILER_RETIRED 24
 #define PGQRSI_S3_WRITERS_MAX 1024
 #define PGQRSI_S3_WRITER_AGE_US INT64_C(120000000) /* longer than a call may take to find out what became of it */
 #define PGQRSI_S3_PROVEN 1u                        /* flag: the store was seen to honour conditions */
+#define PGQRSI_S3_ONE_FILE 2u                      /* flag: somebody wants it never to be in parts */
 static const unsigned char pgqrsi_s3_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 's', '3'};
 
 typedef struct pgqrsi_s3_writer {
@@ -722,15 +893,45 @@ typedef struct pgqrsi_s3_writer {
     int64_t at_us;
 } pgqrsi_s3_writer;
 
+#define PGQRSI_S3_WHOLE 0u /* kinds of a part: a SQLite file */
+#define PGQRSI_S3_PAGES 1u /* some of its pages */
+
+typedef struct pgqrsi_s3_part {
+    uint64_t seq;  /* the commit it was made for */
+    uint64_t id;   /* random */
+    uint64_t upto; /* with it and those before, whatever commits up to this one changed is there */
+    uint32_t pages;
+    uint32_t kind;
+    uint32_t crc;
+} pgqrsi_s3_part;
+
+typedef struct pgqrsi_s3_retired {
+    uint64_t seq;
+    uint64_t id;
+    int64_t at_us;
+} pgqrsi_s3_retired;
+
 typedef struct pgqrsi_s3_trailer {
-    size_t image_size;
+    size_t image_size; /* of the SQLite file that the object is or has parts of */
+    size_t file_size;  /* of the SQLite file that the object begins with */
+    uint32_t version;
     uint32_t flags;
     uint64_t birth;
     uint64_t seq;
     uint64_t horizon;
     uint32_t writer_count;
     uint32_t place;
-    const unsigned char *writers; /* inside the bytes decoded */
+    uint32_t page_size;
+    uint32_t page_count;
+    uint64_t sum;
+    uint32_t part_count; /* 0: all in one */
+    uint32_t retired_count;
+    uint32_t number_count;
+    const unsigned char *writers; /* these are inside the bytes decoded */
+    const unsigned char *parts;
+    const unsigned char *retired;
+    const unsigned char *numbers;
+    const unsigned char *pages;
 } pgqrsi_s3_trailer;
 
 typedef enum pgqrsi_s3_shape {
@@ -739,7 +940,8 @@ typedef enum pgqrsi_s3_shape {
     PGQRSI_S3_FOREIGN = 2, /* something follows the SQLite file that is not ours */
     PGQRSI_S3_NEWER = 3,
     PGQRSI_S3_DAMAGED = 4,
-    PGQRSI_S3_OLDER = 5 /* fine, but we know a newer version */
+    PGQRSI_S3_OLDER = 5, /* fine, but we know a newer version */
+    PGQRSI_S3_PARTED = 6 /* fine, but a part of it is missing or damaged */
 } pgqrsi_s3_shape;
 
 static uint64_t pgqrsi_s3_get(const unsigned char *bytes, int size)
@@ -756,33 +958,116 @@ static void pgqrsi_s3_put(unsigned char *bytes, int size, uint64_t value)
         *bytes = (unsigned char)(value & 0xff);
 }
 
+/* The page size in the header of a SQLite file; 0: none that there is. */
+static uint32_t pgqrsi_s3_page_size(const unsigned char *data)
+{
+    uint32_t page = (uint32_t)data[16] << 8 | data[17];
+    if (page == 1) page = 65536;
+    return page < 512 || (page & (page - 1)) != 0 ? 0 : page;
+}
+
 /* The size of the SQLite file at the start of the bytes, as its header tells; 0: there is none, or it is cut off. */
 static size_t pgqrsi_s3_image_size(const unsigned char *data, size_t size)
 {
     uint64_t page, pages;
     if (size < 512 || memcmp(data, "SQLite format 3", 16) != 0) return 0;
-    page = (uint64_t)data[16] << 8 | data[17];
-    if (page == 1) page = 65536;
-    if (page < 512 || (page & (page - 1)) != 0) return 0;
+    page = pgqrsi_s3_page_size(data);
+    if (page == 0) return 0;
     pages = pgqrsi_s3_big32(data + 28);
     /* Very old versions of SQLite do not keep the number of pages up to date. */
     if (pages == 0 || memcmp(data + 24, data + 92, 4) != 0) return size % page == 0 ? size : 0;
     return page * pages <= size ? (size_t)(page * pages) : 0;
 }
 
-/* Without a trailer it is a SQLite file that somebody uploaded: commit 0 of a new history. */
-static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, pgqrsi_s3_trailer *out)
+static pgqrsi_s3_part pgqrsi_s3_part_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    const unsigned char *bytes = trailer->parts + (size_t)index * PGQRSI_S3_TRAILER_PART;
+    pgqrsi_s3_part part;
+    part.seq = pgqrsi_s3_get(bytes, 8);
+    part.id = pgqrsi_s3_get(bytes + 8, 8);
+    part.upto = pgqrsi_s3_get(bytes + 16, 8);
+    part.pages = (uint32_t)pgqrsi_s3_get(bytes + 24, 4);
+    part.kind = (uint32_t)pgqrsi_s3_get(bytes + 28, 4);
+    part.crc = (uint32_t)pgqrsi_s3_get(bytes + 32, 4);
+    return part;
+}
+
+static pgqrsi_s3_retired pgqrsi_s3_retired_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    const unsigned char *bytes = trailer->retired + (size_t)index * PGQRSI_S3_TRAILER_RETIRED;
+    pgqrsi_s3_retired retired;
+    retired.seq = pgqrsi_s3_get(bytes, 8);
+    retired.id = pgqrsi_s3_get(bytes + 8, 8);
+    retired.at_us = (int64_t)pgqrsi_s3_get(bytes + 16, 8);
+    return retired;
+}
+
+static uint32_t pgqrsi_s3_number_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
+{
+    return (uint32_t)pgqrsi_s3_get(trailer->numbers + (size_t)index * 4, 4);
+}
+
+/* Do the parts and the pages named make sense? The first part is a SQLite file, each one reaches further than the one before. */
+static bool pgqrsi_s3_parts_fine(const pgqrsi_s3_trailer *trailer)
+{
+    uint64_t upto = 0;
+    uint32_t i;
+    for (i = 0; i < trailer->part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(trailer, i);
+        if (part.kind != (i == 0 ? PGQRSI_S3_WHOLE : PGQRSI_S3_PAGES) || part.pages == 0 || part.upto <= upto ||
+            part.upto > trailer->seq || part.upto == UINT64_MAX)
+            return false;
+        upto = part.upto;
+    }
+    for (i = 0; i < trailer->number_count; i++) {
+        uint32_t number = pgqrsi_s3_number_at(trailer, i);
+        if (number >= trailer->page_count || (i > 0 && number <= pgqrsi_s3_number_at(trailer, i - 1))) return false;
+    }
+    return true;
+}
+
+/* What version 2 has more: `size` bytes. False: it is not what it says. */
+static bool pgqrsi_s3_decode_parts(const unsigned char *bytes, size_t size, pgqrsi_s3_trailer *out)
+{
+    uint64_t wanted = PGQRSI_S3_TRAILER_MORE;
+    if (size < PGQRSI_S3_TRAILER_MORE) return false;
+    out->page_size = (uint32_t)pgqrsi_s3_get(bytes, 4);
+    out->page_count = (uint32_t)pgqrsi_s3_get(bytes + 4, 4);
+    out->sum = pgqrsi_s3_get(bytes + 8, 8);
+    out->part_count = (uint32_t)pgqrsi_s3_get(bytes + 16, 4);
+    out->retired_count = (uint32_t)pgqrsi_s3_get(bytes + 20, 4);
+    out->number_count = (uint32_t)pgqrsi_s3_get(bytes + 24, 4);
+    wanted += (uint64_t)out->part_count * PGQRSI_S3_TRAILER_PART;
+    wanted += (uint64_t)out->retired_count * PGQRSI_S3_TRAILER_RETIRED;
+    wanted += (uint64_t)out->number_count * ((uint64_t)out->page_size + 4);
+    if (wanted != size) return false;
+    out->parts = bytes + PGQRSI_S3_TRAILER_MORE;
+    out->retired = out->parts + (size_t)out->part_count * PGQRSI_S3_TRAILER_PART;
+    out->numbers = out->retired + (size_t)out->retired_count * PGQRSI_S3_TRAILER_RETIRED;
+    out->pages = out->numbers + (size_t)out->number_count * 4;
+    if (out->part_count == 0) return out->page_size == 0 && out->page_count == 0 && out->number_count == 0;
+    if (out->page_size < 512 || out->page_size > 65536 || (out->page_size & (out->page_size - 1)) != 0 ||
+        out->page_count == 0 || (uint64_t)out->page_count * out->page_size > UINT32_MAX)
+        return false;
+    out->image_size = (size_t)out->page_count * out->page_size;
+    return pgqrsi_s3_parts_fine(out);
+}
+
+/* Reads the trailer, and does not ask whether the bytes are what they were. Without a trailer it is a SQLite file that somebody
+ * uploaded: commit 0 of a new history. */
+static pgqrsi_s3_shape pgqrsi_s3_parse(const unsigned char *data, size_t size, pgqrsi_s3_trailer *out)
 {
     const unsigned char *bytes;
     size_t rest;
     memset(out, 0, sizeof(*out));
-    out->image_size = pgqrsi_s3_image_size(data, size);
-    if (!data || out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
-    rest = size - out->image_size;
+    out->image_size = out->file_size = data ? pgqrsi_s3_image_size(data, size) : 0;
+    if (out->image_size == 0) return PGQRSI_S3_NO_SQLITE;
+    rest = size - out->file_size;
     if (rest == 0) return PGQRSI_S3_FINE;
-    bytes = data + out->image_size;
+    bytes = data + out->file_size;
     if (rest < PGQRSI_S3_TRAILER_LEAST || memcmp(bytes, pgqrsi_s3_magic, 8) != 0) return PGQRSI_S3_FOREIGN;
-    if (pgqrsi_s3_get(bytes + 8, 4) > PGQRSI_S3_TRAILER_VERSION) return PGQRSI_S3_NEWER;
+    out->version = (uint32_t)pgqrsi_s3_get(bytes + 8, 4);
+    if (out->version > PGQRSI_S3_TRAILER_PARTS) return PGQRSI_S3_NEWER;
     out->flags = (uint32_t)pgqrsi_s3_get(bytes + 12, 4);
     out->birth = pgqrsi_s3_get(bytes + 24, 8);
     out->seq = pgqrsi_s3_get(bytes + 32, 8);
@@ -790,12 +1075,20 @@ static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, 
     out->writer_count = (uint32_t)pgqrsi_s3_get(bytes + 48, 4);
     out->place = (uint32_t)pgqrsi_s3_get(bytes + 52, 4);
     out->writers = bytes + PGQRSI_S3_TRAILER_HEAD;
-    if (pgqrsi_s3_get(bytes + 16, 8) != out->image_size ||
-        out->writer_count != (rest - PGQRSI_S3_TRAILER_LEAST) / PGQRSI_S3_TRAILER_WRITER ||
-        (rest - PGQRSI_S3_TRAILER_LEAST) % PGQRSI_S3_TRAILER_WRITER != 0 ||
-        pgqrsi_s3_crc(0, data, size - 4) != pgqrsi_s3_get(data + size - 4, 4))
+    rest -= PGQRSI_S3_TRAILER_LEAST;
+    if (pgqrsi_s3_get(bytes + 16, 8) != out->file_size || out->writer_count > rest / PGQRSI_S3_TRAILER_WRITER)
         return PGQRSI_S3_DAMAGED;
-    return PGQRSI_S3_FINE;
+    rest -= (size_t)out->writer_count * PGQRSI_S3_TRAILER_WRITER;
+    bytes = out->writers + (size_t)out->writer_count * PGQRSI_S3_TRAILER_WRITER;
+    if (out->version < PGQRSI_S3_TRAILER_PARTS) return rest == 0 ? PGQRSI_S3_FINE : PGQRSI_S3_DAMAGED;
+    return pgqrsi_s3_decode_parts(bytes, rest, out) ? PGQRSI_S3_FINE : PGQRSI_S3_DAMAGED;
+}
+
+static pgqrsi_s3_shape pgqrsi_s3_decode(const unsigned char *data, size_t size, pgqrsi_s3_trailer *out)
+{
+    pgqrsi_s3_shape shape = pgqrsi_s3_parse(data, size, out);
+    if (shape != PGQRSI_S3_FINE || size == out->file_size) return shape;
+    return pgqrsi_s3_crc(0, data, size - 4) == pgqrsi_s3_get(data + size - 4, 4) ? PGQRSI_S3_FINE : PGQRSI_S3_DAMAGED;
 }
 
 static pgqrsi_s3_writer pgqrsi_s3_writer_at(const pgqrsi_s3_trailer *trailer, uint32_t index)
@@ -834,10 +1127,10 @@ static size_t pgqrsi_s3_trailer_room(const pgqrsi_s3_trailer *old)
     return PGQRSI_S3_TRAILER_LEAST + ((size_t)old->writer_count + 1) * PGQRSI_S3_TRAILER_WRITER;
 }
 
-/* Appends the trailer of the commit `me` to body, which holds the image and has the room. Writers that committed long ago are
- * left out; of too many, those that committed first. */
-static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
-                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
+/* Appends all of the trailer of the commit `me` but what version 2 has more, and the CRC-32. Writers that committed long ago are left
+ * out; of too many, those that committed first. */
+static void pgqrsi_s3_append_writers(pgqrsi_s3_bytes *body, uint32_t version, const pgqrsi_s3_trailer *old,
+                                     uint64_t birth, uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
 {
     unsigned char *head = body->data + body->size;
     unsigned char *next = head + PGQRSI_S3_TRAILER_HEAD;
@@ -860,7 +1153,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
     pgqrsi_s3_put_writer(next, me);
     next += PGQRSI_S3_TRAILER_WRITER;
     memcpy(head, pgqrsi_s3_magic, 8);
-    pgqrsi_s3_put(head + 8, 4, PGQRSI_S3_TRAILER_VERSION);
+    pgqrsi_s3_put(head + 8, 4, version);
     pgqrsi_s3_put(head + 12, 4, flags);
     pgqrsi_s3_put(head + 16, 8, body->size);
     pgqrsi_s3_put(head + 24, 8, birth);
@@ -869,8 +1162,230 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
     pgqrsi_s3_put(head + 48, 4, count);
     pgqrsi_s3_put(head + 52, 4, place);
     body->size = (size_t)(next - body->data);
-    pgqrsi_s3_put(next, 4, pgqrsi_s3_crc(0, body->data, body->size));
+}
+
+static void pgqrsi_s3_append_crc(pgqrsi_s3_bytes *body)
+{
+    pgqrsi_s3_put(body->data + body->size, 4, pgqrsi_s3_crc(0, body->data, body->size));
     body->size += 4;
+}
+
+/* Appends the trailer of the commit `me` to body, which holds the image and has the room. */
+static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *old, uint64_t birth,
+                                     uint32_t flags, uint32_t place, const pgqrsi_s3_writer *me)
+{
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_VERSION, old, birth, flags, place, me);
+    pgqrsi_s3_append_crc(body);
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>parts: a large object is a small head and immutable parts
+ *
+ * A part is a SQLite file as it is, or some pages of one:
+ *
+ *     0 magic   8 version   12 page size   16 birth   24 seq   32 id   40 number of pages   44 zero
+ *    48 page numbers from 0 on, ascending, 4 each   those pages   CRC-32 of all before
+ *
+ * Laid over each other in their order, and the pages in the head last, they are the SQLite file; what is beyond its number of pages is
+ * dropped. Which pages a part has follows from `born`, which every reader keeps: for each page the upto of the newest part it is in.
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_PART_VERSION 1
+#define PGQRSI_S3_PART_HEAD 48
+#define PGQRSI_S3_PART_NAME 48      /* room for "0123456789abcdef-0123456789abcdef.sqlite" */
+#define PGQRSI_S3_PARTS_MAX 64      /* then they are made one */
+#define PGQRSI_S3_RETIRED_MAX 256   /* older ones are forgotten, and stay */
+#define PGQRSI_S3_UNBORN UINT64_MAX /* a page that is in the head alone */
+#define PGQRSI_S3_HEAD_BYTES 10240  /* of pages in the head: then they become a part */
+#define PGQRSI_S3_GRACE_US                                                                                             \
+    INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
+static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
+
+static bool pgqrsi_s3_in_parts(const pgqrsi_s3_trailer *trailer)
+{
+    return trailer->part_count > 0;
+}
+
+static void pgqrsi_s3_part_name(uint64_t seq, uint64_t id, char out[PGQRSI_S3_PART_NAME])
+{
+    static const char digits[] = "0123456789abcdef";
+    int i;
+    for (i = 15; i >= 0; i--, seq >>= 4, id >>= 4) {
+        out[i] = digits[seq & 15];
+        out[17 + i] = digits[id & 15];
+    }
+    out[16] = '-';
+    memcpy(out + 33, ".sqlite", 8);
+}
+
+/* What a page adds to the sum of all: it depends on where the page is, and sums of other pages do not cancel it. */
+static uint64_t pgqrsi_s3_page_sum(uint32_t number, const unsigned char *page, size_t size)
+{
+    uint64_t z = (uint64_t)number << 32 | pgqrsi_s3_crc(0, page, size);
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+static uint64_t pgqrsi_s3_image_sum(const unsigned char *image, uint32_t page_size, uint32_t from, uint32_t to)
+{
+    uint64_t sum = 0;
+    for (; from < to; from++)
+        sum += pgqrsi_s3_page_sum(from, image + (size_t)from * page_size, page_size);
+    return sum;
+}
+
+static size_t pgqrsi_s3_part_size(const pgqrsi_s3_part *part, uint32_t page_size)
+{
+    if (part->kind == PGQRSI_S3_WHOLE) return (size_t)part->pages * page_size;
+    return PGQRSI_S3_PART_HEAD + (size_t)part->pages * ((size_t)page_size + 4) + 4;
+}
+
+/* Is this the part that the head means? */
+static bool pgqrsi_s3_part_fine(const unsigned char *data, size_t size, const pgqrsi_s3_part *part, uint64_t birth,
+                                uint32_t page_size)
+{
+    uint32_t i, before = 0;
+    if ((uint64_t)part->pages * page_size > UINT32_MAX || size != pgqrsi_s3_part_size(part, page_size)) return false;
+    if (part->kind == PGQRSI_S3_WHOLE) return pgqrsi_s3_crc(0, data, size) == part->crc;
+    if (memcmp(data, pgqrsi_s3_part_magic, 8) != 0 || pgqrsi_s3_get(data + 8, 4) != PGQRSI_S3_PART_VERSION ||
+        pgqrsi_s3_get(data + 12, 4) != page_size || pgqrsi_s3_get(data + 16, 8) != birth ||
+        pgqrsi_s3_get(data + 24, 8) != part->seq || pgqrsi_s3_get(data + 32, 8) != part->id ||
+        pgqrsi_s3_get(data + 40, 4) != part->pages || pgqrsi_s3_get(data + size - 4, 4) != part->crc ||
+        pgqrsi_s3_crc(0, data, size - 4) != part->crc)
+        return false;
+    for (i = 0; i < part->pages; i++) {
+        uint32_t number = (uint32_t)pgqrsi_s3_get(data + PGQRSI_S3_PART_HEAD + (size_t)i * 4, 4);
+        if (i > 0 && number <= before) return false;
+        before = number;
+    }
+    return true;
+}
+
+/* Makes a part of kind PAGES of the pages whose flag is set; sets its crc. `out` has the room. */
+static void pgqrsi_s3_encode_part(pgqrsi_s3_bytes *out, pgqrsi_s3_part *part, uint64_t birth,
+                                  const unsigned char *image, uint32_t page_size, uint32_t page_count,
+                                  const unsigned char *flags)
+{
+    unsigned char *numbers = out->data + PGQRSI_S3_PART_HEAD, *pages = numbers + (size_t)part->pages * 4;
+    uint32_t i;
+    memset(out->data, 0, PGQRSI_S3_PART_HEAD);
+    memcpy(out->data, pgqrsi_s3_part_magic, 8);
+    pgqrsi_s3_put(out->data + 8, 4, PGQRSI_S3_PART_VERSION);
+    pgqrsi_s3_put(out->data + 12, 4, page_size);
+    pgqrsi_s3_put(out->data + 16, 8, birth);
+    pgqrsi_s3_put(out->data + 24, 8, part->seq);
+    pgqrsi_s3_put(out->data + 32, 8, part->id);
+    pgqrsi_s3_put(out->data + 40, 4, part->pages);
+    for (i = 0; i < page_count; i++) {
+        if (!flags[i]) continue;
+        pgqrsi_s3_put(numbers, 4, i);
+        memcpy(pages, image + (size_t)i * page_size, page_size);
+        numbers += 4;
+        pages += page_size;
+    }
+    out->size = (size_t)(pages - out->data);
+    part->crc = pgqrsi_s3_crc(0, out->data, out->size);
+    pgqrsi_s3_append_crc(out);
+}
+
+/* A version of the object. */
+typedef struct pgqrsi_s3_version {
+    pgqrsi_s3_bytes base; /* begins with the SQLite file; of an object that is all in one, it is the object */
+    pgqrsi_s3_bytes head; /* of one in parts: the object */
+    pgqrsi_s3_bytes born; /* of one in parts: 8 bytes for each page */
+    pgqrsi_s3_trailer trailer;
+    uint64_t sum; /* while it is put together: of the pages that are there */
+    uint32_t missing;
+} pgqrsi_s3_version;
+
+static uint64_t pgqrsi_s3_born(const pgqrsi_s3_bytes *born, uint32_t number)
+{
+    return pgqrsi_s3_get(born->data + (size_t)number * 8, 8);
+}
+
+static void pgqrsi_s3_set_born(pgqrsi_s3_bytes *born, uint32_t number, uint64_t upto)
+{
+    pgqrsi_s3_put(born->data + (size_t)number * 8, 8, upto);
+}
+
+/* Puts a page in its place. */
+static void pgqrsi_s3_lay_page(pgqrsi_s3_version *version, uint32_t number, const unsigned char *page, uint64_t upto)
+{
+    size_t size = version->trailer.page_size;
+    unsigned char *place;
+    uint64_t before;
+    if (number >= version->trailer.page_count) return;
+    place = version->base.data + (size_t)number * size;
+    before = pgqrsi_s3_born(&version->born, number);
+    if (before == 0)
+        version->missing--;
+    else
+        version->sum -= pgqrsi_s3_page_sum(number, place, size);
+    memcpy(place, page, size);
+    version->sum += pgqrsi_s3_page_sum(number, place, size);
+    if (before == 0 || upto != PGQRSI_S3_UNBORN) pgqrsi_s3_set_born(&version->born, number, upto);
+}
+
+/* Lays a part, which is fine, over what is there. */
+static void pgqrsi_s3_lay_part(pgqrsi_s3_version *version, const pgqrsi_s3_part *part, const unsigned char *data)
+{
+    size_t size = version->trailer.page_size;
+    uint32_t i;
+    for (i = 0; i < part->pages && part->kind == PGQRSI_S3_WHOLE; i++)
+        pgqrsi_s3_lay_page(version, i, data + (size_t)i * size, part->upto);
+    for (i = 0; i < part->pages && part->kind == PGQRSI_S3_PAGES; i++) {
+        const unsigned char *numbers = data + PGQRSI_S3_PART_HEAD;
+        pgqrsi_s3_lay_page(version, (uint32_t)pgqrsi_s3_get(numbers + (size_t)i * 4, 4),
+                           numbers + (size_t)part->pages * 4 + (size_t)i * size, part->upto);
+    }
+}
+
+/* At last the pages in the head. False: what is there now is not what the writer of the head had. */
+static bool pgqrsi_s3_lay_head(pgqrsi_s3_version *version)
+{
+    const pgqrsi_s3_trailer *trailer = &version->trailer;
+    uint32_t i;
+    for (i = 0; i < trailer->number_count; i++)
+        pgqrsi_s3_lay_page(version, pgqrsi_s3_number_at(trailer, i), trailer->pages + (size_t)i * trailer->page_size,
+                           PGQRSI_S3_UNBORN);
+    return version->missing == 0 && version->sum == trailer->sum &&
+           pgqrsi_s3_image_size(version->base.data, trailer->image_size) == trailer->image_size;
+}
+
+/* Room for the pages, and those of `known`, an older version in parts; NULL: none. False: no memory. */
+static bool pgqrsi_s3_lay_begin(pgqrs_store *store, pgqrsi_s3_version *version, const pgqrsi_s3_version *known)
+{
+    uint32_t pages = version->trailer.page_count, both = 0;
+    if (!pgqrsi_s3_reserve(store, &version->base, version->trailer.image_size) ||
+        !pgqrsi_s3_reserve(store, &version->born, (size_t)pages * 8))
+        return false;
+    version->base.size = version->trailer.image_size;
+    version->born.size = (size_t)pages * 8;
+    version->sum = 0;
+    if (known) {
+        uint32_t size = version->trailer.page_size, old = known->trailer.page_count;
+        both = old < pages ? old : pages;
+        memcpy(version->base.data, known->base.data, (size_t)both * size);
+        memcpy(version->born.data, known->born.data, (size_t)both * 8);
+        version->sum = known->trailer.sum - pgqrsi_s3_image_sum(known->base.data, size, both, old);
+    }
+    version->missing = pages - both;
+    memset(version->born.data + (size_t)both * 8, 0, (size_t)(pages - both) * 8);
+    return true;
+}
+
+/* The parts from this one on are to be made one, since together they have become larger than the one before them; part_count: none is. So
+ * a page is written anew about as often as its part may grow threefold. 0: all of them, which only `may_whole` allows. */
+static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t count, uint32_t page_count, bool may_whole)
+{
+    uint64_t newer = 0;
+    uint32_t i, from = count;
+    for (i = count; i-- > 1;) {
+        if (count - i >= 4 && (uint64_t)parts[i].pages * 2 <= newer) from = i;
+        newer += parts[i].pages;
+    }
+    return may_whole && (newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2) ? 0 : from;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -889,8 +1404,10 @@ typedef struct pgqrsi_s3 {
     sqlite3 *db; /* in memory: the base, and what a call has just changed; in local mode only for a moment */
     bool local;
     pgqrs_store_desc local_settings;
+    int64_t file_until_us; /* how long a connection of ours to the local file waits for it */
     const char *local_path;
     const char *pending_path;
+    const char *arriving_path; /* local mode: the base of a snapshot that is under way */
 
     /* settings: the texts share one result object */
     void *owned;
@@ -911,11 +1428,14 @@ typedef struct pgqrsi_s3 {
     int64_t idle_us;
     int64_t patience_us;
     size_t most;
+    int64_t split; /* negative: never; 0: as the object says */
 
-    /* the version of the object that we know */
+    /* the version of the object that we know: see pgqrsi_s3_version */
     pgqrsi_s3_presence presence;
     pgqrsi_s3_bytes base;
-    pgqrsi_s3_trailer trailer; /* of base */
+    pgqrsi_s3_bytes head;
+    pgqrsi_s3_bytes born;
+    pgqrsi_s3_trailer trailer;
     char etag[PGQRSI_S3_ETAG_MAX];
     bool bare_etag;          /* this store compares ETags without their quotes */
     bool loaded;             /* db is base */
@@ -924,7 +1444,18 @@ typedef struct pgqrsi_s3 {
     int64_t verified_at_us;  /* monotonic: when base was the newest; 0: never */
     uint32_t change_counter; /* of base */
 
+    /* parts */
+    pgqrsi_s3_bytes cover; /* the SQLite file that a head begins with, when the first part is this one: */
+    uint64_t cover_of;
+    uint64_t tidied[16]; /* ids of parts that we deleted */
+    uint32_t tidied_count;
+    int64_t parts_pause_us; /* monotonic: until then no part is made, */
+    int64_t whole_pause_us; /* no new file is made of them all, */
+    int64_t tidy_pause_us;  /* none is deleted */
+    bool lost;              /* the last commit was: be quick */
+
     /* who we are to other writers */
+    uint64_t machine; /* of this cache directory: the first bits of `writer` */
     uint64_t writer;
     uint64_t counter;
 
@@ -945,8 +1476,9 @@ typedef struct pgqrsi_s3 {
     int64_t quiet_us; /* a waiting consumer asks the store no sooner than this after the last time */
     int64_t pace_us;  /* between commits, when the store says that we are too fast */
     int64_t put_at_us;
-    int64_t contended_until_us; /* monotonic: other machines commit too */
-    int64_t yield_until_us;     /* and it is their turn */
+    bool joined;       /* nobody on this machine had committed for long before our last commit */
+    int64_t round_us;  /* the last exchange took this long */
+    int64_t landed_us; /* by this machine's wall clock: since when base has been known here */
 
     /* the last heartbeat stored */
     pgqrs_worker_ref beat_worker;
@@ -1154,11 +1686,12 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
     const int64_t most_ms = INT64_C(86400000);
     if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
         desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
-        desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30)
+        desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30 ||
+        desc->split_bytes < -1)
         return pgqrs_backend_fail(
             self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
-            "%s: a time in pgqrs_s3_desc is negative or longer than a day, or max_object_bytes is not "
-            "between 0 and 1 GiB",
+            "%s: a time in pgqrs_s3_desc is negative or longer than a day, max_object_bytes is not "
+            "between 0 and 1 GiB, or split_bytes is less than -1",
             self->name);
     self->local = desc->mode == PGQRS_S3_LOCAL;
     self->request_timeout_ms = pgqrsi_s3_default(desc->request_timeout_ms, 10000);
@@ -1167,6 +1700,7 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
         desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
+    self->split = desc->split_bytes;
     return PGQRS_OK;
 }
 
@@ -1181,6 +1715,8 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
 #define PGQRSI_S3_TAIL 40
 #define PGQRSI_S3_TAIL_BARE 1u   /* bare_etag */
 #define PGQRSI_S3_TAIL_PROVEN 2u /* proven */
+#define PGQRSI_S3_TAIL_PARTS 4u  /* the object is in parts: see pgqrsi_s3_unpack */
+#define PGQRSI_S3_URL_MAX 4352   /* as long as one can be: endpoint, bucket, three times the key, name of a part */
 static const unsigned char pgqrsi_s3_tail_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'c', '1'};
 
 static void pgqrsi_s3_close_file(int *descriptor)
@@ -1283,7 +1819,7 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
     room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 5 * room);
+    paths = (char *)pgqrs_backend_result_alloc(self->owned, 6 * room);
     if (!paths) return pgqrsi_s3_no_memory(self);
     snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
     size = strlen(paths);
@@ -1295,6 +1831,9 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
     memcpy(paths + 4 * room, paths, size);
     memcpy(paths + 4 * room + size, "/pending", sizeof("/pending"));
+    memcpy(paths + 5 * room, paths, size);
+    memcpy(paths + 5 * room + size, "/arriving", sizeof("/arriving"));
+    self->arriving_path = paths + 5 * room;
     self->pending_path = paths + 4 * room;
     self->local_path = paths + 3 * room;
     self->directory = paths;
@@ -1321,6 +1860,26 @@ static pgqrs_result pgqrsi_s3_open_cache(pgqrsi_s3 *self, const char *given)
         pgqrsi_s3_close_file(&self->wake_fd);
 #endif
     return PGQRS_OK;
+}
+
+#define PGQRSI_S3_MACHINE_SHIFT 48 /* the bits of a writer's id above tell its machine */
+
+/* The number of this cache directory. A symbolic link holds it, which is made as a whole or not at all. What cannot be kept, or is
+ * not a number, is a machine of its own: only fairness suffers. */
+static uint64_t pgqrsi_s3_read_machine(pgqrsi_s3 *self)
+{
+    char path[4096], text[17];
+    ssize_t size;
+    uint64_t host = 0;
+    int i;
+    snprintf(path, sizeof(path), "%s/machine", self->directory);
+    snprintf(text, sizeof(text), "%04x", (unsigned)(pgqrsi_s3_unique() >> PGQRSI_S3_MACHINE_SHIFT));
+    if (symlink(text, path) != 0 && (size = readlink(path, text, sizeof(text) - 1)) >= 0) text[size] = '\0';
+    for (i = 0; i < 4 && text[i]; i++) {
+        const char *digits = "0123456789abcdef", *digit = strchr(digits, text[i]);
+        host = host << 4 | (uint64_t)(digit ? digit - digits : 0);
+    }
+    return host;
 }
 
 static void pgqrsi_s3_drain(pgqrsi_s3 *self)
@@ -1360,21 +1919,28 @@ static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
 #define PGQRSI_S3_LINE_US                                                                                              \
     INT64_C(1000000) /* whoever waits at the head of the line longer than this has been stopped there */
 
+/* How long until the next try. The line has no order of its own: whoever has waited longer tries more often. */
+static int64_t pgqrsi_s3_line_pause_us(bool head, int64_t waited_us)
+{
+    if (head || waited_us > 150000) return 200;
+    return waited_us > 50000 ? 1000 : 4000;
+}
+
 /* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
  * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
 static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
 {
-    int64_t begin_us = pgqrs_backend_monotonic(), pause_us = 50;
+    int64_t begin_us = pgqrs_backend_monotonic();
     bool head = false, done = false;
     if (self->locked) return PGQRS_OK;
     for (;;) {
-        int64_t waited_us;
+        int64_t waited_us, pause_us;
         if (!head) head = pgqrsi_s3_flock(self->line_fd, LOCK_EX | LOCK_NB) == 0;
         waited_us = pgqrs_backend_monotonic() - begin_us;
         if (head || waited_us > PGQRSI_S3_LINE_US) done = pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) == 0;
         if (done || errno != EWOULDBLOCK || waited_us >= self->patience_us) break;
+        pause_us = pgqrsi_s3_line_pause_us(head, waited_us);
         pgqrsi_s3_real_pause(pause_us / 2 + (int64_t)(pgqrs_backend_random(self->store) % (uint64_t)pause_us));
-        if (pause_us < 1000) pause_us *= 2;
     }
     if (!done) {
         pgqrs_result result = pgqrsi_s3_fail_lock(self);
@@ -1392,16 +1958,40 @@ static void pgqrsi_s3_unlock(pgqrsi_s3 *self)
     self->locked = false;
 }
 
-/* Writes base where other stores look for it. Without success they ask the store itself. */
-static void pgqrsi_s3_save(pgqrsi_s3 *self)
+/* The version that we know, as far as it is of interest to others of this machine. */
+static bool pgqrsi_s3_write_version(pgqrsi_s3 *self, int descriptor)
+{
+    unsigned char tail[12];
+    if (!pgqrsi_s3_write_all(descriptor, self->base.data, self->base.size)) return false;
+    if (!pgqrsi_s3_in_parts(&self->trailer)) return true;
+    pgqrsi_s3_put(tail, 8, self->head.size);
+    pgqrsi_s3_put(tail + 8, 4, pgqrsi_s3_crc(0, self->born.data, self->born.size));
+    return pgqrsi_s3_write_all(descriptor, self->born.data, self->born.size) &&
+           pgqrsi_s3_write_all(descriptor, self->head.data, self->head.size) &&
+           pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
+}
+
+/* Local mode, where nobody else knows what the file was made from: it has to be there after a power failure, too. So what has been
+ * written gets to the disk, and its name. */
+static bool pgqrsi_s3_settle(const pgqrsi_s3 *self, int written)
+{
+    int directory = pgqrsi_s3_open_file(self->directory, O_RDONLY);
+    bool done = (written < 0 || fsync(written) == 0) && directory >= 0 && fsync(directory) == 0;
+    pgqrsi_s3_close_file(&directory);
+    return done;
+}
+
+static bool pgqrsi_s3_save_as(pgqrsi_s3 *self, const char *path)
 {
     unsigned char tail[PGQRSI_S3_TAIL];
-    uint32_t crc, flags = (self->bare_etag ? PGQRSI_S3_TAIL_BARE : 0) | (self->proven ? PGQRSI_S3_TAIL_PROVEN : 0);
+    bool parts = pgqrsi_s3_in_parts(&self->trailer);
+    uint32_t crc, flags = (self->bare_etag ? PGQRSI_S3_TAIL_BARE : 0) | (self->proven ? PGQRSI_S3_TAIL_PROVEN : 0) |
+                          (parts ? PGQRSI_S3_TAIL_PARTS : 0);
     size_t url_size = strlen(self->url), etag_size = strlen(self->etag);
     int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
     bool done;
     memcpy(tail, pgqrsi_s3_tail_magic, 8);
-    pgqrsi_s3_put(tail + 8, 8, self->base.size);
+    pgqrsi_s3_put(tail + 8, 8, self->base.size + (parts ? self->born.size + self->head.size + 12 : 0));
     pgqrsi_s3_put(tail + 16, 4, url_size);
     pgqrsi_s3_put(tail + 20, 4, etag_size);
     pgqrsi_s3_put(tail + 24, 8, self->trailer.seq);
@@ -1409,15 +1999,23 @@ static void pgqrsi_s3_save(pgqrsi_s3 *self)
     crc = pgqrsi_s3_crc(0, (const unsigned char *)self->url, url_size);
     crc = pgqrsi_s3_crc(crc, (const unsigned char *)self->etag, etag_size);
     pgqrsi_s3_put(tail + 36, 4, pgqrsi_s3_crc(crc, tail, 36));
-    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, self->base.data, self->base.size) &&
+    done = descriptor >= 0 && pgqrsi_s3_write_version(self, descriptor) &&
            pgqrsi_s3_write_all(descriptor, self->url, url_size) &&
            pgqrsi_s3_write_all(descriptor, self->etag, etag_size) &&
            pgqrsi_s3_write_all(descriptor, tail, sizeof(tail));
+    if (done && self->local) done = pgqrsi_s3_settle(self, descriptor);
     pgqrsi_s3_close_file(&descriptor);
-    if (done && rename(self->temporary_path, self->image_path) == 0) return;
+    if (done && rename(self->temporary_path, path) == 0 && (!self->local || pgqrsi_s3_settle(self, -1))) return true;
     unlink(self->temporary_path);
     pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: the cache in %s cannot be written: %s", self->name,
                       self->directory, strerror(errno));
+    return false;
+}
+
+/* Writes base where other stores look for it. Without success they ask the store itself. */
+static void pgqrsi_s3_save(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_save_as(self, self->image_path);
 }
 
 /* The tail of the file, and the ETag before it. */
@@ -1425,25 +2023,37 @@ typedef struct pgqrsi_s3_cached {
     size_t size;
     uint64_t seq;
     uint32_t flags;
+    int64_t written_us; /* by this machine's wall clock: see pgqrsi_s3_believe */
     char etag[PGQRSI_S3_ETAG_MAX];
 } pgqrsi_s3_cached;
+
+static int64_t pgqrsi_s3_file_time(const struct stat *file)
+{
+#if defined(__APPLE__)
+    return (int64_t)file->st_mtimespec.tv_sec * 1000000 + file->st_mtimespec.tv_nsec / 1000;
+#else
+    return (int64_t)file->st_mtim.tv_sec * 1000000 + file->st_mtim.tv_nsec / 1000;
+#endif
+}
 
 /* False: nothing there that could be used. */
 static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cached *out)
 {
     unsigned char tail[PGQRSI_S3_TAIL];
-    char url[4352]; /* as long as one can be: endpoint, bucket, three times the key */
+    char url[PGQRSI_S3_URL_MAX];
     struct stat file;
     size_t url_size = strlen(self->url), etag_size;
     off_t at;
     if (fstat(descriptor, &file) != 0 || file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
     if (!pgqrsi_s3_read_at(descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
     etag_size = (size_t)pgqrsi_s3_get(tail + 20, 4);
+    out->written_us = pgqrsi_s3_file_time(&file);
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
     out->seq = pgqrsi_s3_get(tail + 24, 8);
     out->flags = (uint32_t)pgqrsi_s3_get(tail + 32, 4);
     if (memcmp(tail, pgqrsi_s3_tail_magic, 8) != 0 || pgqrsi_s3_get(tail + 16, 4) != url_size ||
-        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX || out->size > self->most ||
+        url_size > sizeof(url) || etag_size == 0 || etag_size >= PGQRSI_S3_ETAG_MAX ||
+        out->size / (out->flags & PGQRSI_S3_TAIL_PARTS ? 2 : 1) > self->most ||
         out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
         return false;
     at = (off_t)out->size;
@@ -1461,44 +2071,136 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
  * >>image: the object in memory
  * --------------------------------------------------------------------------------------------------------------- */
 
-/* `body` and its ETag become the base; the bytes change hands, and body gets the old ones. */
-static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_bytes *body, const pgqrsi_s3_trailer *trailer, const char *etag)
+/* The version and its ETag become what we know; the bytes change hands, and version gets the old ones. */
+static void pgqrsi_s3_adopt(pgqrsi_s3 *self, pgqrsi_s3_version *version, const char *etag)
 {
-    pgqrsi_s3_bytes old = self->base;
-    self->base = *body;
-    *body = old;
-    self->trailer = *trailer;
+    pgqrsi_s3_version old;
+    memset(&old, 0, sizeof(old));
+    old.base = self->base, old.head = self->head, old.born = self->born, old.trailer = self->trailer;
+    self->base = version->base;
+    self->head = version->head;
+    self->born = version->born;
+    self->trailer = version->trailer;
+    *version = old;
     self->presence = PGQRSI_S3_PRESENT;
     self->loaded = false;
-    if ((trailer->flags & PGQRSI_S3_PROVEN) && trailer->place == self->place) self->proven = true;
+    self->landed_us = pgqrsi_s3_wall_us();
+    if ((self->trailer.flags & PGQRSI_S3_PROVEN) && self->trailer.place == self->place) self->proven = true;
     if (etag != self->etag) snprintf(self->etag, sizeof(self->etag), "%s", etag);
 }
 
-/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it. */
-static void pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+static void pgqrsi_s3_drop_version(pgqrs_store *store, pgqrsi_s3_version *version)
+{
+    pgqrsi_s3_release(store, &version->base);
+    pgqrsi_s3_release(store, &version->head);
+    pgqrsi_s3_release(store, &version->born);
+}
+
+/* The object as the store has it. */
+static const pgqrsi_s3_bytes *pgqrsi_s3_stored(const pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_in_parts(&self->trailer) ? &self->head : &self->base;
+}
+
+/* What the cache has of an object in parts: the SQLite file, born, the head, and a tail of 12 bytes: 0 bytes of the head   8 CRC-32 of born */
+static bool pgqrsi_s3_unpack(pgqrsi_s3 *self, pgqrsi_s3_version *version, bool *memory)
+{
+    size_t size = version->base.size, head_size, image_size, born_size;
+    const unsigned char *data = version->base.data;
+    if (size < 12) return false;
+    size -= 12;
+    head_size = (size_t)pgqrsi_s3_get(data + size, 8);
+    if (head_size == 0 || head_size > size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->head, head_size);
+    if (!*memory) return false;
+    memcpy(version->head.data, data + size - head_size, head_size);
+    version->head.size = head_size;
+    if (pgqrsi_s3_decode(version->head.data, head_size, &version->trailer) != PGQRSI_S3_FINE ||
+        !pgqrsi_s3_in_parts(&version->trailer))
+        return false;
+    image_size = version->trailer.image_size;
+    born_size = (size_t)version->trailer.page_count * 8;
+    if (image_size + born_size + head_size != size) return false;
+    *memory = pgqrsi_s3_reserve(self->store, &version->born, born_size);
+    if (!*memory) return false;
+    memcpy(version->born.data, data + image_size, born_size);
+    version->born.size = born_size;
+    version->base.size = image_size;
+    return pgqrsi_s3_crc(0, version->born.data, born_size) == pgqrsi_s3_get(data + size + 8, 4) &&
+           pgqrsi_s3_image_sum(data, version->trailer.page_size, 0, version->trailer.page_count) ==
+               version->trailer.sum;
+}
+
+/* Reads what the tail found in the file promises. False: it is not that. */
+static bool pgqrsi_s3_read_cached(pgqrsi_s3 *self, int descriptor, const pgqrsi_s3_cached *cached,
+                                  pgqrsi_s3_version *version, bool *memory)
+{
+    *memory = pgqrsi_s3_reserve(self->store, &version->base, cached->size);
+    if (!*memory || !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0)) return false;
+    version->base.size = cached->size;
+    if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version, memory);
+    /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
+    return pgqrsi_s3_decode(version->base.data, version->base.size, &version->trailer) == PGQRSI_S3_FINE &&
+           version->trailer.writer_count > 0 && !pgqrsi_s3_in_parts(&version->trailer);
+}
+
+/* The time of the file is when its version was last known to be the newest, to any store of this machine. A time in the future means
+ * that the clock was set back. */
+static void pgqrsi_s3_believe(pgqrsi_s3 *self, int64_t written_us)
+{
+    int64_t age_us = pgqrsi_s3_wall_us() - written_us, at_us = pgqrs_backend_monotonic() - age_us;
+    if (age_us >= 0 && at_us > self->verified_at_us) self->verified_at_us = at_us;
+}
+
+/* Tells the other stores of this machine that our version still is the newest, so that they need not ask. */
+static void pgqrsi_s3_vouch(pgqrsi_s3 *self)
 {
     pgqrsi_s3_cached cached;
-    pgqrsi_s3_bytes body;
-    pgqrsi_s3_trailer trailer;
-    bool first = self->presence != PGQRSI_S3_PRESENT;
-    int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
+    int64_t at_us = pgqrsi_s3_wall_us() - (pgqrs_backend_monotonic() - self->verified_at_us);
+    int descriptor = self->presence == PGQRSI_S3_PRESENT ? pgqrsi_s3_open_file(self->image_path, O_RDONLY) : -1;
     if (descriptor < 0) return;
-    memset(&body, 0, sizeof(body));
-    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && (first || cached.seq > self->trailer.seq) &&
-        pgqrsi_s3_reserve(self->store, &body, cached.size) &&
-        pgqrsi_s3_read_at(descriptor, body.data, cached.size, 0)) {
-        body.size = cached.size;
-        /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
-        if (pgqrsi_s3_decode(body.data, body.size, &trailer) == PGQRSI_S3_FINE && trailer.writer_count > 0 &&
-            trailer.seq == cached.seq && (first || trailer.birth == self->trailer.birth)) {
-            pgqrsi_s3_adopt(self, &body, &trailer, cached.etag);
-            self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
-            if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
-            self->quiet_us = 0;
-        }
+    if (pgqrsi_s3_read_tail(self, descriptor, &cached) && strcmp(cached.etag, self->etag) == 0 &&
+        cached.written_us < at_us) {
+        struct timespec times[2];
+        times[0].tv_sec = times[1].tv_sec = (time_t)(at_us / 1000000);
+        times[0].tv_nsec = times[1].tv_nsec = (long)(at_us % 1000000) * 1000;
+        futimens(descriptor, times);
     }
-    pgqrsi_s3_release(self->store, &body);
     pgqrsi_s3_close_file(&descriptor);
+}
+
+/* Takes over what another store of this machine left, when it is newer. Anything odd about it is no error: the store has it.
+ * False: there was no memory for it. */
+static bool pgqrsi_s3_catch_up_from(pgqrsi_s3 *self, const char *path)
+{
+    pgqrsi_s3_cached cached;
+    pgqrsi_s3_version version;
+    bool first = self->presence != PGQRSI_S3_PRESENT, memory = true;
+    int descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    if (descriptor < 0) return true;
+    memset(&version, 0, sizeof(version));
+    if (!pgqrsi_s3_read_tail(self, descriptor, &cached)) {
+        pgqrsi_s3_close_file(&descriptor);
+        return true;
+    }
+    if ((first || cached.seq > self->trailer.seq) &&
+        pgqrsi_s3_read_cached(self, descriptor, &cached, &version, &memory) && version.trailer.seq == cached.seq &&
+        (first || version.trailer.birth == self->trailer.birth)) {
+        pgqrsi_s3_adopt(self, &version, cached.etag);
+        self->landed_us = cached.written_us;
+        self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
+        if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
+    }
+    if (self->presence == PGQRSI_S3_PRESENT && strcmp(cached.etag, self->etag) == 0)
+        pgqrsi_s3_believe(self, cached.written_us);
+    pgqrsi_s3_drop_version(self->store, &version);
+    pgqrsi_s3_close_file(&descriptor);
+    return memory;
+}
+
+static bool pgqrsi_s3_catch_up(pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_catch_up_from(self, self->image_path);
 }
 
 static void pgqrsi_s3_close_database(pgqrsi_s3 *self)
@@ -1589,6 +2291,7 @@ static void pgqrsi_s3_rollback(pgqrsi_s3 *self)
 
 typedef struct pgqrsi_s3_request {
     const char *method;
+    const char *part;      /* its name; NULL: the object itself */
     const char *condition; /* "if-match", "if-none-match" or NULL */
     const char *etag;
     const unsigned char *body;
@@ -1634,10 +2337,12 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     pgqrsi_s3_signing signing;
     unsigned char digest[32];
     char payload[65], stamp[17], etag[PGQRSI_S3_ETAG_MAX], authorization[PGQRSI_S3_AUTHORIZATION_MAX];
+    char url[PGQRSI_S3_URL_MAX];
     size_t count = 0;
     int64_t sent_us = pgqrs_backend_monotonic();
     int status;
     pgqrsi_s3_reply_start(self, reply);
+    snprintf(url, sizeof(url), "%s%s%s", self->url, request->part ? ".d/" : "", request->part ? request->part : "");
     pgqrsi_s3_sha_of(request->body, request->body_size, digest);
     pgqrsi_s3_hex(digest, payload);
     pgqrsi_s3_stamp(pgqrsi_s3_clock(self), stamp);
@@ -1652,7 +2357,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     if (self->session_token) fields[count].name = "x-amz-security-token", fields[count++].value = self->session_token;
     memset(&signing, 0, sizeof(signing));
     signing.method = request->method;
-    signing.path = self->path;
+    signing.path = url + (self->path - self->url);
     signing.query = "";
     signing.fields = fields;
     signing.field_count = count;
@@ -1666,7 +2371,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     if (request->body) fields[count].name = "content-type", fields[count++].value = "application/vnd.sqlite3";
     memset(&http, 0, sizeof(http));
     http.method = request->method;
-    http.url = self->url;
+    http.url = url;
     http.fields = fields;
     http.field_count = count;
     http.body = request->body;
@@ -1674,8 +2379,10 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
     http.timeout_ms = request->timeout_ms;
     status = pgqrsi_s3_judge(reply, self->http.exchange(self->http.user, &http, reply));
     if (status > 0) pgqrsi_s3_set_clock(self, reply->date_us, sent_us, pgqrs_backend_monotonic());
-    pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s: %d %s, %zu bytes up, %zu down, %lld us", request->method,
-                      self->name, request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
+    if (status > 0 && !request->part) self->round_us = pgqrs_backend_monotonic() - sent_us;
+    pgqrs_backend_log(self->store, PGQRS_LOG_DEBUG, "%s %s%s%s%s: %d %s, %zu bytes up, %zu down, %lld us",
+                      request->method, self->name, request->part ? ".d/" : "", request->part ? request->part : "",
+                      request->condition ? " (conditional)" : "", status, reply->code, request->body_size,
                       reply->body.size, (long long)(pgqrs_backend_monotonic() - sent_us));
     return status;
 }
@@ -1800,23 +2507,126 @@ static pgqrs_result pgqrsi_s3_fail_shape(pgqrsi_s3 *self, pgqrsi_s3_shape shape)
  * >>look: is the version that we know still the newest?
  * --------------------------------------------------------------------------------------------------------------- */
 
+static pgqrs_result pgqrsi_s3_fail_part(pgqrsi_s3 *self, const char *name, const char *what)
+{
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_DATABASE, 0, NULL,
+        "%s: its part %s.d/%s is %s; restore it, or an earlier version of the object with its parts", self->name,
+        self->name, name, what);
+}
+
+#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
+
+/* Fetches a part that the head names. One that is not there may have been retired while the head was on its way. */
+static pgqrs_result pgqrsi_s3_get_part(pgqrsi_s3 *self, const pgqrsi_s3_trailer *head, const pgqrsi_s3_part *part,
+                                       pgqrsi_s3_patience *patience, pgqrs_http_reply *reply, pgqrsi_s3_shape *shape)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    int odd = 0;
+    pgqrsi_s3_part_name(part->seq, part->id, name);
+    for (;;) {
+        pgqrsi_s3_request request;
+        pgqrs_result result;
+        bool again;
+        memset(&request, 0, sizeof(request));
+        request.method = "GET";
+        request.part = name;
+        request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+        pgqrsi_s3_send(self, &request, reply);
+        again = pgqrsi_s3_is_passing(reply) && !reply->too_large && !reply->no_memory;
+        if (reply->status == 200 &&
+            pgqrsi_s3_part_fine(reply->body.data, reply->body.size, part, head->birth, head->page_size))
+            return PGQRS_OK;
+        if (reply->status == 200) {
+            *shape = PGQRSI_S3_PARTED;
+            result = pgqrsi_s3_fail_part(self, name, "damaged, or not the one that was written");
+        } else if (reply->status == 404) {
+            *shape = PGQRSI_S3_PARTED;
+            result = pgqrsi_s3_fail_part(self, name, "gone");
+        } else {
+            result = pgqrsi_s3_fail_status(self, reply);
+        }
+        /* It may have been damaged on its way. */
+        if (!(reply->status == 200 && odd++ < 2) &&
+            !(again && pgqrsi_s3_back_off(self, patience, reply->retry_after_ms)))
+            return result;
+        pgqrsi_s3_reply_end(self, reply);
+        *shape = PGQRSI_S3_FINE;
+    }
+}
+
+/* Fetches the parts that are newer than what we know of the same history, and lays all over each other. */
+static pgqrs_result pgqrsi_s3_lay_parts(pgqrsi_s3 *self, pgqrsi_s3_version *version, const pgqrsi_s3_version *known,
+                                        pgqrsi_s3_patience *patience, pgqrsi_s3_shape *shape)
+{
+    uint32_t i;
+    if (!pgqrsi_s3_lay_begin(self->store, version, known)) return pgqrsi_s3_no_memory(self);
+    for (i = 0; i < version->trailer.part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(&version->trailer, i);
+        pgqrs_http_reply reply;
+        pgqrs_result result;
+        if (known && part.upto <= known->trailer.seq) continue;
+        result = pgqrsi_s3_get_part(self, &version->trailer, &part, patience, &reply, shape);
+        if (result == PGQRS_OK) pgqrsi_s3_lay_part(version, &part, reply.body.data);
+        pgqrsi_s3_reply_end(self, &reply);
+        if (result != PGQRS_OK) return result;
+    }
+    if (pgqrsi_s3_lay_head(version)) return PGQRS_OK;
+    *shape = PGQRSI_S3_DAMAGED;
+    return pgqrsi_s3_fail_shape(self, *shape);
+}
+
+/* Puts together the version whose head has come. */
+static pgqrs_result pgqrsi_s3_assemble(pgqrsi_s3 *self, pgqrsi_s3_version *version, pgqrsi_s3_patience *patience,
+                                       pgqrsi_s3_shape *shape)
+{
+    pgqrsi_s3_version known;
+    memset(&known, 0, sizeof(known));
+    known.base = self->base, known.born = self->born, known.trailer = self->trailer;
+    if (version->trailer.image_size > self->most)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, 0, NULL,
+                                  "%s is larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages",
+                                  self->name);
+    if (self->presence == PGQRSI_S3_PRESENT && pgqrsi_s3_in_parts(&self->trailer) &&
+        self->trailer.birth == version->trailer.birth && self->trailer.page_size == version->trailer.page_size &&
+        self->trailer.seq <= version->trailer.seq) {
+        pgqrs_result result = pgqrsi_s3_lay_parts(self, version, &known, patience, shape);
+        if (result == PGQRS_OK || *shape != PGQRSI_S3_DAMAGED) return result;
+        *shape = PGQRSI_S3_FINE; /* what we know is of another branch of its history: from the beginning */
+    }
+    return pgqrsi_s3_lay_parts(self, version, NULL, patience, shape);
+}
+
 /* Takes over the body of a reply. An older version than we know comes from a replica that lags behind, or, when it keeps coming,
  * from somebody who restored it. */
-static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older, pgqrsi_s3_shape *shape)
+static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply, bool older,
+                                        pgqrsi_s3_patience *patience, pgqrsi_s3_shape *shape)
 {
-    pgqrsi_s3_trailer trailer;
-    *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &trailer);
+    pgqrsi_s3_version version;
+    pgqrs_result result = PGQRS_OK;
+    memset(&version, 0, sizeof(version));
+    *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &version.trailer);
     if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
-        trailer.birth == self->trailer.birth && trailer.seq < self->trailer.seq)
+        version.trailer.birth == self->trailer.birth && version.trailer.seq < self->trailer.seq)
         *shape = PGQRSI_S3_OLDER;
     if (*shape != PGQRSI_S3_FINE) return pgqrsi_s3_fail_shape(self, *shape);
     if (!reply->etag[0])
         return pgqrs_backend_fail(self->store, PGQRS_ERR_UNSUPPORTED, 0, NULL,
                                   "%s: the store gives no ETag that could be used, so nothing can be written safely",
                                   self->name);
-    pgqrsi_s3_adopt(self, &reply->body, &trailer, reply->etag);
-    self->verified_at_us = pgqrs_backend_monotonic();
-    return PGQRS_OK;
+    if (pgqrsi_s3_in_parts(&version.trailer)) {
+        version.head = reply->body;
+        result = pgqrsi_s3_assemble(self, &version, patience, shape);
+    } else {
+        version.base = reply->body;
+    }
+    memset(&reply->body, 0, sizeof(reply->body));
+    if (result == PGQRS_OK) {
+        pgqrsi_s3_adopt(self, &version, reply->etag);
+        self->verified_at_us = pgqrs_backend_monotonic();
+    }
+    pgqrsi_s3_drop_version(self->store, &version);
+    return result;
 }
 
 static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
@@ -1854,8 +2664,6 @@ static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
     return PGQRS_OK;
 }
 
-#define PGQRSI_S3_ODD_MAX 4 /* times that a body which cannot be used is asked for again */
-
 /* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
 static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, bool *moved)
 {
@@ -1881,12 +2689,12 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
             self->verified_at_us = begin_us;
             result = PGQRS_OK;
         } else if (status == 200 && self->presence == PGQRSI_S3_PRESENT && strcmp(reply.etag, self->etag) == 0 &&
-                   reply.body.size == self->base.size &&
-                   memcmp(reply.body.data, self->base.data, self->base.size) == 0) {
+                   reply.body.size == pgqrsi_s3_stored(self)->size &&
+                   memcmp(reply.body.data, pgqrsi_s3_stored(self)->data, reply.body.size) == 0) {
             self->verified_at_us = begin_us; /* a store that knows no conditions on GET */
             result = PGQRS_OK;
         } else if (status == 200) {
-            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, &shape);
+            result = pgqrsi_s3_take_body(self, &reply, odd == PGQRSI_S3_ODD_MAX, patience, &shape);
             *moved = result == PGQRS_OK;
         } else if (status == 404 && strcmp(reply.code, "NoSuchBucket") != 0) {
             result = pgqrsi_s3_absent(self);
@@ -1917,8 +2725,11 @@ typedef enum pgqrsi_s3_outcome {
 typedef struct pgqrsi_s3_commit {
     pgqrsi_s3_bytes body;
     pgqrsi_s3_trailer trailer; /* of body */
+    pgqrsi_s3_bytes image;     /* of an object in parts, whose head is the body */
+    pgqrsi_s3_bytes born;
     bool create;
     bool uncertain; /* a try may have been carried out, or may still be */
+    bool slowed;    /* the last try was answered with 429 */
     int skewed;
     int refusals; /* 412 for the ETag that is there */
     pgqrs_result result;
@@ -1930,35 +2741,535 @@ static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
     unsigned char digest[32];
     uint64_t birth = self->trailer.birth;
     if (birth == 0 && self->presence == PGQRSI_S3_PRESENT) {
-        pgqrsi_s3_sha_of(self->base.data, self->base.size, digest);
+        pgqrsi_s3_sha_of(self->base.data, self->base.size, digest); /* an object without a trailer is all in one */
         birth = pgqrsi_s3_get(digest, 8);
     }
     return birth ? birth : pgqrsi_s3_unique();
 }
 
-static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size)
-{
+/* --- an object in parts: what a commit makes of it */
+
+typedef struct pgqrsi_s3_plan {
+    const unsigned char *image;
     pgqrsi_s3_writer me;
-    uint64_t birth = pgqrsi_s3_birth(self);
+    uint64_t birth;
+    uint32_t page_size;
+    uint32_t page_count;
+    unsigned char *flags; /* for each page: it goes into the head */
+    uint32_t flagged;
+    pgqrsi_s3_bytes *born; /* of the new version */
+    uint64_t sum;
+    pgqrsi_s3_part parts[PGQRSI_S3_PARTS_MAX];
+    uint32_t part_count;
+    pgqrsi_s3_retired retired[PGQRSI_S3_RETIRED_MAX];
+    uint32_t retired_count;
+} pgqrsi_s3_plan;
+
+static bool pgqrsi_s3_wants_one_file(const pgqrsi_s3 *self)
+{
+    return self->split < 0 || (self->split == 0 && (self->trailer.flags & PGQRSI_S3_ONE_FILE));
+}
+
+/* Of the next commit. */
+static uint32_t pgqrsi_s3_flags(const pgqrsi_s3 *self)
+{
+    return (self->proven ? PGQRSI_S3_PROVEN : 0) | (pgqrsi_s3_wants_one_file(self) ? PGQRSI_S3_ONE_FILE : 0);
+}
+
+/* Large ones are; one that has become smaller stays so until it is half as large. */
+static bool pgqrsi_s3_wants_parts(const pgqrsi_s3 *self, const unsigned char *image, size_t size)
+{
+    size_t limit = (size_t)pgqrsi_s3_default(self->split, 262144);
+    if (pgqrsi_s3_wants_one_file(self) || pgqrsi_s3_page_size(image) == 0) return false;
+    if (strlen(strchr(self->name + 5, '/')) + PGQRSI_S3_PART_NAME + 4 > 1024) return false; /* no key may be longer */
+    return size > (pgqrsi_s3_in_parts(&self->trailer) ? limit / 2 : limit);
+}
+
+static bool pgqrsi_s3_is_tidied(const pgqrsi_s3 *self, uint64_t id)
+{
+    uint32_t i;
+    for (i = 0; i < self->tidied_count && i < 16; i++)
+        if (self->tidied[i] == id) return true;
+    return false;
+}
+
+static void pgqrsi_s3_retire(pgqrsi_s3_plan *plan, uint64_t seq, uint64_t id, int64_t at_us)
+{
+    if (plan->retired_count == PGQRSI_S3_RETIRED_MAX)
+        memmove(plan->retired, plan->retired + 1, --plan->retired_count * sizeof(plan->retired[0]));
+    plan->retired[plan->retired_count].seq = seq;
+    plan->retired[plan->retired_count].id = id;
+    plan->retired[plan->retired_count++].at_us = at_us;
+}
+
+/* Those that are deleted are left out. */
+static void pgqrsi_s3_plan_begin(const pgqrsi_s3 *self, pgqrsi_s3_plan *plan)
+{
+    uint32_t i;
+    for (i = 0; i < self->trailer.part_count; i++) {
+        pgqrsi_s3_part part = pgqrsi_s3_part_at(&self->trailer, i);
+        if (i < PGQRSI_S3_PARTS_MAX)
+            plan->parts[plan->part_count++] = part;
+        else
+            pgqrsi_s3_retire(plan, part.seq, part.id, plan->me.at_us);
+    }
+    for (i = 0; i < self->trailer.retired_count; i++) {
+        pgqrsi_s3_retired retired = pgqrsi_s3_retired_at(&self->trailer, i);
+        if (!pgqrsi_s3_is_tidied(self, retired.id)) pgqrsi_s3_retire(plan, retired.seq, retired.id, retired.at_us);
+    }
+}
+
+static void pgqrsi_s3_retire_from(pgqrsi_s3_plan *plan, uint32_t from)
+{
+    uint32_t i;
+    for (i = from; i < plan->part_count; i++)
+        pgqrsi_s3_retire(plan, plan->parts[i].seq, plan->parts[i].id, plan->me.at_us);
+    plan->part_count = from;
+}
+
+/* The names of parts that are about to be made are in a file of the cache, until a commit of this machine finds that a head names them,
+ * or that none will: 0 birth   8 seq   16 id   24 CRC-32. Otherwise a process that is killed would leave parts that nobody knows. */
+#define PGQRSI_S3_STRAY 28
+#define PGQRSI_S3_STRAYS_MAX 32
+
+static size_t pgqrsi_s3_read_strays(pgqrsi_s3 *self, unsigned char out[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY])
+{
+    char path[4200];
+    int descriptor;
+    size_t count = 0;
+    snprintf(path, sizeof(path), "%s/strays", self->directory);
+    descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    while (descriptor >= 0 && count < PGQRSI_S3_STRAYS_MAX) {
+        unsigned char *stray = out + count * PGQRSI_S3_STRAY;
+        if (!pgqrsi_s3_read_at(descriptor, stray, PGQRSI_S3_STRAY, (off_t)(count * PGQRSI_S3_STRAY)) ||
+            pgqrsi_s3_crc(0, stray, 24) != pgqrsi_s3_get(stray + 24, 4))
+            break;
+        count++;
+    }
+    pgqrsi_s3_close_file(&descriptor);
+    return count;
+}
+
+/* None: the file is removed. Not being able to write it costs the bucket some room at worst. */
+static void pgqrsi_s3_write_strays(pgqrsi_s3 *self, const unsigned char *strays, size_t count)
+{
+    char path[4200];
+    int descriptor;
+    snprintf(path, sizeof(path), "%s/strays", self->directory);
+    if (count == 0) {
+        unlink(path);
+        return;
+    }
+    descriptor = pgqrsi_s3_open_file(path, O_WRONLY | O_CREAT | O_TRUNC);
+    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, strays, count * PGQRSI_S3_STRAY))
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, path,
+                          strerror(errno));
+    pgqrsi_s3_close_file(&descriptor);
+}
+
+static void pgqrsi_s3_add_stray(pgqrsi_s3 *self, uint64_t birth, const pgqrsi_s3_part *part)
+{
+    unsigned char strays[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY];
+    size_t count = pgqrsi_s3_read_strays(self, strays);
+    unsigned char *stray = strays + (count < PGQRSI_S3_STRAYS_MAX ? count : --count) * PGQRSI_S3_STRAY;
+    pgqrsi_s3_put(stray, 8, birth);
+    pgqrsi_s3_put(stray + 8, 8, part->seq);
+    pgqrsi_s3_put(stray + 16, 8, part->id);
+    pgqrsi_s3_put(stray + 24, 4, pgqrsi_s3_crc(0, stray, 24));
+    pgqrsi_s3_write_strays(self, strays, count + 1);
+}
+
+/* Puts a part where no other one can be. False: it may be there or not, and is not to be named; the pages go elsewhere. */
+static bool pgqrsi_s3_put_part(pgqrsi_s3 *self, const pgqrsi_s3_plan *plan, const pgqrsi_s3_part *part,
+                               const unsigned char *data, size_t size, pgqrsi_s3_patience *patience)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    pgqrsi_s3_request request;
+    pgqrs_http_reply reply;
+    bool done;
+    pgqrsi_s3_add_stray(self, plan->birth, part);
+    pgqrsi_s3_part_name(part->seq, part->id, name);
+    memset(&request, 0, sizeof(request));
+    request.method = "PUT";
+    request.part = name;
+    request.condition = "if-none-match";
+    request.etag = "*";
+    request.body = data;
+    request.body_size = size;
+    request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+    pgqrsi_s3_send(self, &request, &reply);
+    done = reply.status >= 200 && reply.status < 300;
+    if (!done) self->parts_pause_us = pgqrs_backend_monotonic() + 5000000;
+    pgqrsi_s3_reply_end(self, &reply);
+    return done;
+}
+
+static pgqrsi_s3_part pgqrsi_s3_new_part(const pgqrsi_s3_plan *plan, uint32_t kind, uint32_t pages, uint64_t upto)
+{
+    pgqrsi_s3_part part;
+    part.seq = plan->me.seq;
+    part.id = pgqrsi_s3_unique();
+    part.upto = upto;
+    part.pages = pages;
+    part.kind = kind;
+    part.crc = 0;
+    return part;
+}
+
+/* The whole file becomes the first part, instead of all that there are. With an older `upto` than this commit the pages in the head stay
+ * there, so that nobody who knows them has to fetch it. */
+static bool pgqrsi_s3_make_whole(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, uint64_t upto, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_part part = pgqrsi_s3_new_part(plan, PGQRSI_S3_WHOLE, plan->page_count, upto);
+    size_t size = (size_t)plan->page_count * plan->page_size;
+    part.crc = pgqrsi_s3_crc(0, plan->image, size);
+    if (!pgqrsi_s3_put_part(self, plan, &part, plan->image, size, patience)) return false;
+    pgqrsi_s3_retire_from(plan, 0);
+    plan->parts[plan->part_count++] = part;
+    return true;
+}
+
+/* The flagged pages become a part, instead of those from `from` on. */
+static bool pgqrsi_s3_make_pages(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, const unsigned char *flags, uint32_t pages,
+                                 uint32_t from, uint64_t upto, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_part part = pgqrsi_s3_new_part(plan, PGQRSI_S3_PAGES, pages, upto);
+    pgqrsi_s3_bytes bytes;
+    bool done;
+    memset(&bytes, 0, sizeof(bytes));
+    if (!pgqrsi_s3_reserve(self->store, &bytes, pgqrsi_s3_part_size(&part, plan->page_size))) return false;
+    pgqrsi_s3_encode_part(&bytes, &part, plan->birth, plan->image, plan->page_size, plan->page_count, flags);
+    done = pgqrsi_s3_put_part(self, plan, &part, bytes.data, bytes.size, patience);
+    pgqrsi_s3_release(self->store, &bytes);
+    if (!done) return false;
+    pgqrsi_s3_retire_from(plan, from);
+    plan->parts[plan->part_count++] = part;
+    return true;
+}
+
+/* Makes the last parts one, of which nobody needs anything who knows them. */
+static void pgqrsi_s3_merge_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s3_patience *patience)
+{
+    bool may_whole = pgqrs_backend_monotonic() >= self->whole_pause_us;
+    uint32_t from = pgqrsi_s3_choose_merge(plan->parts, plan->part_count, plan->page_count, may_whole), i, pages = 0;
+    uint64_t above, upto = plan->parts[plan->part_count - 1].upto;
+    pgqrsi_s3_bytes flags;
+    if (from == plan->part_count) return;
+    if (from == 0) { /* it may be too large for request_timeout_ms, and goes on in parts meanwhile */
+        if (!pgqrsi_s3_make_whole(self, plan, upto, patience))
+            self->whole_pause_us = pgqrs_backend_monotonic() + 60000000;
+        return;
+    }
+    above = plan->parts[from - 1].upto;
+    memset(&flags, 0, sizeof(flags));
+    if (!pgqrsi_s3_reserve(self->store, &flags, plan->page_count)) return;
+    for (i = 0; i < plan->page_count; i++) {
+        uint64_t born = pgqrsi_s3_born(plan->born, i);
+        flags.data[i] = born > above && born <= upto;
+        pages += flags.data[i];
+    }
+    if (pages > 0)
+        pgqrsi_s3_make_pages(self, plan, flags.data, pages, from, upto, patience);
+    else
+        pgqrsi_s3_retire_from(plan, from); /* all of them have become newer, or are beyond the end */
+    pgqrsi_s3_release(self->store, &flags);
+}
+
+/* Flags what differs from base, and what is in its head; the rest is in parts. False: too much for that. */
+static bool pgqrsi_s3_compare_pages(const pgqrsi_s3 *self, pgqrsi_s3_plan *plan)
+{
+    const pgqrsi_s3_trailer *old = &self->trailer;
+    size_t size = plan->page_size;
+    uint32_t i;
+    if (self->presence != PGQRSI_S3_PRESENT || !pgqrsi_s3_in_parts(old) || old->page_size != plan->page_size)
+        return false;
+    memset(plan->flags, 0, plan->page_count);
+    for (i = 0; i < old->number_count; i++)
+        if (pgqrsi_s3_number_at(old, i) < plan->page_count) plan->flags[pgqrsi_s3_number_at(old, i)] = 1;
+    plan->sum = old->sum;
+    for (i = 0; i < plan->page_count || i < old->page_count; i++) {
+        const unsigned char *now = plan->image + i * size, *before = self->base.data + i * size;
+        bool is = i < plan->page_count, was = i < old->page_count;
+        if (is) pgqrsi_s3_set_born(plan->born, i, was ? pgqrsi_s3_born(&self->born, i) : PGQRSI_S3_UNBORN);
+        if (is && was && memcmp(now, before, size) == 0) continue;
+        if (is) plan->flags[i] = 1;
+        if (is) plan->sum += pgqrsi_s3_page_sum(i, now, size);
+        if (was) plan->sum -= pgqrsi_s3_page_sum(i, before, size);
+    }
+    plan->flagged = 0;
+    for (i = 0; i < plan->page_count; i++)
+        plan->flagged += plan->flags[i];
+    return plan->flagged <= plan->page_count / 2;
+}
+
+/* The pages flagged are in a part of this commit. */
+static void pgqrsi_s3_unflag(pgqrsi_s3_plan *plan)
+{
+    uint32_t i;
+    for (i = 0; i < plan->page_count; i++)
+        if (plan->flags[i]) pgqrsi_s3_set_born(plan->born, i, plan->me.seq);
+    memset(plan->flags, 0, plan->page_count);
+    plan->flagged = 0;
+}
+
+/* Decides what is written beside the head, and writes it. False: nothing, the object is to be all in one. */
+static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s3_patience *patience)
+{
+    bool pause = pgqrs_backend_monotonic() < self->parts_pause_us;
+    if (!pgqrsi_s3_compare_pages(self, plan) || self->trailer.part_count >= PGQRSI_S3_PARTS_MAX) {
+        memset(plan->flags, 1, plan->page_count);
+        pgqrsi_s3_unflag(plan);
+        plan->sum = pgqrsi_s3_image_sum(plan->image, plan->page_size, 0, plan->page_count);
+        return !pause && pgqrsi_s3_make_whole(self, plan, plan->me.seq, patience);
+    }
+    /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
+    if (pause || self->lost) return true;
+    if ((uint64_t)plan->flagged * plan->page_size <= PGQRSI_S3_HEAD_BYTES)
+        pgqrsi_s3_merge_parts(self, plan, patience);
+    else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
+        pgqrsi_s3_unflag(plan);
+    return true;
+}
+
+/* The file that the head begins with, for whoever opens it with something else. It says where the rest is. */
+static bool pgqrsi_s3_make_cover(pgqrsi_s3 *self, const pgqrsi_s3_part *whole)
+{
+    char name[PGQRSI_S3_PART_NAME], *sql = NULL;
+    sqlite3 *db = NULL;
+    sqlite3_int64 size = 0;
+    unsigned char *data = NULL;
+    bool done = false;
+    if (self->cover.size > 0 && self->cover_of == whole->id) return true;
+    pgqrsi_s3_part_name(whole->seq, whole->id, name);
+    sql = sqlite3_mprintf(
+        "PRAGMA page_size=512; CREATE TABLE pgqrs_s3(about TEXT, file TEXT) STRICT; INSERT INTO pgqrs_s3 VALUES("
+        "'This object is the head of a queue; what it says follows the end of this file, and the rest is in parts "
+        "beside it, in a folder "
+        "of its name and .d; pgqrs copy and pgqrs_s3_export make one file of it. Older, but whole: the file that is "
+        "named here.',%Q)",
+        name);
+    if (sql && sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) == SQLITE_OK &&
+        sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK)
+        data = sqlite3_serialize(db, "main", &size, 0);
+    if (data && pgqrsi_s3_reserve(self->store, &self->cover, (size_t)size)) {
+        memcpy(self->cover.data, data, (size_t)size);
+        self->cover.size = (size_t)size;
+        self->cover_of = whole->id;
+        done = true;
+    }
+    sqlite3_free(data);
+    sqlite3_close(db);
+    sqlite3_free(sql);
+    return done;
+}
+
+/* Everything in the trailer that version 2 has more. */
+static void pgqrsi_s3_append_parts(pgqrsi_s3_bytes *body, const pgqrsi_s3_plan *plan, bool parts)
+{
+    unsigned char *next = body->data + body->size, *pages;
+    uint32_t i, flagged = parts ? plan->flagged : 0;
+    memset(next, 0, PGQRSI_S3_TRAILER_MORE);
+    pgqrsi_s3_put(next, 4, parts ? plan->page_size : 0);
+    pgqrsi_s3_put(next + 4, 4, parts ? plan->page_count : 0);
+    pgqrsi_s3_put(next + 8, 8, parts ? plan->sum : 0);
+    pgqrsi_s3_put(next + 16, 4, parts ? plan->part_count : 0);
+    pgqrsi_s3_put(next + 20, 4, plan->retired_count);
+    pgqrsi_s3_put(next + 24, 4, flagged);
+    next += PGQRSI_S3_TRAILER_MORE;
+    for (i = 0; parts && i < plan->part_count; i++, next += PGQRSI_S3_TRAILER_PART) {
+        pgqrsi_s3_put(next, 8, plan->parts[i].seq);
+        pgqrsi_s3_put(next + 8, 8, plan->parts[i].id);
+        pgqrsi_s3_put(next + 16, 8, plan->parts[i].upto);
+        pgqrsi_s3_put(next + 24, 4, plan->parts[i].pages);
+        pgqrsi_s3_put(next + 28, 4, plan->parts[i].kind);
+        pgqrsi_s3_put(next + 32, 8, plan->parts[i].crc);
+    }
+    for (i = 0; i < plan->retired_count; i++, next += PGQRSI_S3_TRAILER_RETIRED) {
+        pgqrsi_s3_put(next, 8, plan->retired[i].seq);
+        pgqrsi_s3_put(next + 8, 8, plan->retired[i].id);
+        pgqrsi_s3_put(next + 16, 8, (uint64_t)plan->retired[i].at_us);
+    }
+    pages = next + (size_t)flagged * 4;
+    for (i = 0; flagged > 0 && i < plan->page_count; i++) {
+        if (!plan->flags[i]) continue;
+        pgqrsi_s3_put(next, 4, i);
+        memcpy(pages, plan->image + (size_t)i * plan->page_size, plan->page_size);
+        next += 4;
+        pages += plan->page_size;
+    }
+    body->size = (size_t)(pages - body->data);
+}
+
+static size_t pgqrsi_s3_parts_room(const pgqrsi_s3_plan *plan)
+{
+    return PGQRSI_S3_TRAILER_MORE + (size_t)plan->part_count * PGQRSI_S3_TRAILER_PART +
+           (size_t)plan->retired_count * PGQRSI_S3_TRAILER_RETIRED +
+           (size_t)plan->flagged * ((size_t)plan->page_size + 4);
+}
+
+static pgqrs_result pgqrsi_s3_check_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
+{
+    if (pgqrsi_s3_parse(commit->body.data, commit->body.size, &commit->trailer) == PGQRSI_S3_FINE) return PGQRS_OK;
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
+                              self->name);
+}
+
+/* The object is the file, a trailer, and the names of what is still to be deleted since it was in parts. */
+static pgqrs_result pgqrsi_s3_build_whole(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_plan *plan, size_t size)
+{
+    pgqrsi_s3_bytes *body = &commit->body;
+    uint32_t flags = pgqrsi_s3_flags(self);
+    if (!pgqrsi_s3_reserve(self->store, body,
+                           size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)))
+        return pgqrsi_s3_no_memory(self);
+    memcpy(body->data, plan->image, size);
+    body->size = size;
+    if (plan->retired_count == 0) {
+        pgqrsi_s3_append_trailer(body, &self->trailer, plan->birth, flags, self->place, &plan->me);
+    } else {
+        pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, flags, self->place,
+                                 &plan->me);
+        pgqrsi_s3_append_parts(body, plan, false);
+        pgqrsi_s3_append_crc(body);
+    }
+    return pgqrsi_s3_check_build(self, commit);
+}
+
+static pgqrs_result pgqrsi_s3_build_head(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrsi_s3_plan *plan)
+{
+    pgqrsi_s3_bytes *body = &commit->body;
+    size_t size = (size_t)plan->page_count * plan->page_size;
+    if (!pgqrsi_s3_make_cover(self, &plan->parts[0]) ||
+        !pgqrsi_s3_reserve(self->store, body,
+                           self->cover.size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)) ||
+        !pgqrsi_s3_reserve(self->store, &commit->image, size))
+        return pgqrsi_s3_no_memory(self);
+    memcpy(commit->image.data, plan->image, size);
+    commit->image.size = size;
+    memcpy(body->data, self->cover.data, self->cover.size);
+    body->size = self->cover.size;
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, pgqrsi_s3_flags(self),
+                             self->place, &plan->me);
+    pgqrsi_s3_append_parts(body, plan, true);
+    pgqrsi_s3_append_crc(body);
+    return pgqrsi_s3_check_build(self, commit);
+}
+
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size,
+                                    pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_plan plan;
+    pgqrsi_s3_bytes flags;
+    bool parts = false;
+    pgqrs_result result;
+    memset(&plan, 0, sizeof(plan));
+    memset(&flags, 0, sizeof(flags));
+    plan.image = image;
+    plan.birth = pgqrsi_s3_birth(self);
     if (!image) return pgqrsi_s3_no_memory(self);
     if (size > self->most)
         return pgqrs_backend_fail(
             self->store, PGQRS_ERR_FULL, 0, NULL,
             "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
-    if (!pgqrsi_s3_reserve(self->store, &commit->body, size + pgqrsi_s3_trailer_room(&self->trailer)))
-        return pgqrsi_s3_no_memory(self);
-    memcpy(commit->body.data, image, size);
-    commit->body.size = size;
-    me.id = self->writer;
-    me.counter = ++self->counter;
-    me.seq = self->trailer.seq + 1;
-    me.at_us = pgqrsi_s3_clock(self);
-    pgqrsi_s3_append_trailer(&commit->body, &self->trailer, birth, self->proven ? PGQRSI_S3_PROVEN : 0, self->place,
-                             &me);
-    if (pgqrsi_s3_decode(commit->body.data, commit->body.size, &commit->trailer) != PGQRSI_S3_FINE)
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_INTERNAL, 0, NULL, "%s: SQLite gave a file that is none",
-                                  self->name);
-    return PGQRS_OK;
+    plan.me.id = self->writer;
+    plan.me.counter = ++self->counter;
+    plan.me.seq = self->trailer.seq + 1;
+    plan.me.at_us = pgqrsi_s3_clock(self);
+    pgqrsi_s3_plan_begin(self, &plan);
+    if (!commit->create && pgqrsi_s3_wants_parts(self, image, size)) {
+        plan.page_size = pgqrsi_s3_page_size(image);
+        plan.page_count = (uint32_t)(size / plan.page_size);
+        commit->born.size = (size_t)plan.page_count * 8;
+        plan.born = &commit->born;
+        if (!pgqrsi_s3_reserve(self->store, &flags, plan.page_count) ||
+            !pgqrsi_s3_reserve(self->store, &commit->born, commit->born.size)) {
+            pgqrsi_s3_release(self->store, &flags);
+            return pgqrsi_s3_no_memory(self);
+        }
+        plan.flags = flags.data;
+        parts = pgqrsi_s3_plan_parts(self, &plan, patience);
+    }
+    if (!parts) {
+        pgqrsi_s3_retire_from(&plan, 0);
+        pgqrsi_s3_release(self->store, &commit->born);
+    }
+    result = parts ? pgqrsi_s3_build_head(self, commit, &plan) : pgqrsi_s3_build_whole(self, commit, &plan, size);
+    pgqrsi_s3_release(self->store, &flags);
+    return result;
+}
+
+/* --- parts that are not needed any more */
+
+static bool pgqrsi_s3_delete_part(pgqrsi_s3 *self, uint64_t seq, uint64_t id, const pgqrsi_s3_patience *patience)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    pgqrsi_s3_request request;
+    pgqrs_http_reply reply;
+    bool done;
+    pgqrsi_s3_part_name(seq, id, name);
+    memset(&request, 0, sizeof(request));
+    request.method = "DELETE";
+    request.part = name;
+    request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
+    if (request.timeout_ms > 2000) request.timeout_ms = 2000;
+    pgqrsi_s3_send(self, &request, &reply);
+    done = (reply.status >= 200 && reply.status < 300) || reply.status == 404;
+    if (done) self->tidied[self->tidied_count++ % 16] = id;
+    if (!done) self->tidy_pause_us = pgqrs_backend_monotonic() + 60000000;
+    if (!done && reply.status == 403)
+        pgqrs_backend_log(self->store, PGQRS_LOG_WARN,
+                          "%s: parts that are not needed any more cannot be deleted; the key needs s3:DeleteObject for "
+                          "them",
+                          self->name);
+    pgqrsi_s3_reply_end(self, &reply);
+    return done;
+}
+
+/* Does the head name it? */
+static bool pgqrsi_s3_names_part(const pgqrsi_s3_trailer *trailer, uint64_t id)
+{
+    uint32_t i;
+    for (i = 0; i < trailer->part_count; i++)
+        if (pgqrsi_s3_part_at(trailer, i).id == id) return true;
+    for (i = 0; i < trailer->retired_count; i++)
+        if (pgqrsi_s3_retired_at(trailer, i).id == id) return true;
+    return false;
+}
+
+/* A commit that would have named a stray has either been made, and then a head named it, or can never be made any more, since its seq
+ * has passed. */
+static void pgqrsi_s3_tidy_strays(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    unsigned char strays[PGQRSI_S3_STRAYS_MAX * PGQRSI_S3_STRAY];
+    size_t count = pgqrsi_s3_read_strays(self, strays), kept = 0, i;
+    bool stop = false; /* one request at a time */
+    for (i = 0; i < count; i++) {
+        unsigned char *stray = strays + i * PGQRSI_S3_STRAY;
+        uint64_t seq = pgqrsi_s3_get(stray + 8, 8), id = pgqrsi_s3_get(stray + 16, 8);
+        if (pgqrsi_s3_get(stray, 8) != self->trailer.birth || pgqrsi_s3_names_part(&self->trailer, id)) continue;
+        if (seq <= self->trailer.seq && !stop && pgqrsi_s3_delete_part(self, seq, id, patience)) {
+            stop = true;
+            continue;
+        }
+        memmove(strays + kept++ * PGQRSI_S3_STRAY, stray, PGQRSI_S3_STRAY);
+        stop = true;
+    }
+    if (kept < count) pgqrsi_s3_write_strays(self, strays, kept);
+}
+
+/* After a commit: deletes some of what no head names any more. */
+static void pgqrsi_s3_tidy(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    int64_t before_us = pgqrsi_s3_clock(self) - PGQRSI_S3_GRACE_US;
+    uint32_t i, deleted = 0;
+    if (pgqrs_backend_monotonic() < self->tidy_pause_us) return;
+    pgqrsi_s3_tidy_strays(self, patience);
+    for (i = 0; i < self->trailer.retired_count && deleted < 2; i++) {
+        pgqrsi_s3_retired retired = pgqrsi_s3_retired_at(&self->trailer, i);
+        if (retired.at_us > before_us || pgqrsi_s3_is_tidied(self, retired.id)) continue;
+        if (!pgqrsi_s3_delete_part(self, retired.seq, retired.id, patience)) return;
+        deleted++;
+    }
 }
 
 /* Base is what the store has now: are we in it? */
@@ -2024,8 +3335,10 @@ static pgqrsi_s3_outcome pgqrsi_s3_give_up(pgqrsi_s3 *self, pgqrsi_s3_commit *co
                                             "carried out",
                                             self->name);
     else
-        commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
-                                            "%s: the store did not take a commit within deadline_ms", self->name);
+        commit->result =
+            pgqrs_backend_fail(self->store, commit->slowed ? PGQRS_ERR_BUSY : PGQRS_ERR_CONNECTION, 0, NULL,
+                               "%s: the store did not take a commit within deadline_ms%s", self->name,
+                               commit->slowed ? "; it asks for fewer requests (HTTP 429)" : "");
     return PGQRSI_S3_FAILED;
 }
 
@@ -2059,6 +3372,22 @@ static bool pgqrsi_s3_needs_look(const pgqrs_http_reply *reply)
     return status < 300 || status == 409 || status == 412 || pgqrsi_s3_is_passing(reply);
 }
 
+static void pgqrsi_s3_adopt_commit(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const char *etag)
+{
+    bool parts = pgqrsi_s3_in_parts(&commit->trailer);
+    pgqrsi_s3_version version;
+    memset(&version, 0, sizeof(version));
+    version.trailer = commit->trailer;
+    version.base = parts ? commit->image : commit->body;
+    version.born = commit->born;
+    if (parts) version.head = commit->body;
+    pgqrsi_s3_adopt(self, &version, etag);
+    memset(&commit->body, 0, sizeof(commit->body));
+    memset(&commit->image, 0, sizeof(commit->image));
+    memset(&commit->born, 0, sizeof(commit->born));
+    pgqrsi_s3_drop_version(self->store, &version);
+}
+
 /* What a PUT's status means. *again: send the same bytes once more. */
 static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, pgqrs_http_reply *reply,
                                             pgqrsi_s3_patience *patience, bool *again)
@@ -2066,11 +3395,12 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
     int status = reply->status;
     *again = false;
     if (status >= 200 && status < 300 && reply->etag[0]) {
-        pgqrsi_s3_adopt(self, &commit->body, &commit->trailer, reply->etag);
+        pgqrsi_s3_adopt_commit(self, commit, reply->etag);
         self->verified_at_us = pgqrs_backend_monotonic();
         self->pace_us = self->pace_us > 20000 ? self->pace_us * 9 / 10 : 0;
         return PGQRSI_S3_LANDED;
     }
+    commit->slowed = status == 429;
     if (status == 429 || status == 503)
         pgqrsi_s3_slow_down(self, reply);
     else if (status == 412)
@@ -2134,8 +3464,8 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
         request.method = "PUT";
         request.condition = conditions[i][0];
         request.etag = conditions[i][1];
-        request.body = self->base.data;
-        request.body_size = self->base.size;
+        request.body = pgqrsi_s3_stored(self)->data;
+        request.body_size = pgqrsi_s3_stored(self)->size;
         request.timeout_ms = pgqrsi_s3_timeout_ms(self, patience);
         status = pgqrsi_s3_send(self, &request, &reply);
         again = pgqrsi_s3_is_passing(&reply) ||
@@ -2167,15 +3497,19 @@ static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned ch
     memset(&commit, 0, sizeof(commit));
     commit.create = self->presence != PGQRSI_S3_PRESENT;
     if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
-    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size, patience);
     if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
     if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
     if (outcome == PGQRSI_S3_LANDED) {
         pgqrsi_s3_save(self);
         if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
         if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
+        if (commit.result == PGQRS_OK) pgqrsi_s3_tidy(self, patience);
     }
+    self->lost = outcome == PGQRSI_S3_LOST;
     pgqrsi_s3_release(self->store, &commit.body);
+    pgqrsi_s3_release(self->store, &commit.image);
+    pgqrsi_s3_release(self->store, &commit.born);
     *result = commit.result;
     return outcome;
 }
@@ -2220,6 +3554,7 @@ typedef struct pgqrsi_s3_op {
     bool fresh;   /* we know that the store has had no newer version since the call began */
     bool discard; /* what this changes is not worth a commit */
     bool relaxed; /* nobody minds when the answer is a little old */
+    bool beat;    /* what this changes is a heartbeat, which does not mean that there is something to do */
     int64_t given_us;
     int64_t now_us;
     int changes_before;
@@ -2262,6 +3597,7 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     if (result != PGQRS_OK) return result;
     self->unsure = false;
     op->fresh = true;
+    if (!*moved) pgqrsi_s3_vouch(self);
     if (*moved)
         self->quiet_us = 0;
     else if (self->waiting)
@@ -2270,28 +3606,76 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     return PGQRS_OK;
 }
 
-/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. With
- * other machines about, each commit is followed by a pause in which they get theirs. True: what we know is certainly old now. */
-static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+/* --- fairness between machines. Whoever has just committed knows the newest version a round trip before all others, and would win
+ * again and again. So a machine makes a pause after each commit of its own, in which the others fetch that version and commit. Who the
+ * others are shows in the trailer; one that has not won yet does not stand there, so for it there is a pause now and then, and after
+ * the first commit of those that were quiet before. */
+
+#define PGQRSI_S3_CROWD_US INT64_C(10000000) /* a machine counts for this long after its last commit, */
+#define PGQRSI_S3_CROWD_COMMITS 24           /* and for so many commits of others */
+#define PGQRSI_S3_CROWD_MAX 8
+#define PGQRSI_S3_PROBE_US INT64_C(4000000)
+#define PGQRSI_S3_YIELD_MAX_US INT64_C(1000000)
+
+/* Does this writer commit these days? */
+static bool pgqrsi_s3_is_active(const pgqrsi_s3_trailer *trailer, const pgqrsi_s3_writer *writer, int64_t now_us)
 {
-    int64_t now_us = pgqrs_backend_monotonic();
-    int64_t pace_us = self->put_at_us + self->pace_us - now_us, yield_us = self->yield_until_us - now_us;
-    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
-    bool yielded = now_us < self->contended_until_us && yield_us > 0;
-    if (paced) pgqrsi_s3_sleep(self, patience, pace_us);
-    if (yielded && !paced) pgqrsi_s3_real_pause(yield_us < 1000000 ? yield_us : 1000000);
-    return paced && now_us < self->contended_until_us;
+    return trailer->seq - writer->seq <= PGQRSI_S3_CROWD_COMMITS && writer->at_us >= now_us - PGQRSI_S3_CROWD_US;
 }
 
-/* How many stores committed within the last seconds, this one included; at most 8. */
-static int pgqrsi_s3_active_writers(const pgqrsi_s3 *self)
+/* How many machines do, `me` included; *joins: it does not, so far. */
+static int pgqrsi_s3_active_machines(const pgqrsi_s3_trailer *trailer, uint64_t me, int64_t now_us, bool *joins)
 {
-    int64_t since_us = pgqrsi_s3_clock(self) - 3000000;
+    uint64_t machines[PGQRSI_S3_CROWD_MAX];
     uint32_t i;
-    int count = 0;
-    for (i = 0; i < self->trailer.writer_count && count < 8; i++)
-        count += pgqrsi_s3_writer_at(&self->trailer, self->trailer.writer_count - 1 - i).at_us >= since_us;
-    return count > 1 ? count : 1;
+    int count = 1, k;
+    machines[0] = me;
+    *joins = true;
+    for (i = trailer->writer_count; i > 0 && count < PGQRSI_S3_CROWD_MAX; i--) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(trailer, i - 1);
+        uint64_t machine = writer.id >> PGQRSI_S3_MACHINE_SHIFT;
+        if (!pgqrsi_s3_is_active(trailer, &writer, now_us)) continue;
+        for (k = 0; k < count && machines[k] != machine; k++) {
+        }
+        if (k == 0) *joins = false;
+        if (k == count) machines[count++] = machine;
+    }
+    return count;
+}
+
+static bool pgqrsi_s3_is_of_machine(const pgqrsi_s3_trailer *trailer, uint64_t machine)
+{
+    return trailer->writer_count > 0 &&
+           pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1).id >> PGQRSI_S3_MACHINE_SHIFT == machine;
+}
+
+/* The pause after a commit of ours that landed then. Among several, nearly as many round trips as there are others. Alone, two of them,
+ * a loser's way from one try to the next, when this machine has just joined, and at the end of each interval. */
+static int64_t pgqrsi_s3_yield_us(int machines, bool joined, int64_t round_us, int64_t landed_us, int64_t now_us)
+{
+    int64_t yield_us = round_us * 7 / 10 * (machines - 1);
+    bool probes = joined || (landed_us - round_us) / PGQRSI_S3_PROBE_US != now_us / PGQRSI_S3_PROBE_US;
+    if (machines == 1 && probes) yield_us = 2 * round_us;
+    if (yield_us > PGQRSI_S3_YIELD_MAX_US) yield_us = PGQRSI_S3_YIELD_MAX_US;
+    return now_us >= landed_us && now_us - landed_us < yield_us ? landed_us + yield_us - now_us : 0;
+}
+
+/* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. True: what we
+ * know is certainly old now. */
+static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    bool joins;
+    int machines = pgqrsi_s3_active_machines(&self->trailer, self->machine, pgqrsi_s3_clock(self), &joins);
+    int64_t pace_us = self->put_at_us + self->pace_us - pgqrs_backend_monotonic(), yield_us = 0;
+    bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
+    if (pgqrsi_s3_is_of_machine(&self->trailer, self->machine))
+        yield_us = pgqrsi_s3_yield_us(machines, self->joined, self->round_us, self->landed_us, pgqrsi_s3_wall_us());
+    self->joined = joins;
+    if (paced)
+        pgqrsi_s3_sleep(self, patience, pace_us);
+    else if (yield_us > 0)
+        pgqrsi_s3_real_pause(yield_us);
+    return paced && machines > 1;
 }
 
 /* Before the operation is carried out: in turn, on the newest version known, inside a transaction. */
@@ -2305,11 +3689,11 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
         op->patience = pgqrsi_s3_begin_patience(self->deadline_us); /* it is for the store, not for our neighbours */
     }
     if (result != PGQRS_OK) return result;
+    if (!self->unsure) pgqrsi_s3_catch_up(self);
     if (lock && pgqrsi_s3_keep_pace(self, &op->patience)) {
         op->fresh = false;
         self->verified_at_us = 0;
     }
-    if (!self->unsure) pgqrsi_s3_catch_up(self);
     if (!op->fresh && (self->unsure || self->presence == PGQRSI_S3_UNKNOWN ||
                        (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(self)) ||
                        (lock && (self->verified_at_us == 0 ||
@@ -2398,14 +3782,10 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
     pgqrsi_s3_shrink(self);
     switch (pgqrsi_s3_push(self, &op->patience, &result)) {
     case PGQRSI_S3_LANDED:
-        self->quiet_us = 0;
-        self->yield_until_us = pgqrs_backend_monotonic() + (pgqrs_backend_monotonic() - self->put_at_us) * 7 / 10 *
-                                                               (pgqrsi_s3_active_writers(self) - 1);
+        if (!op->beat) self->quiet_us = 0;
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
         op->fresh = true;
-        self->yield_until_us = 0; /* it is our turn */
-        self->contended_until_us = pgqrs_backend_monotonic() + 2000000;
         if (pgqrsi_s3_left_us(&op->patience) > 0) return pgqrsi_s3_run(op, true);
         return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
                                                     "%s: other machines committed first each time within deadline_ms",
@@ -2503,6 +3883,9 @@ static void pgqrsi_s3_close(void *context)
     pgqrsi_s3_close_file(&self->line_fd);
     pgqrsi_s3_close_file(&self->wake_fd);
     pgqrsi_s3_release(store, &self->base);
+    pgqrsi_s3_release(store, &self->head);
+    pgqrsi_s3_release(store, &self->born);
+    pgqrsi_s3_release(store, &self->cover);
     pgqrs_free(self->owned);
     pgqrs_backend_free(store, self, sizeof(*self));
 }
@@ -2530,7 +3913,10 @@ static pgqrs_result pgqrsi_s3_read_settings(pgqrsi_s3 *self, const char *dsn, co
     if (result == PGQRS_OK) result = pgqrsi_s3_read_credentials(self, desc);
     if (result == PGQRS_OK) result = pgqrsi_s3_read_endpoint(self, desc, key);
     if (result == PGQRS_OK) result = pgqrsi_s3_open_cache(self, desc->cache_dir);
-    return result;
+    if (result != PGQRS_OK) return result;
+    self->machine = pgqrsi_s3_read_machine(self);
+    self->writer = pgqrsi_s3_unique() >> (64 - PGQRSI_S3_MACHINE_SHIFT) | self->machine << PGQRSI_S3_MACHINE_SHIFT;
+    return PGQRS_OK;
 }
 
 /* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. */
@@ -2545,13 +3931,23 @@ static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
     return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
 }
 
-/* A connection to the local file; NULL: there is no such file, or no memory. */
+/* SQLite's own way of waiting tries ever more seldom, so that those who write without a pause keep us out. */
+static int pgqrsi_s3_wait_for_file(void *context, int times)
+{
+    const pgqrsi_s3 *self = (const pgqrsi_s3 *)context;
+    (void)times;
+    if (pgqrs_backend_monotonic() >= self->file_until_us) return 0;
+    pgqrsi_s3_real_pause(300);
+    return 1;
+}
+
+/* A connection to the local file, for now; NULL: there is no such file, or no memory. */
 static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
 {
     sqlite3 *db = NULL;
-    int timeout_ms = self->patience_us / 1000 < INT_MAX ? (int)(self->patience_us / 1000) : INT_MAX;
     if (sqlite3_open_v2(self->local_path, &db, SQLITE_OPEN_READWRITE | flags, NULL) == SQLITE_OK) {
-        sqlite3_busy_timeout(db, timeout_ms);
+        self->file_until_us = pgqrs_backend_monotonic() + self->patience_us;
+        sqlite3_busy_handler(db, pgqrsi_s3_wait_for_file, self);
         return db;
     }
     sqlite3_close(db);
@@ -2568,6 +3964,7 @@ static pgqrs_result pgqrsi_s3_make_local(pgqrsi_s3 *self)
         sqlite3 *db = NULL;
         int rc = unlink(self->image_path) == 0 || errno == ENOENT ? SQLITE_OK : SQLITE_CANTOPEN;
         if (unlink(self->pending_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
+        if (unlink(self->arriving_path) != 0 && errno != ENOENT) rc = SQLITE_CANTOPEN;
         if (rc == SQLITE_OK) db = pgqrsi_s3_connect_local(self, SQLITE_OPEN_CREATE);
         rc = db ? sqlite3_exec(db, "PRAGMA page_size=1024; VACUUM", NULL, NULL, NULL) : SQLITE_CANTOPEN;
         sqlite3_close(db);
@@ -2611,7 +4008,6 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     self->line_fd = self->lock_fd = self->wake_fd = -1;
     self->patience_us = request->settings->connect_timeout_ms * 1000;
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
-    self->writer = pgqrsi_s3_unique();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
     if (result == PGQRS_OK) result = self->local ? pgqrsi_s3_open_local(self) : pgqrsi_s3_first_look(self);
     if (result != PGQRS_OK) {
@@ -2771,6 +4167,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
             claim->heartbeat =
                 self->locked || exchange->verdict_count > 0 || pgqrsi_s3_beat_is_due(self, claim->worker, op.now_us);
         op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
+        op.beat = beat && !claim->messages && exchange->verdict_count == 0;
     }
     if (op.result != PGQRS_OK)
         pgqrsi_s3_forget_claim(claim, first);
@@ -2878,6 +4275,7 @@ static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_
     int64_t given_us = change->now_us;
     bool mere = change->to == 0 && change->beat && change->worker.epoch;
     pgqrsi_s3_op op = pgqrsi_s3_begin(self, mere ? PGQRSI_S3_CLAIM : PGQRSI_S3_WRITE, change->now_us);
+    op.beat = mere;
     while (pgqrsi_s3_again(&op)) {
         change->now_us = op.now_us;
         op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);
@@ -3235,6 +4633,11 @@ static bool pgqrsi_s3_same_image(const unsigned char *a, size_t a_size, const un
            memcmp(a + 100, b + 100, a_size - 100) == 0;
 }
 
+static bool pgqrsi_s3_is_base(const pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    return pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+}
+
 static void pgqrsi_s3_close_copy(pgqrsi_s3_copy *copy)
 {
     sqlite3_free(copy->image);
@@ -3276,9 +4679,34 @@ static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s
     if (sqlite3_exec(copy->db, "COMMIT", NULL, NULL, NULL) != SQLITE_OK) return pgqrsi_s3_fail_copy(self, copy);
     if (!copy->image) return pgqrsi_s3_no_memory(self);
     if (copy->size >= 100) copy->image[18] = copy->image[19] = 1;
-    if (self->presence == PGQRSI_S3_PRESENT)
-        copy->dirty = !pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size);
+    if (self->presence == PGQRSI_S3_PRESENT) copy->dirty = !pgqrsi_s3_is_base(self, copy);
     return PGQRS_OK;
+}
+
+static bool pgqrsi_s3_reread_base(pgqrsi_s3 *self, const char *path)
+{
+    self->presence = PGQRSI_S3_UNKNOWN;
+    memset(&self->trailer, 0, sizeof(self->trailer));
+    return pgqrsi_s3_catch_up_from(self, path);
+}
+
+/* A snapshot was cut off. If the file is what it brought, that is its base; otherwise it never got so far. */
+static pgqrs_result pgqrsi_s3_finish_restore(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_copy copy;
+    pgqrs_result result;
+    bool moved = true;
+    if (access(self->arriving_path, F_OK) != 0) return PGQRS_OK;
+    memset(&copy, 0, sizeof(copy));
+    if (!pgqrsi_s3_reread_base(self, self->arriving_path)) return pgqrsi_s3_no_memory(self);
+    result = pgqrsi_s3_open_copy(self, false, &copy);
+    if (result == PGQRS_OK && copy.db && self->presence == PGQRSI_S3_PRESENT && !copy.dirty)
+        moved = rename(self->arriving_path, self->image_path) == 0 && pgqrsi_s3_settle(self, -1);
+    else if (result == PGQRS_OK)
+        moved = unlink(self->arriving_path) == 0;
+    if (!moved) result = pgqrsi_s3_bad_cache(self, self->arriving_path, strerror(errno));
+    pgqrsi_s3_close_copy(&copy);
+    return result;
 }
 
 /* The base is read anew each time, because another process may have synced. */
@@ -3287,10 +4715,10 @@ static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_
     pgqrs_result result;
     memset(copy, 0, sizeof(*copy));
     result = pgqrsi_s3_lock(self);
+    if (result == PGQRS_OK) result = pgqrsi_s3_finish_restore(self);
     if (result != PGQRS_OK) return result;
-    self->presence = PGQRSI_S3_UNKNOWN;
-    memset(&self->trailer, 0, sizeof(self->trailer));
-    pgqrsi_s3_catch_up(self);
+    if (!pgqrsi_s3_reread_base(self, self->image_path))
+        return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
 
@@ -3315,57 +4743,83 @@ static pgqrs_result pgqrsi_s3_fail_changed(pgqrsi_s3 *self, const char *what)
 }
 
 /* Before an upload its writer and counter are written down. So whoever finds the object changed can tell whether it was that one,
- * whose end nobody saw, also after a restart. */
-#define PGQRSI_S3_PENDING 20
+ * whose end nobody saw, also after a restart. Several may be open: one that is late, and the next one that got no reply. */
+#define PGQRSI_S3_PENDING_MAX 8
 
-static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter)
-{
-    unsigned char bytes[PGQRSI_S3_PENDING];
-    int descriptor = pgqrsi_s3_open_file(self->pending_path, O_WRONLY | O_CREAT | O_TRUNC);
-    pgqrsi_s3_put(bytes, 8, self->writer);
-    pgqrsi_s3_put(bytes + 8, 8, counter);
-    pgqrsi_s3_put(bytes + 16, 4, pgqrsi_s3_crc(0, bytes, 16));
-    if (descriptor < 0 || !pgqrsi_s3_write_all(descriptor, bytes, sizeof(bytes)))
-        pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
-                          strerror(errno));
-    pgqrsi_s3_close_file(&descriptor);
-}
+typedef struct pgqrsi_s3_pending {
+    pgqrsi_s3_writer items[PGQRSI_S3_PENDING_MAX];
+    size_t count;
+} pgqrsi_s3_pending;
 
-/* All zero: there is none. */
-static pgqrsi_s3_writer pgqrsi_s3_read_pending(pgqrsi_s3 *self)
+static pgqrsi_s3_pending pgqrsi_s3_read_pending(pgqrsi_s3 *self)
 {
-    unsigned char bytes[PGQRSI_S3_PENDING];
-    pgqrsi_s3_writer pending;
+    unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
+    pgqrsi_s3_pending pending;
+    struct stat file;
+    size_t size = 0, i;
     int descriptor = pgqrsi_s3_open_file(self->pending_path, O_RDONLY);
     memset(&pending, 0, sizeof(pending));
-    if (descriptor >= 0 && pgqrsi_s3_read_at(descriptor, bytes, sizeof(bytes), 0) &&
-        pgqrsi_s3_crc(0, bytes, 16) == pgqrsi_s3_get(bytes + 16, 4)) {
-        pending.id = pgqrsi_s3_get(bytes, 8);
-        pending.counter = pgqrsi_s3_get(bytes + 8, 8);
+    if (descriptor >= 0 && fstat(descriptor, &file) == 0 && file.st_size >= 4 && file.st_size <= (off_t)sizeof(bytes))
+        size = (size_t)file.st_size - 4;
+    if (size > 0 && size % 16 == 0 && pgqrsi_s3_read_at(descriptor, bytes, size + 4, 0) &&
+        pgqrsi_s3_crc(0, bytes, size) == pgqrsi_s3_get(bytes + size, 4))
+        pending.count = size / 16;
+    for (i = 0; i < pending.count; i++) {
+        pending.items[i].id = pgqrsi_s3_get(bytes + 16 * i, 8);
+        pending.items[i].counter = pgqrsi_s3_get(bytes + 16 * i + 8, 8);
     }
     pgqrsi_s3_close_file(&descriptor);
     return pending;
 }
 
-/* Is the object's last commit this one? */
-static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_writer *pending)
+/* One more, the oldest given up when there are too many. */
+static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter, pgqrsi_s3_pending *pending)
+{
+    unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
+    int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
+    size_t i, size;
+    bool done;
+    if (pending->count == PGQRSI_S3_PENDING_MAX)
+        memmove(pending->items, pending->items + 1, --pending->count * sizeof(pending->items[0]));
+    pending->items[pending->count].id = self->writer;
+    pending->items[pending->count++].counter = counter;
+    size = 16 * pending->count;
+    for (i = 0; i < pending->count; i++) {
+        pgqrsi_s3_put(bytes + 16 * i, 8, pending->items[i].id);
+        pgqrsi_s3_put(bytes + 16 * i + 8, 8, pending->items[i].counter);
+    }
+    pgqrsi_s3_put(bytes + size, 4, pgqrsi_s3_crc(0, bytes, size));
+    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, bytes, size + 4) && pgqrsi_s3_settle(self, descriptor);
+    pgqrsi_s3_close_file(&descriptor);
+    if (done && rename(self->temporary_path, self->pending_path) == 0 && pgqrsi_s3_settle(self, -1)) return;
+    unlink(self->temporary_path);
+    pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
+                      strerror(errno));
+}
+
+/* Is the object's last commit one of these? */
+static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_pending *pending)
 {
     const pgqrsi_s3_trailer *trailer = &self->trailer;
     pgqrsi_s3_writer last;
-    if (pending->id == 0 || trailer->writer_count == 0) return false;
+    size_t i;
+    if (trailer->writer_count == 0) return false;
     last = pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1);
-    return last.id == pending->id && last.counter == pending->counter;
+    for (i = 0; i < pending->count; i++)
+        if (last.id == pending->items[i].id && last.counter == pending->items[i].counter) return true;
+    return false;
 }
 
 static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    pgqrsi_s3_writer pending = pgqrsi_s3_read_pending(self);
+    pgqrsi_s3_pending pending = pgqrsi_s3_read_pending(self);
     pgqrs_result result = PGQRS_OK;
     int times;
     for (times = 0; times < 3; times++) {
         pgqrsi_s3_outcome outcome;
-        pgqrsi_s3_write_pending(self, self->counter + 1);
+        bool same;
+        pgqrsi_s3_write_pending(self, self->counter + 1, &pending);
         outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
         if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
         if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
@@ -3373,10 +4827,10 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
             memset(&self->trailer, 0, sizeof(self->trailer));
             continue;
         }
-        if (outcome == PGQRSI_S3_LOST && !pgqrsi_s3_is_last(self, &pending)) break;
+        same = pgqrsi_s3_is_base(self, copy);
+        if (outcome == PGQRSI_S3_LOST && !same && !pgqrsi_s3_is_last(self, &pending)) break;
         if (outcome == PGQRSI_S3_LOST) pgqrsi_s3_save(self); /* an earlier upload of ours is what the object is */
-        if (outcome == PGQRSI_S3_LANDED ||
-            pgqrsi_s3_same_image(copy->image, copy->size, self->base.data, self->trailer.image_size)) {
+        if (outcome == PGQRSI_S3_LANDED || same) {
             unlink(self->pending_path);
             return PGQRS_OK;
         }
@@ -3384,6 +4838,42 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
     return pgqrsi_s3_fail_changed(
         self, "it was changed by others since the last sync or snapshot, and so was the local file; "
               "take a snapshot that discards the local changes, and do them again");
+}
+
+/* A file that was emptied is a new one for SQLite. It counts the changes of the schema, which tells it from one whose tables were
+ * dropped. */
+static bool pgqrsi_s3_was_emptied(const pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    if (copy->size < 100) return true;
+    return pgqrsi_s3_big32(copy->image + 40) == 0 && self->presence == PGQRSI_S3_PRESENT &&
+           pgqrsi_s3_big32(self->base.data + 40) != 0;
+}
+
+/* What a bad disk, or a hand, has damaged must not take the place of what is whole. */
+static pgqrs_result pgqrsi_s3_check_copy(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
+{
+    sqlite3 *db = NULL;
+    sqlite3_stmt *statement = NULL;
+    int rc = SQLITE_CORRUPT;
+    bool sound = false;
+    if (!pgqrsi_s3_was_emptied(self, copy)) {
+        rc = sqlite3_open_v2(":memory:", &db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+        if (rc == SQLITE_OK)
+            rc = sqlite3_deserialize(db, "main", copy->image, (sqlite3_int64)copy->size, (sqlite3_int64)copy->size,
+                                     SQLITE_DESERIALIZE_READONLY);
+        if (rc == SQLITE_OK) rc = sqlite3_prepare_v2(db, "PRAGMA integrity_check(1)", -1, &statement, NULL);
+        if (rc == SQLITE_OK) rc = sqlite3_step(statement);
+        sound = rc == SQLITE_ROW && strcmp((const char *)sqlite3_column_text(statement, 0), "ok") == 0;
+        sqlite3_finalize(statement);
+        sqlite3_close(db);
+    }
+    if (sound) return PGQRS_OK;
+    if (rc == SQLITE_NOMEM) return pgqrsi_s3_no_memory(self);
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_DATABASE, rc == SQLITE_ROW ? SQLITE_CORRUPT : rc, NULL,
+        "the local file %s is damaged, so it is not uploaded; a snapshot that discards it brings back "
+        "what is in the bucket",
+        self->local_path);
 }
 
 static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
@@ -3394,7 +4884,8 @@ static pgqrs_result pgqrsi_s3_sync_file(pgqrsi_s3 *self)
     if (result == PGQRS_OK && copy.dirty) {
         sqlite3_close(copy.db); /* others may write while we upload */
         copy.db = NULL;
-        result = pgqrsi_s3_upload(self, &copy);
+        result = pgqrsi_s3_check_copy(self, &copy);
+        if (result == PGQRS_OK) result = pgqrsi_s3_upload(self, &copy);
     }
     return pgqrsi_s3_end_copy(self, &copy, result);
 }
@@ -3440,6 +4931,7 @@ static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy
     pgqrsi_s3_copy copy;
     void *inner = self->inner;
     pgqrs_result result;
+    bool arrives;
     memset(&copy, 0, sizeof(copy));
     result = pgqrsi_s3_open_copy(self, true, &copy);
     if (result == PGQRS_OK && !copy.db) result = pgqrsi_s3_fail_missing(self);
@@ -3447,8 +4939,14 @@ static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy
         (copy.size != before->size || memcmp(copy.image, before->image, copy.size) != 0))
         result = pgqrsi_s3_fail_unsynced(self);
     self->inner = NULL;
+    /* Its base first, under another name: a file without it would look like one with changes of its own. */
+    arrives = result == PGQRS_OK && pgqrsi_s3_save_as(self, self->arriving_path);
     if (result == PGQRS_OK) result = pgqrsi_s3_restore_copy(self, &copy);
-    if (result == PGQRS_OK) pgqrsi_s3_save(self);
+    if (result == PGQRS_OK &&
+        (!arrives || rename(self->arriving_path, self->image_path) != 0 || !pgqrsi_s3_settle(self, -1)))
+        pgqrsi_s3_save(self);
+    if (result != PGQRS_OK && arrives) unlink(self->arriving_path);
+    if (result == PGQRS_OK) unlink(self->pending_path); /* what is still under way was not made of this file */
     pgqrsi_s3_close_database(self);
     self->inner = inner;
     pgqrsi_s3_close_copy(&copy);
@@ -3480,6 +4978,8 @@ static pgqrs_result pgqrsi_s3_compare(pgqrsi_s3 *self, pgqrs_s3_state *state)
     missing = result == PGQRS_ERR_OBJECT_GONE || (result == PGQRS_OK && self->presence == PGQRSI_S3_ABSENT);
     if (missing)
         *state = copy.dirty ? PGQRS_S3_REMOTE_MISSING_DIRTY : PGQRS_S3_REMOTE_MISSING_CLEAN;
+    else if (moved && copy.dirty && result == PGQRS_OK && pgqrsi_s3_is_base(self, &copy))
+        *state = PGQRS_S3_IN_SYNC; /* what it was made from had been lost */
     else if (moved)
         *state = copy.dirty ? PGQRS_S3_CONCURRENT_CHANGES : PGQRS_S3_REMOTE_CHANGES;
     else
@@ -3550,6 +5050,41 @@ PGQRS_API pgqrs_result pgqrs_s3_snapshot(pgqrs_store *store, bool discard)
         result = pgqrsi_s3_snapshot_file((pgqrsi_s3 *)context, discard);
     else
         result = pgqrsi_s3_look_once((pgqrsi_s3 *)context);
+    return pgqrs_backend_leave(store, result);
+}
+
+static pgqrs_result pgqrsi_s3_write_file(pgqrsi_s3 *self, const char *path)
+{
+    int descriptor;
+    bool done;
+    if (self->presence != PGQRSI_S3_PRESENT)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OBJECT_GONE, 404, NULL, "%s is not in the bucket", self->name);
+    descriptor = pgqrsi_s3_open_file(path, O_WRONLY | O_CREAT | O_EXCL);
+    if (descriptor < 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_INVALID_ARGUMENT, errno, NULL, "%s cannot be made: %s", path,
+                                  strerror(errno));
+    done = pgqrsi_s3_write_all(descriptor, self->base.data, self->trailer.image_size) && fsync(descriptor) == 0;
+    if (close(descriptor) == 0 && done) return PGQRS_OK;
+    unlink(path);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_FULL, errno, NULL, "%s cannot be written: %s", path,
+                              strerror(errno));
+}
+
+PGQRS_API pgqrs_result pgqrs_s3_export(pgqrs_store *store, const char *path)
+{
+    void *context;
+    pgqrsi_s3 *self;
+    pgqrsi_s3_copy copy;
+    pgqrs_result result = pgqrs_backend_enter(store, pgqrs_s3_backend(), &context);
+    if (result != PGQRS_OK) return result;
+    self = (pgqrsi_s3 *)context;
+    memset(&copy, 0, sizeof(copy));
+    if (!path || !*path)
+        return pgqrs_backend_leave(
+            store, pgqrs_backend_fail(store, PGQRS_ERR_INVALID_ARGUMENT, 0, NULL, "path is NULL or empty"));
+    result = self->local ? pgqrsi_s3_begin_copy(self, false, &copy) : pgqrsi_s3_look_once(self);
+    if (result == PGQRS_OK) result = pgqrsi_s3_write_file(self, path);
+    if (self->local) pgqrsi_s3_end_copy(self, &copy, result);
     return pgqrs_backend_leave(store, result);
 }
 

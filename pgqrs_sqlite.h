@@ -4545,6 +4545,15 @@ static void pgqrsi_sqlite_add_unfinished(pgqrsi_sqlite_text *sql, const char *st
     if (of_queue) pgqrsi_sqlite_add(sql, " AND queue_id = ?9");
 }
 
+static void pgqrsi_sqlite_add_all_unfinished(pgqrsi_sqlite_text *sql, bool of_queue)
+{
+    pgqrsi_sqlite_add_unfinished(sql, "3", of_queue);
+    pgqrsi_sqlite_add(sql, " UNION ALL ");
+    pgqrsi_sqlite_add_unfinished(sql, "1", of_queue);
+    pgqrsi_sqlite_add(sql, " UNION ALL ");
+    pgqrsi_sqlite_add_unfinished(sql, "2", of_queue);
+}
+
 /* Open runs are found by their messages, of which there are few compared with all runs ever. A page of ended ones is found
  * sooner by walking along the ids; counting them is a matter of their index. */
 static void pgqrsi_sqlite_add_run_state(pgqrsi_sqlite_text *sql, const pgqrs_run_filter *filter, bool listing)
@@ -4552,6 +4561,12 @@ static void pgqrsi_sqlite_add_run_state(pgqrsi_sqlite_text *sql, const pgqrs_run
     bool of_queue = filter->workflow != NULL;
     char number[16];
     snprintf(number, sizeof(number), "%d", (int)filter->state);
+    if (filter->open) {
+        pgqrsi_sqlite_add(sql, " AND r.state = 0 AND r.id IN (");
+        pgqrsi_sqlite_add_all_unfinished(sql, of_queue);
+        pgqrsi_sqlite_add(sql, ")");
+        return;
+    }
     if (filter->state == PGQRS_RUN_ERROR) {
         pgqrsi_sqlite_add(sql, " AND (r.state = 7 OR r.state = 0 AND NOT EXISTS"
                                " (SELECT 1 FROM pgqrs_messages WHERE id = r.id AND state < 4))");
@@ -4563,13 +4578,10 @@ static void pgqrsi_sqlite_add_run_state(pgqrsi_sqlite_text *sql, const pgqrs_run
         return;
     }
     pgqrsi_sqlite_add(sql, " AND r.id IN (");
-    pgqrsi_sqlite_add_unfinished(sql, "3", of_queue);
-    if (filter->state != PGQRS_RUN_RUNNING) {
-        pgqrsi_sqlite_add(sql, " UNION ALL ");
-        pgqrsi_sqlite_add_unfinished(sql, "1", of_queue);
-        pgqrsi_sqlite_add(sql, " UNION ALL ");
-        pgqrsi_sqlite_add_unfinished(sql, "2", of_queue);
-    }
+    if (filter->state == PGQRS_RUN_RUNNING)
+        pgqrsi_sqlite_add_unfinished(sql, "3", of_queue);
+    else
+        pgqrsi_sqlite_add_all_unfinished(sql, of_queue);
     pgqrsi_sqlite_add(sql, ") AND " PGQRSI_SQLITE_RUN_STATE " = ");
     pgqrsi_sqlite_add(sql, number);
 }
@@ -4584,7 +4596,7 @@ static void pgqrsi_sqlite_add_run_filter(pgqrsi_sqlite_text *sql, const pgqrs_ru
     pgqrsi_sqlite_add(sql, " WHERE coalesce(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9) NOTNULL");
     if (id) pgqrsi_sqlite_add(sql, " AND r.id = ?8");
     if (filter->workflow) pgqrsi_sqlite_add(sql, " AND r.workflow_id = ?2");
-    if ((int)filter->state) pgqrsi_sqlite_add_run_state(sql, filter, listing);
+    if ((int)filter->state || filter->open) pgqrsi_sqlite_add_run_state(sql, filter, listing);
     if (filter->idempotency_key) pgqrsi_sqlite_add(sql, " AND r.idempotency_key = ?3");
     if (filter->triggered_from_us) pgqrsi_sqlite_add(sql, " AND r.triggered_at >= ?4");
     if (filter->triggered_before_us) pgqrsi_sqlite_add(sql, " AND r.triggered_at < ?5");

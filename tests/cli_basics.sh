@@ -142,6 +142,47 @@ else
     tap_skip "tables on a terminal: script(1) is not there"
 fi
 
+is "numbers stand on the right" "from-flag|     2
+merged   |     0" "$(pgqrs queue metrics | awk 'NR == 1 { at = index($0, "total") + 4; next } /^(from-flag|merged)/ { print substr($0, 1, 9) "|" substr($0, at - 5, 6) }')"
+
+# --- what scripts for the earlier tool use
+kept=$PGQRS_DSN
+unset PGQRS_DSN
+mkdir old && cd old || exit 1
+echo 'dsn: sqlite://old.db' >pgqrs.yml
+gives "old: install, by pgqrs.yml" 0 pgqrs install
+gives "old: verify" 0 pgqrs verify
+gives "old: queue create" 0 pgqrs -d sqlite://old.db queue create jobs
+gives "old: queue create --unlogged" 0 pgqrs queue create fast --unlogged
+gives "old: queue list" 0 pgqrs --format json queue list
+is "old: globals stand in front, too" "fast jobs" "$(jq -r '.[].name' <<<"$out" | sort | xargs)"
+gives "old: message send" 0 pgqrs --format json --log-dest stderr --log-level trace --out stdout message send jobs '{"n":1}'
+is "old: prints the message" 1 "$(jq .payload.n <<<"$out")"
+json "old: message send --delay" '.state == "delayed"' pgqrs message send jobs 2 --delay 60
+json "old: message read" 'length == 1 and .[0].payload.n == 1' pgqrs message read jobs
+id=$(jq '.[0].id' "$scratch/out")
+json "old: it is held for five seconds" '((.lease_until | sub("\\.[0-9]+Z$"; "Z") | fromdate) - now) | . > 2 and . < 6' pgqrs message show jobs "$id"
+json "old: message read -n -t --lock-time" '. == []' pgqrs message read jobs -n 2 --lock-time 10 -t mail
+json "old: message read --archive" '. == []' pgqrs message read jobs --archive
+gives "old: message count" 0 pgqrs message count jobs
+is "old: the one that is delayed" 1 "$out"
+gives "old: message count --archive" 0 pgqrs message count jobs --archive
+is "old: none yet" 0 "$out"
+gives "old: message archive, its lease is ours" 0 pgqrs message archive jobs "$id"
+json "old: message show --archive" ".id == $id" pgqrs message show jobs "$id" --archive
+json "old: archive list" "map(.id) == [$id]" pgqrs archive list jobs
+pgqrs message send jobs 3 >/dev/null
+json "old: message dequeue" '.payload == 3' pgqrs message dequeue jobs
+gives "old: message delete" 0 pgqrs message delete jobs "$id" --yes
+gives "old: queue metrics" 0 pgqrs queue metrics
+json "old: queue metrics of one" '.archived == 1 and .delayed == 1' pgqrs queue metrics jobs
+gives "old: queue purge" 0 pgqrs queue purge jobs --yes
+gives "old: queue delete" 0 pgqrs queue delete jobs --yes
+gives "old: config" 0 pgqrs -c pgqrs.yml queue list
+gives "old: uninstall" 0 pgqrs --config pgqrs.yml uninstall --yes
+cd .. || exit 1
+export PGQRS_DSN=$kept
+
 # --- the README, as a newcomer would
 mkdir newcomer && cd newcomer || exit 1
 awk '/^## The command line/ { on = 1 } on && /^```$/ { inside = 0 } inside { print } on && /^```sh/ { inside = ++blocks == 2 } /^## Which/ { on = 0 }' \

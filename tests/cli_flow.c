@@ -1,4 +1,7 @@
-/* A worker for the tests of the command-line tool: runs of the workflow "expense" until none can go on.
+/* What the tests of the command-line tool need beside it.
+ *
+ *     cli_flow            a worker: runs of the workflow "expense" until none can go on
+ *     cli_flow FILE SQL   statements on a SQLite file
  *
  * A run asks, waits an hour for the event "answer", and pays. With the input "broke" paying fails for good, until there is a file named
  * "money".
@@ -6,6 +9,9 @@
 #define PGQRS_IMPLEMENTATION
 #include "pgqrs.h"
 #include "pgqrs_sqlite.h"
+#include "pgqrs_s3.h"
+#include "../examples/http_curl.h"
+#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -29,10 +35,26 @@ static pgqrs_result expense(pgqrs_run *run, void *user)
     return pgqrs_run_return(run, answer);
 }
 
-int main(void)
+static int carry_out(const char *file, const char *sql)
+{
+    sqlite3 *database = NULL;
+    int result = sqlite3_open_v2(file, &database, SQLITE_OPEN_READWRITE, NULL);
+    if (!result)
+        result = sqlite3_exec(database, sql, NULL, NULL, NULL);
+    if (result)
+        fprintf(stderr, "%s\n", database ? sqlite3_errmsg(database) : "no memory");
+    sqlite3_close(database);
+    return result ? 1 : 0;
+}
+
+static int work(void)
 {
     pgqrs_error err;
+    http_curl *curl = http_curl_create();
+    pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
     pgqrs_config *config = pgqrs_config_load(NULL, &err);
+    if (config)
+        config->store.s3 = &s3;
     pgqrs_store *store = config ? pgqrs_open(config->dsn, &config->store, &err) : NULL;
     pgqrs_result result = PGQRS_ERR_CONNECTION;
     if (!store)
@@ -43,5 +65,11 @@ int main(void)
         fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
     pgqrs_close(store);
     pgqrs_free(config);
+    http_curl_destroy(curl);
     return result ? 1 : 0;
+}
+
+int main(int argc, char **argv)
+{
+    return argc == 3 ? carry_out(argv[1], argv[2]) : work();
 }

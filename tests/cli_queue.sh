@@ -10,6 +10,35 @@ tables() {
     json "verify" '.action == "verified"' pgqrs verify
 }
 
+# Makes the tables look as version 1 left them, before there were workflows: on Postgres in the schema, which psql finds first.
+back_to_version_1() {
+    local sql="DROP VIEW pgqrs_run_view; DROP VIEW pgqrs_step_view; DROP TABLE pgqrs_run_values; DROP TABLE pgqrs_run_events;
+        DROP TABLE pgqrs_steps; DROP TABLE pgqrs_runs; DROP TABLE pgqrs_workflows; DELETE FROM pgqrs_meta WHERE key = 'max_workflow_id';
+        UPDATE pgqrs_meta SET value = 1 WHERE key = 'schema_version'"
+    case $PGQRS_DSN in
+    sqlite*) "$root/build/test/cli_flow" "${PGQRS_DSN#sqlite://}" "$sql" ;;
+    *) psql -X -q -v ON_ERROR_STOP=1 -d "$PGQRS_DSN" -c "SET search_path = $PGQRS_SCHEMA" -c "$sql" ;;
+    esac
+}
+
+older_tables() {
+    pgqrs queue create kept >/dev/null
+    pgqrs message send kept '"kept"' >/dev/null
+    gives "back to version 1" 0 back_to_version_1
+    gives "tables of an older version are refused" 1 pgqrs queue list
+    has "and the cure is said" "pgqrs install" "$err"
+    gives "doctor sees them" 1 pgqrs doctor
+    has "and says its cure" "pgqrs migrate" "$out"
+    json "migrate changes them" '.action == "migrated" and .before == 1 and .version > 1' pgqrs migrate
+    gives "what is whole then" 0 pgqrs verify
+    gives "and can do what version 1 could not" 0 pgqrs workflow create flow
+    gives "and undo it" 0 pgqrs workflow delete flow --yes
+    json "with what was there" '.payload == "kept"' pgqrs message dequeue kept
+    gives "the queue goes" 0 pgqrs queue delete kept --yes --force
+    back_to_version_1
+    json "install migrates as well" '.action == "migrated"' pgqrs install
+}
+
 queues() {
     json "create" '.action == "created" and .name == "jobs"' pgqrs queue create jobs --lock-time 5m --max-attempts 2 \
         --backoff 10ms --backoff-max 1h30m --retention 7d
@@ -26,6 +55,10 @@ queues() {
     gives "resume" 0 pgqrs queue resume later
     json "resumed" '.paused == false' pgqrs queue get later
     gives "pause" 0 pgqrs queue pause later
+    json "resume all" '.count == 1 and .name == null' pgqrs queue resume --all
+    json "pause all" '.count == 2' pgqrs queue pause --all
+    gives "which one?" 2 pgqrs queue pause
+    gives "one of them again" 0 pgqrs queue resume jobs
     json "metrics of all" 'map([.queue, .paused, .total]) == [["jobs", false, 0], ["later", true, 0]]' pgqrs queue metrics
     for command in "get" "pause" "resume" "metrics" "purge -y" "delete -y" "update --lock-time 1"; do
         # shellcheck disable=SC2086
@@ -47,7 +80,8 @@ sending() {
     json "with an expiry" '.expires_at != null' pgqrs message send jobs 3 --expire 1h
     gives "to no queue" 3 pgqrs message send nowhere 1
     has "names the cure" "pgqrs queue create" "$err"
-    gives "what is no JSON" 1 pgqrs message send jobs '{"n":'
+    gives "what is no JSON" 1 pgqrs message send jobs hello
+    has "and how it would be" "'\"hello\"'" "$err"
     gives "an empty payload" 2 pgqrs message send jobs ""
     printf '{\n"from":"file"\n}\n' >payload.json
     json "from a file" '.payload.from == "file"' pgqrs message send jobs --file payload.json
@@ -167,6 +201,7 @@ end() {
 
 everything() {
     tables
+    older_tables
     queues
     sending
     taking

@@ -1,13 +1,7 @@
 #!/usr/bin/env bash
-# The command-line tool on a bucket: everyday commands, and copies from SQLite into it and back with a run under way, the first one interrupted.
+# The command-line tool on a bucket: everyday commands, local mode. Copies into it and out of it are in cli_copy.sh.
 . "$(dirname "$0")/cli.sh"
-flow=$root/build/test/cli_flow
-"${PGQRS_TEST_S3_SERVER:-$root/build/test/s3_server}" port_file="$scratch/port" bucket=shop access_key=me secret_key=hunter2 >/dev/null &
-server=$!
-trap 'kill $server 2>/dev/null; rm -rf "$scratch"' EXIT
-soon "the server is there" test -s "$scratch/port"
-export AWS_ENDPOINT_URL_S3=http://127.0.0.1:$(<"$scratch/port") AWS_ACCESS_KEY_ID=me AWS_SECRET_ACCESS_KEY=hunter2
-export XDG_CACHE_HOME=$scratch/cache
+start_bucket
 bucket=s3://shop/jobs.sqlite
 
 # --- every day
@@ -30,36 +24,4 @@ has "is said" "nowhere" "$err"
 gives "local mode" 0 env PGQRS_S3_MODE=local PGQRS_S3_CACHE_DIR="$scratch/local" pgqrs -d s3://shop/notes.sqlite install
 gives "whose changes stay here" 0 env PGQRS_S3_MODE=local PGQRS_S3_CACHE_DIR="$scratch/local" pgqrs -d s3://shop/notes.sqlite queue create notes
 is "the bucket has nothing of it" "no" "$(pgqrs -d s3://shop/notes.sqlite queue get notes >/dev/null 2>&1 && echo yes || echo no)"
-
-# --- from SQLite into the bucket and back
-first=sqlite://$scratch/first.db second=s3://shop/copy.sqlite third=sqlite://$scratch/third.db
-export PGQRS_DSN=$first
-pgqrs install >/dev/null
-pgqrs queue create mail --max-attempts 4 >/dev/null
-seq 1 400 | pgqrs message send mail --lines >/dev/null
-pgqrs message dequeue mail >/dev/null
-pgqrs workflow create expense --max-retries 0 >/dev/null
-lunch=$(pgqrs run trigger expense '"lunch"' --key lunch-1 --format json | jq .id)
-gives "a worker" 0 "$flow"
-pgqrs run send-event "$lunch" answer '{"by":"ada"}' >/dev/null
-asked=$(pgqrs run steps "$lunch" --format json | jq -c '.[0]')
-pgqrs copy "$first" "$second" --yes --force >/dev/null 2>&1 &
-copier=$!
-sleep 0.2
-kill -KILL "$copier" 2>/dev/null
-wait "$copier" 2>/dev/null
-json "into the bucket, begun again" 'all(.equal)' pgqrs copy "$first" "$second" --yes --force
-cp out there.json
-gives "the copy is whole" 0 pgqrs -d "$second" verify
-json "and back" 'all(.equal)' pgqrs copy "$second" "$third" --yes
-is "with the same checksums" "$(jq -c 'map([.name, .kind, .count, .checksum]) | sort' there.json)" "$(jq -c 'map([.name, .kind, .count, .checksum]) | sort' out)"
-gives "the last copy is whole" 0 pgqrs -d "$third" verify
-for at in "$second" "$third"; do
-    export PGQRS_DSN=$at
-    pgqrs queue resume expense >/dev/null
-done
-json "the run goes on" '.state == "queued" or .state == "paused" or .state == "success"' pgqrs run show "$lunch"
-gives "where it is" 0 "$flow"
-json "after its last step" '.state == "success" and .output == {"by":"ada"}' pgqrs run show "$lunch"
-is "which was not done again" "$asked" "$(pgqrs run steps "$lunch" --format json | jq -c '.[0]')"
 tap_end

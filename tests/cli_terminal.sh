@@ -9,6 +9,7 @@ screen() { terminal capture-pane -p; }
 # What changes from run to run becomes the same; blanks at the ends of lines and empty lines are nothing.
 steady() { sed -E 's/[0-9-]{10}T[0-9:]{8}Z/TIME/; s/ +[0-9.]+(ms|s|m)( |$)/ AGE\2/g; s/ +$//' | grep -v '^$'; }
 shows() { screen | grep -qF -- "$1"; }
+is_gone() { ! shows "$1"; }
 
 tops() {
     gives "top without a terminal" 2 pgqrs top
@@ -46,6 +47,12 @@ EOF
     worker=$!
     soon "top: a worker" shows "visible"
     soon "top: what was done" shows "1 ready, 0 delayed, 1 leased, 1 dead, 3 archived"
+    pgqrs run cancel "$run" >/dev/null
+    soon "top: a run that has ended goes" is_gone "$run expense"
+    run=$(pgqrs run trigger expense '"broke"' --format json | jq .id)
+    pgqrs run send-event "$run" answer >/dev/null
+    "$root/build/test/cli_flow"
+    soon "top: one that failed stays" shows "BROKE: there is no"
     terminal send-keys Tab Tab
     terminal resize-window -x 40 -y 12
     soon "top: a small terminal" shows "RUN work state"

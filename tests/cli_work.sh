@@ -34,8 +34,8 @@ working() {
     json "says which" '.[0].reason == "sh was ended by signal 9"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
-    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 200ms --log-dest log -- sleep 100
-    json "is ended" '.[0].reason == "sleep took longer than 200ms"' pgqrs dead list jobs
+    gives "one that hangs" 0 pgqrs work jobs --until-empty --timeout 50ms --log-dest log -- sleep 100
+    json "is ended" '.[0].reason == "sleep took longer than 50ms"' pgqrs dead list jobs
     pgqrs queue purge jobs --yes >/dev/null
     send 1
     gives "one that is not there" 1 pgqrs work jobs --until-empty -- no-such-command
@@ -65,7 +65,7 @@ stopping() {
     # Ctrl-C, and a command that goes on for too long: it is ended, and the message given back.
     local worker
     send 1 2
-    pgqrs work jobs --grace 300ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
+    pgqrs work jobs --grace 100ms -- sh -c 'touch started; sleep 100' 2>/dev/null &
     worker=$!
     soon "a command runs" test -f started
     kill -INT "$worker"
@@ -76,7 +76,7 @@ stopping() {
     json "and the try does not count" 'map(.attempt) == [0, 0]' pgqrs message list jobs
     # One that ends in time is done.
     rm -f started
-    pgqrs work jobs -- sh -c 'touch started; sleep 0.3' &
+    pgqrs work jobs -- sh -c 'touch started; sleep 0.1' &
     worker=$!
     soon "a short command runs" test -f started
     kill -TERM "$worker"
@@ -126,6 +126,20 @@ workers() {
     json "purge" '.count == 1' pgqrs worker purge --yes
     gives "is gone" 3 pgqrs worker get "$victim"
 
+    # Another one that was killed, found sooner by a person than by its heartbeat.
+    pgqrs queue purge jobs --yes >/dev/null
+    send 1
+    rm -f started
+    pgqrs work jobs --name second -- sh -c 'touch started; exec sleep 5' &
+    local second=$!
+    soon "a command of a second one" test -f started
+    kill -KILL "$second"
+    wait "$second" 2>/dev/null
+    second=$(pgqrs worker list --queue jobs --format json | jq '.[0].id')
+    json "release" '.action == "released" and .count == 1' pgqrs worker release "$second"
+    is "what it had is to be had" "1 ready 0 held 0 archived 0 dead" "$(counts)"
+    gives "delete it with force" 0 pgqrs worker delete "$second" --yes --force
+
     # A live one: suspended it takes nothing, stopped it ends by itself.
     pgqrs queue purge jobs --yes >/dev/null
     pgqrs work jobs --name alive -- true &
@@ -163,21 +177,55 @@ doctors() {
     pgqrs queue purge jobs --yes >/dev/null
 }
 
+# Somebody begins a transaction and goes for lunch: $1 is what he sends to psql before.
+lunch() {
+    rm -f lunch
+    mkfifo lunch
+    psql -X -q -d "${2:-$PGQRS_TEST_POSTGRES_DSN}" <lunch >/dev/null 2>&1 &
+    guest=$!
+    exec 9>lunch
+    echo "$1" >&9
+}
+vacuum_is() { # STATUS TEXT: what doctor says first about vacuum
+    { pgqrs doctor --transaction-age 50ms --format json || true; } | jq -e --arg text "$2" \
+        "map(select(.check == \"vacuum\")) | .[0] | .status == \"$1\" and (.found | contains(\$text))"
+}
+cured() { # what doctor says to do about it is done
+    local cure
+    cure=$(pgqrs doctor --transaction-age 50ms --format json | jq -r 'map(select(.check == "vacuum")) | .[0].cure')
+    psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "$cure" >/dev/null
+}
+
+pinned() {
+    lunch "BEGIN; SELECT 1;"
+    soon "postgres: an idle transaction is a warning" vacuum_is warning "(idle in transaction) has a transaction open"
+    gives "postgres: it keeps vacuum from nothing" 0 pgqrs doctor --transaction-age 50ms
+    echo "ROLLBACK; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1;" >&9
+    soon "postgres: one that keeps an old snapshot is a problem" vacuum_is problem "so vacuum cleans up nothing"
+    gives "postgres: so doctor is not content" 1 pgqrs doctor --transaction-age 50ms
+    gives "postgres: the cure can be carried out" 0 cured
+    exec 9>&-
+    wait "$guest"
+    soon "postgres: and cures" vacuum_is ok "no transaction"
+    if [ "$(psql -X -t -A -d "$PGQRS_TEST_POSTGRES_DSN" -c 'SHOW max_prepared_transactions')" != 0 ]; then
+        psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "BEGIN; CREATE TABLE forgotten(x int); PREPARE TRANSACTION 'it''s forgotten'"
+        soon "postgres: a prepared transaction is a problem" vacuum_is problem "prepared transaction 'it''s forgotten'"
+        gives "postgres: its cure can be carried out" 0 cured
+        soon "postgres: and cures it" vacuum_is ok "no transaction"
+    else
+        tap_skip "prepared transactions: the server has max_prepared_transactions = 0"
+    fi
+    [ -n "${PGQRS_TEST_POSTGRES_ADMIN_DSN:-}" ] || return
+    lunch "BEGIN;" "$PGQRS_TEST_POSTGRES_ADMIN_DSN"
+    soon "postgres: what may not be seen is said" vacuum_is ok "sessions he may not"
+    exec 9>&-
+    wait "$guest"
+}
+
 database() {
     case $PGQRS_DSN in postgres*) ;; *) return ;; esac
     json "postgres: nothing keeps vacuum" 'map(select(.check == "vacuum")) | .[0].status == "ok"' pgqrs doctor
-    # Somebody begins a transaction and goes for lunch.
-    mkfifo lunch
-    psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" <lunch >/dev/null 2>&1 &
-    guest=$!
-    exec 9>lunch
-    echo "BEGIN; SELECT 1;" >&9
-    soon "postgres: an old transaction is a problem" sh -c 'pgqrs doctor --transaction-age 50ms --format json |
-        jq -e "map(select(.check == \"vacuum\")) | .[0].status == \"problem\" and (.[0].cure | startswith(\"SELECT pg_terminate_backend(\"))"'
-    gives "postgres: so doctor is not content" 1 pgqrs doctor --transaction-age 50ms
-    exec 9>&-
-    wait "$guest"
-    gives "postgres: with it gone it is" 0 pgqrs doctor
+    pinned
     local version
     version=$(pgqrs verify --format json | jq .version)
     set_version() { psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "UPDATE $PGQRS_SCHEMA.pgqrs_meta SET value = $1 WHERE key = 'schema_version'"; }
@@ -198,7 +246,21 @@ database() {
     fi
 }
 
+damaged() {
+    local sql="DROP INDEX $1"
+    case $PGQRS_DSN in
+    sqlite*) "$root/build/test/cli_flow" "${PGQRS_DSN#sqlite://}" "$sql" ;;
+    *) psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "SET search_path = $PGQRS_SCHEMA" -c "$sql" ;;
+    esac
+}
+
 end() {
+    damaged pgqrs_runs_ended
+    gives "doctor without an index" 1 pgqrs doctor
+    has "says that it is missing" missing "$out"
+    has "and of which table" pgqrs_runs "$out"
+    has "and the cure" "pgqrs copy" "$out"
+    gives "verify without it" 1 pgqrs verify
     pgqrs uninstall --yes >/dev/null
     gives "doctor without tables" 1 pgqrs doctor
     has "names the cure" "pgqrs install" "$out"

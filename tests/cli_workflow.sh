@@ -26,9 +26,19 @@ runs() {
     gives "input that is no JSON" 1 pgqrs run trigger expense '{'
     json "show" '.state == "queued" and .input == "lunch" and .idempotency_key == "lunch-1" and .output == null' pgqrs run show "$lunch"
     gives "no result yet" 1 pgqrs run result "$lunch"
+    pgqrs run result "$lunch" --wait 1m >waited 2>said &
+    waiting=$!
+    sleep 0.3
+    kill -INT "$waiting"
+    status=0
+    wait "$waiting" || status=$?
+    is "Ctrl-C while it waits" 1 "$status"
+    is "and it gives nothing" "" "$(<waited)"
     gives "a worker" 0 "$flow"
     json "they wait" 'map(.state) == ["queued", "paused", "paused"]' pgqrs run list expense
     json "list by state" "map(.id) == [$broke, $lunch]" pgqrs run list --state paused
+    json "list the open ones" 'length == 3' pgqrs run list expense --open
+    gives "none of which has ended" 2 pgqrs run list --open --state success
     json "list by key" "map(.id) == [$lunch]" pgqrs run list expense --key lunch-1
     json "list with a limit" "map(.id) == [$doomed]" pgqrs run list --limit 1
     json "the next page" "map(.id) == [$broke]" pgqrs run list --limit 1 --after "$doomed"
@@ -40,6 +50,7 @@ runs() {
     json "a second one" '.action == "ignored"' pgqrs run send-event "$lunch" answer 2
     gives "an event for the other" 0 pgqrs run send-event "$broke" answer
     json "cancel" '.action == "cancelled"' pgqrs run cancel "$doomed" --by ada --reason "not hungry"
+    json "it is not open any more" "map(.id) == [$broke, $lunch]" pgqrs run list --open
     json "who and why" '.state == "cancelled" and .cancelled_by == "ada" and .cancel_reason == "not hungry"' pgqrs run show "$doomed"
     gives "its result" 1 pgqrs run result "$doomed"
     gives "a worker again" 0 "$flow"

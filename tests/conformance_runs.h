@@ -423,6 +423,51 @@ static void runs_are_found_by_state(void)
     OK(pgqrs_verify(T.store));
 }
 
+/* The runs of a page, which are kept, are these. */
+static void check_open(pgqrs_run_filter filter, const int64_t *ids, size_t count, const char *file, int line)
+{
+    pgqrs_runs *found = NULL;
+    filter.open = true;
+    OK(pgqrs_run_list(T.store, &filter, &found));
+    keep(found);
+    check_int((int64_t)count, (int64_t)found->count, "open runs", file, line);
+    for (size_t i = 0; i < count; i++)
+        check_int(ids[i], found->items[i].id, "id of an open run", file, line);
+}
+#define OPEN(ids, count, ...) check_open((pgqrs_run_filter){.workflow = T.flow, __VA_ARGS__}, ids, count, __FILE__, __LINE__)
+
+static void open_runs_are_those_that_have_not_ended(void)
+{
+    int64_t ids[8], newest_first[4], other = 0;
+    const char *name = unique("other");
+    runs_in_every_state(ids);
+    newest_first[0] = ids[PGQRS_RUN_QUEUED];
+    newest_first[1] = ids[PGQRS_RUN_CANCELLING];
+    newest_first[2] = ids[PGQRS_RUN_RUNNING];
+    newest_first[3] = ids[PGQRS_RUN_PAUSED];
+    OPEN(newest_first, 4, .limit = 0);
+    OPEN(newest_first, 2, .limit = 2);
+    OPEN(newest_first + 2, 2, .limit = 3, .after_id = newest_first[1]);
+    OPEN(&newest_first[3], 1, .oldest_first = true, .limit = 1);
+    OPEN(&newest_first[2], 1, .oldest_first = true, .limit = 1, .after_id = newest_first[3]);
+    OPEN(newest_first, 1, .state = PGQRS_RUN_QUEUED);
+    OPEN(newest_first, 0, .idempotency_key = "none");
+    EQ(4, runs_where((pgqrs_run_filter){.workflow = T.flow, .open = true, .limit = 1}));
+    EQ(1, runs_where((pgqrs_run_filter){.workflow = T.flow, .open = true, .state = PGQRS_RUN_PAUSED}));
+    EQ(0, runs_where((pgqrs_run_filter){.workflow = T.flow, .open = true, .triggered_before_us = 1}));
+    /* Of all workflows. A dead letter has ended; a lease that is over ends nothing. */
+    OK(pgqrs_workflow_create(T.store, name, NULL));
+    OK(pgqrs_workflow_trigger(T.store, name, "1", NULL, &other));
+    EQ(5, runs_where((pgqrs_run_filter){.open = true}));
+    OK(pgqrs_reject(T.store, must_take(), "unreadable"));
+    OPEN(newest_first + 1, 3, .limit = 0);
+    advance_ms(TEST_LEASE_MS + 1);
+    OPEN(newest_first + 1, 3, .limit = 0);
+    EQ(4, runs_where((pgqrs_run_filter){.open = true}));
+    OK(pgqrs_run_cancel(T.store, ids[PGQRS_RUN_PAUSED], NULL, NULL));
+    EQ(2, runs_where((pgqrs_run_filter){.workflow = T.flow, .open = true}));
+}
+
 static void running_run_tells_who_has_it(void)
 {
     pgqrs_worker_ref worker;
@@ -543,6 +588,8 @@ static void bad_filters_are_refused(void)
     FAILS(ERR_INVALID_ARGUMENT, pgqrs_run_list(T.store, &(pgqrs_run_filter){.after_id = -1}, &runs));
     FAILS(ERR_INVALID_ARGUMENT, pgqrs_run_list(T.store, &(pgqrs_run_filter){.state = (pgqrs_run_state)8}, &runs));
     FAILS(ERR_INVALID_ARGUMENT, pgqrs_run_list(T.store, NULL, NULL));
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "success",
+                 pgqrs_run_list(T.store, &(pgqrs_run_filter){.open = true, .state = PGQRS_RUN_SUCCESS}, &runs));
 }
 
 static void view_shows_a_row_per_run(void)
@@ -747,6 +794,7 @@ static void check_why(pgqrs_reason want, int64_t until_us, int64_t id, const cha
         fail_at(file, line, "the reason is %d, expected %d: %s", (int)why.reason, (int)want, why.text);
     check_int(until_us, why.until_us, "until_us", file, line);
     check_error_text(why.text, "pgqrs_run_explain", file, line);
+    YES(strcmp("unknown", pgqrs_reason_name(why.reason)) != 0);
 }
 #define WHY(reason, until_us, id) check_why(PGQRS_WHY_##reason, until_us, id, __FILE__, __LINE__)
 
@@ -2269,6 +2317,7 @@ static const test_case run_cases[] = {
     CASE(cancel_that_was_asked_for_survives_the_workers_death, PLAIN),
     CASE_ON(control_in_the_users_transaction_rolls_back_with_it, TWO | FRESH, ON_LENT),
     CASE(runs_are_found_by_state, FRESH),
+    CASE(open_runs_are_those_that_have_not_ended, FRESH),
     CASE(running_run_tells_who_has_it, PLAIN),
     CASE(unknown_run_is_nothing, PLAIN),
     CASE(list_pages_in_both_directions, PLAIN),

@@ -311,6 +311,16 @@ static void backend_has_a_name(void)
     SAME(on(ON_SERVER) ? "postgres" : on(ON_BUCKET) ? "s3" : "sqlite", pgqrs_store_backend(T.store));
 }
 
+static void pooler_is_found_out(void)
+{
+    pgqrs_store_desc desc = test_desc();
+    EQ(on(ON_PGBOUNCER), pgqrs_store_pooled(T.store));
+    desc.pooler = PGQRS_ON;
+    EQ(on(ON_SERVER), pgqrs_store_pooled(open_store(&desc)));
+    desc.pooler = PGQRS_OFF;
+    EQ(false, pgqrs_store_pooled(open_store(&desc)));
+}
+
 static void turso_dsn_is_served_too(void)
 {
     char dsn[700];
@@ -1328,6 +1338,7 @@ static const test_case store_cases[] = {
     CASE(settings_are_copied, NO_STORE),
     CASE_ON(default_settings_work, NO_STORE, ON_LENT),
     CASE(backend_has_a_name, PLAIN),
+    CASE(pooler_is_found_out, PLAIN),
     CASE_ON(turso_dsn_is_served_too, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(rollback_journal_works_too, NO_STORE, ON_SQLITE_FILE),
     CASE(now_is_the_clocks, PLAIN),

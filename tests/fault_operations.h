@@ -627,6 +627,13 @@ static pgqrs_result call_run_list(void)
     pgqrs_result result = pgqrs_run_list(T.store, &filter, &out);
     return released(result, out);
 }
+static pgqrs_result call_run_list_open(void)
+{
+    pgqrs_run_filter filter = {.workflow = D.workflow, .open = true};
+    pgqrs_runs *out = NULL;
+    pgqrs_result result = pgqrs_run_list(T.store, &filter, &out);
+    return released(result, out);
+}
 static pgqrs_result call_run_count(void)
 {
     pgqrs_run_filter filter = {.workflow = D.workflow, .state = PGQRS_RUN_QUEUED};
@@ -906,6 +913,7 @@ static const operation operations[] = {
     {"pgqrs_workflow_trigger_many", call_trigger_many, CHANGES_NOTHING},
     {"pgqrs_run_get", call_run_get, CHANGES_NOTHING},
     {"pgqrs_run_list", call_run_list, CHANGES_NOTHING},
+    {"pgqrs_run_list of open ones", call_run_list_open, CHANGES_NOTHING},
     {"pgqrs_run_count", call_run_count, CHANGES_NOTHING},
     {"pgqrs_run_steps", call_run_steps, CHANGES_NOTHING},
     {"pgqrs_run_values_get", call_run_values, CHANGES_NOTHING},
@@ -921,6 +929,116 @@ static const operation operations[] = {
     {"pgqrs_run_purge", call_run_purge, MAY_DO_PARTS},
     {"pgqrs_work_workflow", call_work_workflow, MAY_DO_PARTS},
 };
+
+/* What looks at everything there is must not take longer each time; and an object is uploaded with all that is in it. */
+static void forget_rows(const operation *what)
+{
+    char name[100];
+    if (strcmp(what->name, "pgqrs_queue_create") == 0)
+        pgqrs_queue_delete(T.store, "made-without-memory", true);
+    if (D.workflow[0]) {
+        snprintf(name, sizeof(name), "%s-new", D.workflow);
+        pgqrs_workflow_delete(T.store, name, true);
+        pgqrs_workflow_delete(T.store, D.workflow, true);
+        pgqrs_queue_delete(T.store, D.workflow, true);
+    }
+    pgqrs_queue_delete(T.store, D.queue, true);
+}
+
+/* On S3, where each call is an upload, a run does a share of the operations, another one with each seed; PGQRS_TEST_WHOLE=1: all. */
+static bool is_left_out(size_t number)
+{
+    enum { SHARE = 12 };
+    return on(ON_BUCKET) && !getenv("PGQRS_TEST_WHOLE") && (number + (size_t)run.seed) % SHARE != 0;
+}
+
+/* A store as another machine has it. */
+static pgqrs_store *open_elsewhere(void)
+{
+    pgqrs_store_desc desc = test_desc();
+    char cache[700];
+    snprintf(cache, sizeof(cache), "%s/elsewhere", S3.cache);
+    S3.desc.cache_dir = cache;
+    return open_store(&desc);
+}
+
+/* --- S3 in local mode: what goes between the file of this machine, the object, and the file of another machine. `there` is that
+ * machine's store; every message that was ever enqueued is on one of both sides, and in the end on both. */
+
+typedef struct copying {
+    const char *name;
+    pgqrs_result (*call)(void);
+    bool fetches;
+} copying;
+
+static struct {
+    pgqrs_store *there;
+    int64_t total;
+} C;
+
+static pgqrs_result call_s3_sync(void)
+{
+    return pgqrs_s3_sync(T.store);
+}
+static pgqrs_result call_s3_snapshot(void)
+{
+    return pgqrs_s3_snapshot(T.store, false);
+}
+static pgqrs_result call_s3_state(void)
+{
+    pgqrs_s3_state state;
+    return pgqrs_s3_state_get(T.store, &state);
+}
+
+static const copying copyings[] = {
+    {"pgqrs_s3_sync", call_s3_sync, false},
+    {"pgqrs_s3_snapshot", call_s3_snapshot, true},
+    {"pgqrs_s3_state_get", call_s3_state, false},
+};
+
+static int64_t total_on(pgqrs_store *store)
+{
+    pgqrs_message_filter filter = {.queue = T.queue};
+    int64_t count = -1;
+    OK_ON(store, pgqrs_message_count(store, &filter, &count));
+    return count;
+}
+
+static void begin_copying(void)
+{
+    C.total = 0;
+    OK(pgqrs_s3_sync(T.store));
+    C.there = open_elsewhere();
+    OK_ON(C.there, pgqrs_s3_snapshot(C.there, true));
+}
+
+/* One more message on the side that the call copies from. */
+static void prepare_copying(const copying *what)
+{
+    pgqrs_store *side = what->fetches ? C.there : T.store;
+    OK_ON(side, pgqrs_enqueue(side, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    if (what->fetches)
+        OK_ON(side, pgqrs_s3_sync(side));
+    C.total++;
+}
+
+/* Whatever the call said, nothing is lost, and the next one of its kind does it. */
+static void check_copying(const copying *what, const char *text, pgqrs_result result)
+{
+    pgqrs_s3_state state;
+    int64_t here = total_on(T.store);
+    if (here != C.total && !(what->fetches && result != PGQRS_OK && here == C.total - 1))
+        fail_at(__FILE__, __LINE__, "%s: %d messages here, of %d", text, (int)here, (int)C.total);
+    if (what->fetches)
+        OK(pgqrs_s3_snapshot(T.store, false));
+    else
+        OK(pgqrs_s3_sync(T.store));
+    OK_ON(C.there, pgqrs_s3_snapshot(C.there, false));
+    OK(pgqrs_s3_state_get(T.store, &state));
+    if (total_on(T.store) != C.total || total_on(C.there) != C.total || state != PGQRS_S3_IN_SYNC)
+        fail_at(__FILE__, __LINE__, "%s: %d messages here, %d there, of %d, and state %d", text, (int)total_on(T.store),
+                (int)total_on(C.there), (int)C.total, (int)state);
+}
 
 static int64_t total_of_queue(void)
 {

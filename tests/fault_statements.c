@@ -3,7 +3,8 @@
  * same store succeeds afterwards.
  *
  * On Postgres a thread between libpq and the server makes it happen (fault_proxy.h), on SQLite the functions of sqlite3 the library
- * calls are replaced here. Each statement meets one kind of failure, which one changes with the seed; PGQRS_TEST_WHOLE=1 tries all. */
+ * calls are replaced here. On S3 it is the Nth request that fails, or its reply is lost, once or from there on. Each statement meets
+ * one kind of failure, which one changes with the seed; PGQRS_TEST_WHOLE=1 tries all. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -94,41 +95,156 @@ typedef struct failure_kind {
     sqlite_way way;
     proxy_fault fault;
     const char *sqlstate;
+    const struct request_fault *request;
 } failure_kind;
 
+/* --- S3: what becomes of a request --- */
+
+typedef struct request_fault {
+    int before;    /* not sent; exchange gives this, with a body where it is a status */
+    int after;     /* sent, and its reply is replaced by this */
+    bool damaged;  /* sent; one bit of a reply's body is another */
+    bool for_good; /* and so is everything that follows */
+} request_fault;
+
+enum { NOT_SENT = -1, NO_REPLY = 0, UNTOUCHED = 1 };
+
+static struct {
+    pthread_mutex_t lock;
+    const request_fault *fault;
+    int64_t countdown, happened;
+} bucket = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* The fault of this request, or NULL. */
+static const request_fault *fault_of_request(void)
+{
+    const request_fault *fault = NULL;
+    pthread_mutex_lock(&bucket.lock);
+    if (bucket.fault && (bucket.countdown == 0 || (bucket.fault->for_good && bucket.countdown < 0))) {
+        fault = bucket.fault;
+        bucket.happened++;
+    }
+    bucket.countdown--;
+    pthread_mutex_unlock(&bucket.lock);
+    return fault;
+}
+
+static int made_up_reply(int status, pgqrs_http_reply *reply)
+{
+    static const char body[] = "<Error><Code>MadeUp</Code></Error>";
+    if (status > 0 && (!pgqrs_http_reply_field(reply, "Content-Type", 12, "application/xml", 15) ||
+                       !pgqrs_http_reply_body(reply, body, sizeof(body) - 1)))
+        return NO_REPLY;
+    return status;
+}
+
+/* Drops the reply of a request that is carried out. */
+static int exchange_for_nothing(const pgqrs_http_request *request)
+{
+    pgqrs_http_reply dropped;
+    int status;
+    memset(&dropped, 0, sizeof(dropped));
+    dropped.store = T.store;
+    dropped.most = (size_t)64 << 20;
+    status = s3_exchange_plain(request, &dropped);
+    pgqrsi_s3_release(T.store, &dropped.body);
+    return status;
+}
+
+static int exchange_damaged(const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    int status = s3_exchange_plain(request, reply);
+    if (reply->body.size > 0)
+        reply->body.data[reply->body.size / 2] ^= 4;
+    return status;
+}
+
+static int exchange_with_faults(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    const request_fault *fault = fault_of_request();
+    (void)user;
+    if (!fault)
+        return s3_exchange_plain(request, reply);
+    if (fault->damaged)
+        return exchange_damaged(request, reply);
+    if (fault->before != UNTOUCHED)
+        return made_up_reply(fault->before, reply);
+    exchange_for_nothing(request);
+    return made_up_reply(fault->after, reply);
+}
+
 static const failure_kind sqlite_kinds[] = {
-    {"busy", PGQRS_ERR_BUSY, SQLITE_BUSY, WAY_REFUSED, PROXY_NONE, NULL},
-    {"an I/O error", PGQRS_ERR_DATABASE, SQLITE_IOERR_WRITE, WAY_ROLLED_BACK, PROXY_NONE, NULL},
-    {"full", PGQRS_ERR_FULL, SQLITE_FULL, WAY_ROLLED_BACK, PROXY_NONE, NULL},
-    {"no memory", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_ROLLED_BACK, PROXY_NONE, NULL},
-    {"no memory, the transaction goes on", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_REFUSED, PROXY_NONE, NULL},
-    {"damaged", PGQRS_ERR_DATABASE, SQLITE_CORRUPT, WAY_REFUSED, PROXY_NONE, NULL},
-    {"read-only", PGQRS_ERR_READ_ONLY, SQLITE_READONLY, WAY_REFUSED, PROXY_NONE, NULL},
-    {"an I/O error after the commit", PGQRS_ERR_DATABASE, SQLITE_IOERR_FSYNC, WAY_DONE, PROXY_NONE, NULL},
+    {"busy", PGQRS_ERR_BUSY, SQLITE_BUSY, WAY_REFUSED, PROXY_NONE, NULL, NULL},
+    {"an I/O error", PGQRS_ERR_DATABASE, SQLITE_IOERR_WRITE, WAY_ROLLED_BACK, PROXY_NONE, NULL, NULL},
+    {"full", PGQRS_ERR_FULL, SQLITE_FULL, WAY_ROLLED_BACK, PROXY_NONE, NULL, NULL},
+    {"no memory", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_ROLLED_BACK, PROXY_NONE, NULL, NULL},
+    {"no memory, the transaction goes on", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_REFUSED, PROXY_NONE, NULL, NULL},
+    {"damaged", PGQRS_ERR_DATABASE, SQLITE_CORRUPT, WAY_REFUSED, PROXY_NONE, NULL, NULL},
+    {"read-only", PGQRS_ERR_READ_ONLY, SQLITE_READONLY, WAY_REFUSED, PROXY_NONE, NULL, NULL},
+    {"an I/O error after the commit", PGQRS_ERR_DATABASE, SQLITE_IOERR_FSYNC, WAY_DONE, PROXY_NONE, NULL, NULL},
+};
+
+/* What can go wrong in a database in memory. */
+static const failure_kind memory_kinds[] = {
+    {"no memory", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_ROLLED_BACK, PROXY_NONE, NULL, NULL},
+    {"no memory, the transaction goes on", PGQRS_ERR_NO_MEMORY, SQLITE_NOMEM, WAY_REFUSED, PROXY_NONE, NULL, NULL},
+    {"damaged", PGQRS_ERR_DATABASE, SQLITE_CORRUPT, WAY_REFUSED, PROXY_NONE, NULL, NULL},
 };
 
 static const failure_kind refusals[] = {
-    {"serialization failure", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40001"},
-    {"deadlock", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40P01"},
-    {"disk full", PGQRS_ERR_FULL, 0, WAY_REFUSED, PROXY_ERROR, "53100"},
-    {"read-only", PGQRS_ERR_READ_ONLY, 0, WAY_REFUSED, PROXY_ERROR, "25006"},
-    {"statement timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "57014"},
-    {"lock timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "55P03"},
-    {"no right", PGQRS_ERR_ACCESS_DENIED, 0, WAY_REFUSED, PROXY_ERROR, "42501"},
-    {"an internal error", PGQRS_ERR_DATABASE, 0, WAY_REFUSED, PROXY_ERROR, "XX000"},
+    {"serialization failure", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40001", NULL},
+    {"deadlock", PGQRS_ERR_CONFLICT, 0, WAY_REFUSED, PROXY_ERROR, "40P01", NULL},
+    {"disk full", PGQRS_ERR_FULL, 0, WAY_REFUSED, PROXY_ERROR, "53100", NULL},
+    {"read-only", PGQRS_ERR_READ_ONLY, 0, WAY_REFUSED, PROXY_ERROR, "25006", NULL},
+    {"statement timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "57014", NULL},
+    {"lock timeout", PGQRS_ERR_BUSY, 0, WAY_REFUSED, PROXY_ERROR, "55P03", NULL},
+    {"no right", PGQRS_ERR_ACCESS_DENIED, 0, WAY_REFUSED, PROXY_ERROR, "42501", NULL},
+    {"an internal error", PGQRS_ERR_DATABASE, 0, WAY_REFUSED, PROXY_ERROR, "XX000", NULL},
 };
 
 static const failure_kind losses[] = {
-    {"terminated", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_TERMINATE, NULL},
-    {"lost before it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_BEFORE, NULL},
-    {"lost after it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_AFTER, NULL},
-    {"lost in the reply", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_MIDDLE, NULL},
+    {"terminated", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_TERMINATE, NULL, NULL},
+    {"lost before it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_BEFORE, NULL, NULL},
+    {"lost after it", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_AFTER, NULL, NULL},
+    {"lost in the reply", PGQRS_ERR_CONNECTION, 0, WAY_REFUSED, PROXY_LOSE_MIDDLE, NULL, NULL},
+};
+
+/* Once: nobody notices, or the answer is the store's own. */
+#define REQUEST(name, before, after, damaged, for_good, expected)                                                     \
+    {name, expected, 0, WAY_REFUSED, PROXY_NONE, NULL, &(const request_fault){before, after, damaged, for_good}}
+
+static const failure_kind passing_requests[] = {
+    REQUEST("not sent", NOT_SENT, UNTOUCHED, false, false, PGQRS_OK),
+    REQUEST("lost", NO_REPLY, UNTOUCHED, false, false, PGQRS_OK),
+    REQUEST("its reply is lost", UNTOUCHED, NO_REPLY, false, false, PGQRS_OK),
+    REQUEST("500 before it", 500, UNTOUCHED, false, false, PGQRS_OK),
+    REQUEST("500 after it", UNTOUCHED, 500, false, false, PGQRS_OK),
+    REQUEST("503", 503, UNTOUCHED, false, false, PGQRS_OK),
+    REQUEST("429", 429, UNTOUCHED, false, false, PGQRS_OK),
+    REQUEST("damaged", UNTOUCHED, UNTOUCHED, true, false, PGQRS_OK),
+};
+
+static const failure_kind lasting_requests[] = {
+    REQUEST("no way to the store", NOT_SENT, UNTOUCHED, false, true, PGQRS_ERR_CONNECTION),
+    REQUEST("no reply any more, nothing is done", NO_REPLY, UNTOUCHED, false, true, PGQRS_ERR_CONNECTION),
+    REQUEST("no reply any more, all is done", UNTOUCHED, NO_REPLY, false, true, PGQRS_ERR_CONNECTION),
+    REQUEST("500 for everything", 500, UNTOUCHED, false, true, PGQRS_ERR_CONNECTION),
+    REQUEST("500 for everything, and all is done", UNTOUCHED, 500, false, true, PGQRS_ERR_CONNECTION),
+    REQUEST("503 for everything", 503, UNTOUCHED, false, true, PGQRS_ERR_BUSY),
+    REQUEST("429 for everything", 429, UNTOUCHED, false, true, PGQRS_ERR_BUSY),
+    REQUEST("403 for everything", 403, UNTOUCHED, false, true, PGQRS_ERR_ACCESS_DENIED),
 };
 
 static void arm(const failure_kind *kind, int64_t nth)
 {
     if (on(ON_SERVER)) {
         proxy_arm(kind->fault, kind->sqlstate, nth);
+        return;
+    }
+    if (kind->request) {
+        bucket.fault = kind->request;
+        bucket.countdown = nth;
+        bucket.happened = 0;
         return;
     }
     memset(&broken, 0, sizeof(broken));
@@ -141,14 +257,20 @@ static void arm(const failure_kind *kind, int64_t nth)
 static int64_t disarm(void)
 {
     broken.armed = false;
+    if (bucket.fault) {
+        bucket.fault = NULL;
+        return bucket.happened;
+    }
     return on(ON_SERVER) ? proxy_disarm() : broken.happened;
 }
 
 static bool may_say(const failure_kind *kind, pgqrs_result result)
 {
-    bool loss = kind->fault > PROXY_ERROR;
+    bool loss = kind->fault > PROXY_ERROR || (kind->request && kind->request->for_good && kind->request->before != NOT_SENT);
     if (result == PGQRS_OK || result == kind->expected)
         return true;
+    if (kind->request && kind->request->for_good && result == PGQRS_ERR_CONNECTION)
+        return true; /* a commit that the store does not take, whatever it says about it */
     return result == PGQRS_ERR_OUTCOME_UNKNOWN && (loss || (broken.at_commit && kind->expected == PGQRS_ERR_DATABASE));
 }
 
@@ -186,7 +308,13 @@ static void shape_of(const char *text, char *out)
 
 static void nothing_is_left_open(const char *what)
 {
-    if (on(ON_SQLITE)) {
+    if (on(ON_BUCKET)) {
+        pgqrsi_s3 *self = (pgqrsi_s3 *)T.store->self;
+        if (self->spanning || (self->db && self->loaded && !sqlite3_get_autocommit(self->db))) /* not loaded: it is thrown away */
+            fail_at(__FILE__, __LINE__, "%s left a transaction open", what);
+        if (self->locked)
+            fail_at(__FILE__, __LINE__, "%s kept the lock", what);
+    } else if (on(ON_SQLITE)) {
         pgqrsi_sqlite *self = (pgqrsi_sqlite *)T.store->self;
         if (!sqlite3_get_autocommit(self->db))
             fail_at(__FILE__, __LINE__, "%s left a transaction open", what);
@@ -225,17 +353,7 @@ static void tidy_after(const operation *what)
 {
     pgqrs_store *store = T.store;
     T.store = watcher ? watcher : store;
-    if (strcmp(what->name, "pgqrs_queue_create") == 0)
-        pgqrs_queue_delete(T.store, "made-without-memory", true);
-    /* What looks at everything there is must not take longer each time. */
-    if (D.workflow[0]) {
-        char name[100];
-        snprintf(name, sizeof(name), "%s-new", D.workflow);
-        pgqrs_workflow_delete(T.store, name, true);
-        pgqrs_workflow_delete(T.store, D.workflow, true);
-        pgqrs_queue_delete(T.store, D.workflow, true);
-    }
-    pgqrs_queue_delete(T.store, D.queue, true);
+    forget_rows(what);
     T.store = store;
     if (strcmp(what->name, "pgqrs_worker_register") == 0)
         forget_worker("made-without-memory");
@@ -360,20 +478,28 @@ static void break_one(const operation *what, const failure_kind *kinds, size_t k
 static void break_all(const failure_kind *kinds, size_t kind_count, int share)
 {
     bool whole = getenv("PGQRS_TEST_WHOLE") != NULL;
+    int tried = 0, left_out = 0;
     const char *only = getenv("PGQRS_TEST_OPERATION");
+    watch(on(ON_S3) && whole ? 3600 : TEST_SANITIZED ? 1200 : 600);
     memset(&D, 0, sizeof(D));
     failures = absorbed = 0;
     for (size_t i = 0; i < COUNT_OF(operations); i++) {
         if (operations[i].call == call_config || (only && !strstr(operations[i].name, only)))
             continue;
-        if (!whole && !only && share >= 0 && (int)((i + run.seed) % 2) != share)
+        if (kinds[0].request && kinds[0].request->for_good && operations[i].flags != CHANGES_NOTHING)
+            continue; /* a loop goes on until the store is back */
+        if (!only && ((!whole && share >= 0 && (int)((i + run.seed) % 2) != share) || is_left_out(i))) {
+            left_out++;
             continue;
+        }
+        tried++;
         for (uint64_t offset = 0; offset < (whole ? kind_count : 1); offset++)
             break_one(&operations[i], kinds, kind_count, whole ? offset : run.seed + i);
     }
     forget_data();
-    printf("# %d statements failed, %d of them without the caller noticing\n", (int)failures, (int)absorbed);
-    YES(only || failures > (int64_t)COUNT_OF(operations) / 2);
+    printf("# %d %s failed in %d operations, %d of them without the caller noticing; %d operations were left out (PGQRS_TEST_WHOLE=1)\n",
+           (int)failures, kinds[0].request ? "requests" : "statements", tried, (int)absorbed, left_out);
+    YES(only || failures > tried / 2);
     OK(pgqrs_verify(T.store));
 }
 
@@ -398,10 +524,11 @@ static void begin_breaking(int32_t retry_limit)
     pgqrs_store_desc desc = test_desc();
     char direct[1280];
     desc.retry_limit = retry_limit;
-    watch(TEST_SANITIZED ? 1200 : 600);
     watcher = NULL;
     T.now_us += 123457; /* no time is round: shape_of would take it for none */
-    if (!on(ON_SQLITE_MEMORY))
+    if (on(ON_BUCKET))
+        watcher = open_elsewhere();
+    else if (!on(ON_SQLITE_MEMORY))
         watcher = open_store(NULL);
     if (on(ON_SERVER)) {
         snprintf(direct, sizeof(direct), "%s", T.dsn);
@@ -424,6 +551,8 @@ static void a_statement_is_refused(void)
     begin_breaking(-1);
     if (on(ON_SERVER))
         break_all(refusals, COUNT_OF(refusals), -1);
+    else if (on(ON_S3))
+        break_all(memory_kinds, COUNT_OF(memory_kinds), -1);
     else
         break_all(sqlite_kinds, COUNT_OF(sqlite_kinds), -1);
     end_breaking();
@@ -441,6 +570,58 @@ static void a_connection_is_lost_and_the_call_repeated(void)
     begin_breaking(0);
     break_all(losses, COUNT_OF(losses), 1);
     end_breaking();
+}
+
+static void a_request_fails(void)
+{
+    S3.instead.exchange = exchange_with_faults;
+    begin_breaking(0);
+    break_all(passing_requests, COUNT_OF(passing_requests), -1);
+    end_breaking();
+}
+
+static void every_request_fails_from_there_on(void)
+{
+    S3.instead.exchange = exchange_with_faults;
+    begin_breaking(0);
+    break_all(lasting_requests, COUNT_OF(lasting_requests), -1);
+    end_breaking();
+}
+
+/* --- local mode: the calls are those of SQLite, but for these */
+
+static void break_copying(const copying *what, const failure_kind *kinds, size_t kind_count)
+{
+    for (size_t k = 0; k < kind_count; k++) {
+        bool happened = true;
+        for (int64_t nth = 0; happened; nth++) {
+            char text[200];
+            pgqrs_result result;
+            prepare_copying(what);
+            arm(&kinds[k], nth);
+            result = what->call();
+            happened = disarm() > 0;
+            snprintf(text, sizeof(text), "%s, request %d: %s", what->name, (int)nth, happened ? kinds[k].name : "nothing failed");
+            failures += happened;
+            if (!(happened ? may_say(&kinds[k], result) : result == PGQRS_OK))
+                fail_at(__FILE__, __LINE__, "%s gave %s (%s)", text, pgqrs_result_name(result), last_message(T.store));
+            check_copying(what, text, result);
+            YES(nth < 30);
+        }
+    }
+}
+
+static void a_request_of_sync_or_snapshot_fails(void)
+{
+    S3.instead.exchange = exchange_with_faults;
+    failures = 0;
+    begin_copying();
+    for (size_t i = 0; i < COUNT_OF(copyings); i++) {
+        break_copying(&copyings[i], passing_requests, COUNT_OF(passing_requests));
+        break_copying(&copyings[i], lasting_requests, COUNT_OF(lasting_requests));
+    }
+    printf("# %d requests failed\n", (int)failures);
+    YES(failures > 40);
 }
 
 static void settle_one(const pgqrs_message *message, pgqrs_verdict verdict, pgqrs_result *result)
@@ -502,9 +683,12 @@ static void an_enqueue_whose_reply_is_lost_is_not_repeated(void)
 static const test_case statement_cases[] = {
     CASE_ON(a_verdict_whose_reply_is_lost_was_given_once, NO_STORE | FRESH, ON_POSTGRES),
     CASE_ON(an_enqueue_whose_reply_is_lost_is_not_repeated, NO_STORE | FRESH, ON_POSTGRES),
-    CASE_ON(a_statement_is_refused, NO_STORE | FRESH, ON_ALL),
+    CASE_ON(a_statement_is_refused, NO_STORE | FRESH, ON_SQLITE | ON_SERVER | ON_S3),
     CASE_ON(a_connection_is_lost, NO_STORE | FRESH, ON_SERVER),
     CASE_ON(a_connection_is_lost_and_the_call_repeated, NO_STORE | FRESH, ON_POSTGRES),
+    CASE_ON(a_request_fails, NO_STORE | FRESH, ON_S3),
+    CASE_ON(every_request_fails_from_there_on, NO_STORE | FRESH, ON_S3),
+    CASE_ON(a_request_of_sync_or_snapshot_fails, PLAIN, ON_S3_LOCAL),
 };
 
 int main(void)

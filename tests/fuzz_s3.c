@@ -2,6 +2,8 @@
  *   r  a reply: status, lines of fields, an empty line, body. What is kept of it is compared with a second reading of it.
  *   o  an object: any bytes behind a small SQLite file. A trailer that is taken has the right checksum, and nothing is out of bounds.
  *   t  a trailer whose checksum is right: what is taken is whole, and the next commit's knows whoever it has to.
+ *   h  the head of an object in parts, whose checksum is right: what it names is in it, and what it has is laid nowhere else.
+ *   p  a part, any bytes; P: with the head and checksum put right. What is taken is what is laid.
  *   c  a file of the cache, any bytes; C: with the checksum put right.
  *   s  a key, a time and secrets: the signature is what the tests' own code says, which shares nothing with the library's. */
 #include "fuzz.h"
@@ -163,13 +165,16 @@ static unsigned char *fuzz_object(size_t room)
 
 static void fuzz_taken(const unsigned char *object, size_t size, const pgqrsi_s3_trailer *trailer)
 {
-    FUZZ_CHECK(trailer->image_size > 0 && trailer->image_size <= size);
-    if (trailer->image_size == size)
+    size_t file = trailer->file_size, more = trailer->version == 2 ? 32 : 0;
+    FUZZ_CHECK(file > 0 && file <= size);
+    FUZZ_CHECK(trailer->part_count > 0 || trailer->image_size == file);
+    if (file == size)
         return;
     FUZZ_CHECK(fuzz_crc(object, size - 4) == fuzz_get(object + size - 4, 4));
-    FUZZ_CHECK(fuzz_get(object + trailer->image_size + 16, 8) == trailer->image_size);
-    FUZZ_CHECK(trailer->image_size + 56 + (size_t)trailer->writer_count * 32 + 4 == size);
-    FUZZ_CHECK(fuzz_get(object + trailer->image_size + 32, 8) == trailer->seq);
+    FUZZ_CHECK(fuzz_get(object + file + 16, 8) == file);
+    more += (size_t)trailer->part_count * 40 + (size_t)trailer->retired_count * 24 + (size_t)trailer->number_count * (trailer->page_size + 4);
+    FUZZ_CHECK(file + 56 + (size_t)trailer->writer_count * 32 + more + 4 == size);
+    FUZZ_CHECK(fuzz_get(object + file + 32, 8) == trailer->seq);
 }
 
 /* The commit after it. */
@@ -227,13 +232,104 @@ static void fuzz_object_bytes(const uint8_t *data, size_t size, bool fix)
     FUZZ_CHECK(!fix || shape == PGQRSI_S3_FINE);
     if (shape == PGQRSI_S3_FINE) {
         fuzz_taken(object, PAGE + rest, &trailer);
-        if (trailer.seq < UINT64_MAX)
+        if (trailer.seq < UINT64_MAX && trailer.version < 2)
             fuzz_next(object, &trailer);
     }
     free(object);
     /* And without the small file in front. */
     if (pgqrsi_s3_decode(data, size, &trailer) == PGQRSI_S3_FINE)
         fuzz_taken(data, size, &trailer);
+}
+
+/* ---- parts ---- */
+
+enum { SHEET = 24 };
+
+/* All that is laid is inside, under its number. */
+static void fuzz_lay(const pgqrsi_s3_trailer *trailer, const pgqrsi_s3_part *part, const unsigned char *data)
+{
+    pgqrsi_s3_version version;
+    bool whole;
+    memset(&version, 0, sizeof(version));
+    version.trailer = *trailer;
+    FUZZ_CHECK(pgqrsi_s3_lay_begin(fuzz_store(), &version, NULL));
+    if (part)
+        pgqrsi_s3_lay_part(&version, part, data);
+    whole = pgqrsi_s3_lay_head(&version);
+    FUZZ_CHECK(!whole || (version.missing == 0 && version.sum == trailer->sum));
+    for (uint32_t i = 0; i < trailer->page_count; i++) {
+        const unsigned char *from = NULL;
+        for (uint32_t k = 0; part && k < part->pages; k++)
+            if (fuzz_get(data + 48 + 4 * k, 4) == i)
+                from = data + 48 + 4 * part->pages + (size_t)k * trailer->page_size;
+        for (uint32_t k = 0; k < trailer->number_count; k++)
+            if (fuzz_get(trailer->numbers + 4 * k, 4) == i)
+                from = trailer->pages + (size_t)k * trailer->page_size;
+        FUZZ_CHECK((pgqrsi_s3_born(&version.born, i) == 0) == (from == NULL));
+        FUZZ_CHECK(!from || memcmp(version.base.data + (size_t)i * trailer->page_size, from, trailer->page_size) == 0);
+    }
+    pgqrsi_s3_drop_version(fuzz_store(), &version);
+}
+
+static void fuzz_head(const uint8_t *data, size_t size)
+{
+    size_t room = size + 200;
+    unsigned char *object = fuzz_object(room), *tail = object + PAGE;
+    pgqrsi_s3_trailer trailer;
+    memcpy(tail, pgqrsi_s3_magic, 8);
+    fuzz_put(tail + 8, 4, 2);
+    fuzz_put(tail + 16, 8, PAGE);
+    fuzz_put(tail + 32, 8, 100);
+    fuzz_put(tail + 48, 4, 1);
+    if (size > 0)
+        memcpy(tail + 88, data, size);
+    fuzz_put(tail + 88 + size, 4, fuzz_crc(object, PAGE + 88 + size));
+    if (pgqrsi_s3_decode(object, PAGE + 88 + size + 4, &trailer) == PGQRSI_S3_FINE) {
+        uint64_t upto = 0;
+        fuzz_taken(object, PAGE + 88 + size + 4, &trailer);
+        for (uint32_t i = 0; i < trailer.part_count; i++) {
+            pgqrsi_s3_part part = pgqrsi_s3_part_at(&trailer, i);
+            FUZZ_CHECK(part.upto > upto && part.upto <= 100 && part.kind == (i > 0) && part.pages > 0);
+            upto = part.upto;
+        }
+        FUZZ_CHECK(trailer.part_count == 0 || trailer.image_size == (size_t)trailer.page_count * trailer.page_size);
+        if (trailer.part_count > 0 && trailer.image_size < 1 << 20)
+            fuzz_lay(&trailer, NULL, NULL);
+    }
+    free(object);
+}
+
+static void fuzz_part(const uint8_t *data, size_t size, bool fix)
+{
+    pgqrsi_s3_trailer trailer;
+    pgqrsi_s3_part part = {9, 77, 8, 1, PGQRSI_S3_PAGES, 0};
+    unsigned char *bytes = (unsigned char *)malloc(size + 64);
+    FUZZ_CHECK(bytes != NULL);
+    if (size > 0)
+        memcpy(bytes, data, size);
+    part.pages = size > 52 ? (uint32_t)((size - 52) / (PAGE + 4)) : 1;
+    if (fix && part.pages > 0 && size > 52) {
+        size = 52 + (size_t)part.pages * (PAGE + 4);
+        memcpy(bytes, pgqrsi_s3_part_magic, 8);
+        fuzz_put(bytes + 8, 4, 1);
+        fuzz_put(bytes + 12, 4, PAGE);
+        fuzz_put(bytes + 16, 8, 5);
+        fuzz_put(bytes + 24, 8, part.seq);
+        fuzz_put(bytes + 32, 8, part.id);
+        fuzz_put(bytes + 40, 4, part.pages);
+        fuzz_put(bytes + size - 4, 4, fuzz_crc(bytes, size - 4));
+    }
+    if (size >= 4)
+        part.crc = (uint32_t)fuzz_get(bytes + size - 4, 4);
+    if (pgqrsi_s3_part_fine(bytes, size, &part, 5, PAGE)) {
+        FUZZ_CHECK(size == 52 + (size_t)part.pages * (PAGE + 4) && fuzz_crc(bytes, size - 4) == part.crc);
+        memset(&trailer, 0, sizeof(trailer));
+        trailer.page_size = PAGE;
+        trailer.page_count = SHEET;
+        trailer.image_size = (size_t)SHEET * PAGE;
+        fuzz_lay(&trailer, &part, bytes);
+    }
+    free(bytes);
 }
 
 /* ---- the cache ---- */
@@ -272,10 +368,21 @@ static void fuzz_cache(const uint8_t *data, size_t size, bool fix)
     if (pgqrsi_s3_read_tail(&self, descriptor, &cached)) {
         size_t checked = url_size + strlen(cached.etag) + 36;
         FUZZ_CHECK(cached.etag[0] || memchr(bytes, '\0', size));
-        FUZZ_CHECK(cached.size <= self.most && cached.size + url_size + PGQRSI_S3_TAIL < size);
+        FUZZ_CHECK(cached.size <= self.most * (cached.flags & PGQRSI_S3_TAIL_PARTS ? 2 : 1) + 1 && cached.size + url_size + PGQRSI_S3_TAIL < size);
         FUZZ_CHECK(memcmp(bytes + cached.size, url, url_size) == 0);
         if (cached.size + checked + 4 == size)
             FUZZ_CHECK(fuzz_crc(bytes + cached.size, checked) == fuzz_get(bytes + size - 4, 4));
+        if (cached.flags & PGQRSI_S3_TAIL_PARTS) {
+            pgqrsi_s3_version version;
+            bool memory = true;
+            memset(&version, 0, sizeof(version));
+            FUZZ_CHECK(pgqrsi_s3_reserve(self.store, &version.base, cached.size + 1));
+            memcpy(version.base.data, bytes, cached.size);
+            version.base.size = cached.size;
+            if (pgqrsi_s3_unpack(&self, &version, &memory))
+                FUZZ_CHECK(version.base.size == version.trailer.image_size && version.born.size == (size_t)version.trailer.page_count * 8);
+            pgqrsi_s3_drop_version(self.store, &version);
+        }
     }
     close(descriptor);
 }
@@ -361,6 +468,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 'r': fuzz_reply(data + 1, size - 1); break;
     case 'o': fuzz_object_bytes(data + 1, size - 1, false); break;
     case 't': fuzz_object_bytes(data + 1, size - 1, true); break;
+    case 'h': fuzz_head(data + 1, size - 1); break;
+    case 'p': fuzz_part(data + 1, size - 1, false); break;
+    case 'P': fuzz_part(data + 1, size - 1, true); break;
     case 'c': fuzz_cache(data + 1, size - 1, false); break;
     case 'C': fuzz_cache(data + 1, size - 1, true); break;
     case 's': fuzz_signature(data + 1, size - 1); break;

@@ -740,13 +740,17 @@ static bool proof_gave_back(const proof_life *life, const proof_taken *taken, bo
     return verdict && verdict->op == PROOF_GIVE_BACK && (or_unknown || verdict->outcome == PROOF_DONE);
 }
 
-/* Deliveries with a number in between: their calls began to wait earlier, so they stand elsewhere in the order. */
-static int32_t proof_known_between(const proof_life *life, int32_t low, int32_t high)
+/* Deliveries in between that stand elsewhere in the order, since one of the calls began to wait earlier: those with a number in between,
+ * and those with the lower one that came while the call for the higher one waited. */
+static int32_t proof_known_between(const proof_life *life, int32_t low, const proof_taken *high)
 {
     int32_t known = 0;
     size_t i;
-    for (i = 0; i < life->taken_count; i++)
-        known += life->taken[i].attempt > low && life->taken[i].attempt < high;
+    for (i = 0; i < life->taken_count; i++) {
+        const proof_taken *taken = &life->taken[i];
+        known += (taken->attempt > low && taken->attempt < high->attempt) ||
+                 (taken->attempt == low && taken->t0 >= high->t0 && taken->t1 <= high->t1);
+    }
     return known;
 }
 
@@ -758,7 +762,7 @@ static void proof_check_pair_of_attempts(proof_check *check, const proof_life *l
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "attempt %d (process %d) is followed by %d (process %d)", a->attempt,
                      a->process, b->attempt, b->process);
     else if (proof_by_hand(check, b->queue) && b->attempt > most &&
-             b->attempt > most + proof_known_between(life, a->attempt, b->attempt) +
+             b->attempt > most + proof_known_between(life, a->attempt, b) +
                               proof_hidden_claims(check, b->queue, a->t0, b->t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "attempt %d (process %d) is followed by %d (process %d), too many",
                      a->attempt, a->process, b->attempt, b->process);
@@ -778,7 +782,7 @@ static void proof_check_attempts(proof_check *check, const proof_life *life)
             proof_check_pair_of_attempts(check, life, &life->taken[i - 1], taken);
     }
     if (life->taken_count && !life->taken[0].handler && proof_by_hand(check, life->taken[0].queue) && life->taken[0].attempt > 1 &&
-        life->taken[0].attempt > 1 + proof_known_between(life, 0, life->taken[0].attempt) +
+        life->taken[0].attempt > 1 + proof_known_between(life, 0, &life->taken[0]) +
                                      proof_hidden_claims(check, life->taken[0].queue, life->said ? life->said->t0 : 0,
                                                          life->taken[0].t1))
         proof_broken(check, PROOF_RULE_ATTEMPTS, life->id, "the first delivery is attempt %d", life->taken[0].attempt);

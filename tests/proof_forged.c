@@ -793,6 +793,8 @@ static void call_that_waited_long_got_it_next(void **state)
 {
     (void)state;
     said(1, 10, 7, 1, OK_);
+    got(5, 12, 1, 99, 1, 7);
+    settled(5, 14, PROOF_GIVE_BACK, 1, 99, OK_);
     note((proof_record){.at_us = 15, .process = 4, .call = ++F.calls, .mark = '?', .op = PROOF_CLAIM, .ms = 1000, .count = 1});
     note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_CLAIM, .count = 1});
     note((proof_record){.at_us = 400, .process = 4, .call = F.calls, .mark = '!', .op = PROOF_GOT, .id = 1, .lease = 101, .attempt = 2, .tag = 7});

@@ -6,12 +6,14 @@
  *   - nothing is there that nobody enqueued, and nothing twice
  *   - nobody got a message while another one's lease for it ran
  *   - an archive that was acknowledged is done, and was acknowledged to one alone; nothing else is archived
- *   - each version is the successor of the one before, and a sound SQLite file
+ *   - each version is the successor of the one before, has all that was in it, and is a sound SQLite file; from some size on the
+ *     object is one in parts: then so is what its parts make together, and each of them is written once
  *   - nobody ever saw a conflict, or any error but that the store was away (which it is, now and then, for longer than a call waits)
  *
  *   proof_s3_hosts [SECONDS [SETTING...]]   15; settings of tests/s3_server.c that hold beside or instead of the faults
  *
- * PGQRS_PROOF_SEED=N repeats a run as far as processes repeat themselves. */
+ *   PGQRS_PROOF_OPERATIONS=N   until N enqueues and archives were acknowledged; SECONDS (3600) is when it gives up
+ *   PGQRS_PROOF_SEED=N         repeats a run as far as processes repeat themselves */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -37,15 +39,17 @@ static int proof_clock_gettime(clockid_t clock, struct timespec *now)
 #include <inttypes.h>
 #include <sys/mman.h>
 
+#include "s3_parts.h"
 #include "s3_process.h"
 
-enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, DEADLINE_MS = 1200,
+enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, SPLIT = 65536, DEADLINE_MS = 1200, REPORT_MS = 10000,
        SKEW_MS = 1100 /* a Date has no fractions: so far may the clocks of two hosts be apart, and a lease end early */ };
 
 static const char secret[] = "swordfish-7731";
 
 typedef struct shared_page {
     volatile int stop;
+    int64_t acknowledged; /* enqueues and archives */
 } shared_page;
 
 static struct {
@@ -53,7 +57,9 @@ static struct {
     uint64_t random;
     shared_page *page;
     s3_process server;
-    int64_t kills, failures, versions;
+    int64_t kills, failures, versions, begun_ms, wanted; /* operations; 0: by the clock */
+    int64_t parts, parted;      /* written; versions that are in parts */
+    int64_t messages, archived; /* in the newest version looked at */
     uint64_t last_seq;
 } P;
 
@@ -133,6 +139,7 @@ static pgqrs_store *open_store(int host, http_socket *http, pgqrs_error *err)
     s3.cache_dir = cache;
     s3.request_timeout_ms = DEADLINE_MS / 2;
     s3.deadline_ms = DEADLINE_MS;
+    s3.split_bytes = SPLIT;
     desc.s3 = &s3;
     return pgqrs_open("s3://proof/queue.sqlite", &desc, err);
 }
@@ -162,6 +169,8 @@ static void act_enqueue(actor *self)
     note(self, "E %s", tag);
     result = pgqrs_enqueue(self->store, "q", tag, NULL, &receipt);
     judge(self, result);
+    if (result == PGQRS_OK)
+        __atomic_add_fetch(&P.page->acknowledged, 1, __ATOMIC_RELAXED);
     note(self, "e %s %" PRId64 " %s", tag, receipt.id, result == PGQRS_OK ? "ok" : result == PGQRS_ERR_OUTCOME_UNKNOWN ? "unknown" : "failed");
 }
 
@@ -179,6 +188,9 @@ static void act_archive(actor *self, const pgqrs_messages *batch)
              : results[i] == PGQRS_OK                  ? "ok"
              : results[i] == PGQRS_ERR_LEASE_LOST      ? "lost"
                                                        : "odd");
+    for (size_t i = 0; result == PGQRS_OK && i < batch->count; i++)
+        if (results[i] == PGQRS_OK)
+            __atomic_add_fetch(&P.page->acknowledged, 1, __ATOMIC_RELAXED);
 }
 
 static void act_dequeue(actor *self)
@@ -239,6 +251,39 @@ static uint64_t little(const unsigned char *bytes)
     return value;
 }
 
+/* A number that the query gives, or -1. */
+static int64_t number_of(sqlite3 *database, const char *sql)
+{
+    sqlite3_stmt *statement = NULL;
+    int64_t value = -1;
+    if (sqlite3_prepare_v2(database, sql, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW)
+        value = sqlite3_column_int64(statement, 0);
+    sqlite3_finalize(statement);
+    return value;
+}
+
+/* Nobody deletes here: what a version holds, its successors hold. */
+static void check_nothing_lost(const char *path, sqlite3 *database)
+{
+    int64_t messages = number_of(database, "SELECT count(*) FROM pgqrs_messages");
+    int64_t archived = number_of(database, "SELECT count(*) FROM pgqrs_messages WHERE state = 4");
+    if (messages < P.messages || archived < P.archived)
+        complain("%s: %" PRId64 " messages, %" PRId64 " of them archived, after %" PRId64 " and %" PRId64, path, messages, archived,
+                 P.messages, P.archived);
+    P.messages = messages;
+    P.archived = archived;
+}
+
+static bool sqlite_can_open(const char *path)
+{
+    sqlite3 *database = NULL;
+    bool good = sqlite3_open_v2(path, &database, SQLITE_OPEN_READONLY, NULL) == SQLITE_OK && number_of(database, "SELECT count(*) FROM pgqrs_s3") == 1;
+    if (!good)
+        complain("the head of an object is not sound: %s", path);
+    sqlite3_close(database);
+    return good;
+}
+
 static void check_sound(const char *path)
 {
     sqlite3 *database = NULL;
@@ -250,7 +295,45 @@ static void check_sound(const char *path)
     if (strcmp(says, "ok") != 0)
         complain("a version of the object is not sound: %s: %s", path, says);
     sqlite3_finalize(statement);
+    check_nothing_lost(path, database);
     sqlite3_close(database);
+}
+
+static bool write_file(const char *path, const s3_text *body)
+{
+    FILE *file = fopen(path, "wb");
+    bool good = file && fwrite(body->data, 1, body->size, file) == body->size;
+    return (!file || fclose(file) == 0) && good;
+}
+
+static bool kept_part(void *user, const char *name, s3_text *body)
+{
+    static char data[65536];
+    char path[400];
+    FILE *file;
+    size_t got;
+    (void)user;
+    snprintf(path, sizeof(path), "%s/parts/%s", P.dir, name);
+    file = fopen(path, "rb");
+    while (file && (got = fread(data, 1, sizeof(data), file)) > 0)
+        s3_add(body, data, got);
+    if (file)
+        fclose(file);
+    return file && !body->failed;
+}
+
+/* The file that the parts make, in place of the head. */
+static void check_parts(const char *path, const unsigned char *data, size_t size)
+{
+    s3_text head = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false};
+    s3_add(&head, data, size);
+    if (s3_parts_table(&head)) {
+        P.parted++;
+        if (!s3_parts_assemble(&head, kept_part, NULL, &whole) || !write_file(path, &whole))
+            complain("%s: its parts are not all there", path);
+    }
+    s3_free(&head);
+    s3_free(&whole);
 }
 
 /* The trailer is read here on its own, from what the format says. */
@@ -271,7 +354,21 @@ static void check_version(const char *path)
     if (little(data + image + 32) != P.last_seq + 1)
         complain("%s: commit %" PRIu64 " follows %" PRIu64, path, little(data + image + 32), P.last_seq);
     P.last_seq = little(data + image + 32);
+    if (data[image + 8] == 2 && sqlite_can_open(path))
+        check_parts(path, data, size);
     check_sound(path);
+}
+
+/* It is for the versions to come. */
+static void keep_part(const char *path, const char *name)
+{
+    char place[400];
+    snprintf(place, sizeof(place), "%s/parts/%s", P.dir, name);
+    if (access(place, F_OK) == 0)
+        complain("a part was written twice: %s", name);
+    if (rename(path, place) != 0)
+        complain("the checker itself: %s: %s", place, strerror(errno));
+    P.parts++;
 }
 
 static int compare_names(const void *a, const void *b)
@@ -282,7 +379,7 @@ static int compare_names(const void *a, const void *b)
 /* Those that are written, and removes them; the newest may not be complete yet. */
 static void check_versions(bool all)
 {
-    static char names[20000][64];
+    static char names[20000][96];
     char path[400];
     size_t count = 0;
     struct dirent *entry;
@@ -296,7 +393,11 @@ static void check_versions(bool all)
         closedir(listing);
     qsort(names, count, sizeof(names[0]), compare_names);
     for (size_t i = 0; i + (all ? 0 : 1) < count; i++) {
-        snprintf(path, sizeof(path), "%s/versions/%.63s", P.dir, names[i]);
+        snprintf(path, sizeof(path), "%s/versions/%.95s", P.dir, names[i]);
+        if (strstr(names[i], ".d+")) {
+            keep_part(path, strstr(names[i], ".d+") + 3);
+            continue;
+        }
         check_version(path);
         unlink(path);
     }
@@ -328,12 +429,7 @@ static void book_none(const char *claim, const char *sql)
 
 static int64_t book_count(const char *sql)
 {
-    sqlite3_stmt *statement = NULL;
-    int64_t value = -1;
-    if (sqlite3_prepare_v2(book, sql, -1, &statement, NULL) == SQLITE_OK && sqlite3_step(statement) == SQLITE_ROW)
-        value = sqlite3_column_int64(statement, 0);
-    sqlite3_finalize(statement);
-    return value;
+    return number_of(book, sql);
 }
 
 static void read_line(const char *line, int process, int life)
@@ -375,11 +471,18 @@ static void read_journal(int process, int life)
     unlink(path);
 }
 
+static bool part_of_object(void *user, const char *name, s3_text *body)
+{
+    char path[200];
+    (void)user;
+    snprintf(path, sizeof(path), "/_raw/proof/queue.sqlite.d/%s", name);
+    return s3_raw(P.server.port, "GET", path, NULL, 0, body) == 200;
+}
+
 static void open_book(void)
 {
     char sql[400];
-    s3_text object = {NULL, 0, 0, false};
-    FILE *file;
+    s3_text object = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false};
     if (sqlite3_open(":memory:", &book) != SQLITE_OK)
         complain("the checker itself: no memory");
     book_run("CREATE TABLE enqueues(tag TEXT PRIMARY KEY, id INTEGER, outcome TEXT);"
@@ -387,13 +490,12 @@ static void open_book(void)
              "CREATE TABLE archives(id INTEGER, lease INTEGER, process TEXT, outcome TEXT);"
              "CREATE INDEX archives_id ON archives(id, lease); CREATE INDEX claims_id ON claims(id, until)");
     snprintf(sql, sizeof(sql), "%s/object", P.dir);
-    file = fopen(sql, "wb");
-    if (s3_raw(P.server.port, "GET", "/_raw/proof/queue.sqlite", NULL, 0, &object) != 200 || !file ||
-        fwrite(object.data, 1, object.size, file) != object.size)
+    if (s3_raw(P.server.port, "GET", "/_raw/proof/queue.sqlite", NULL, 0, &object) != 200 ||
+        (s3_parts_table(&object) && !s3_parts_assemble(&object, part_of_object, NULL, &whole)) ||
+        !write_file(sql, whole.size > 0 ? &whole : &object))
         complain("the object cannot be read");
-    if (file)
-        fclose(file);
     s3_free(&object);
+    s3_free(&whole);
     snprintf(sql, sizeof(sql), "ATTACH '%s/object' AS final", P.dir);
     book_run(sql);
 }
@@ -438,12 +540,14 @@ static void check_journals(void)
 
 /* ---- the world ---- */
 
-static const char faults[] = "reset=PUT:0.015\nlate=PUT:0.015\nerror_before=PUT:0.01\nbusy=PUT:0.01\nslow_down=PUT:0.005\nconflict=PUT:0.01\n"
-                             "false_412=PUT:0.01\nlost_reply=PUT:0.02\nerror_after=PUT:0.01\nown_412=PUT:0.01\ncut_head=PUT:0.005\n"
-                             "garbage=PUT:0.005\ntruncated=GET:0.01\nshortened=GET:0.01\ncorrupted=GET:0.01\n"
-                             "late_ms=30\nretry_after=0\ndelay_ms=4\njitter_ms=4";
-static const char no_faults[] = "reset=0\nlate=0\nerror_before=0\nbusy=0\nslow_down=0\nconflict=0\nfalse_412=0\nlost_reply=0\nerror_after=0\n"
-                                "own_412=0\ncut_head=0\ngarbage=0\ntruncated=0\nshortened=0\ncorrupted=0\ndelay_ms=0\njitter_ms=0";
+/* Of every hundred PUTs twelve. */
+static const char faults[] = "reset=0.01\nlate=PUT:0.01\nslow=PUT:0.005\nerror_before=0.01\nbusy=0.01\nslow_down=0.005\nconflict=PUT:0.01\n"
+                             "false_412=PUT:0.01\nlost_reply=PUT:0.02\nslow_reply=PUT:0.005\nerror_after=PUT:0.01\nown_412=PUT:0.01\n"
+                             "cut_head=PUT:0.005\ngarbage=PUT:0.005\ntruncated=GET:0.01\nshortened=GET:0.01\ncorrupted=GET:0.01\n"
+                             "late_ms=30\nslow_ms=700\nretry_after=0\ndelay_ms=4\njitter_ms=4";
+static const char no_faults[] = "reset=0\nlate=0\nslow=0\nerror_before=0\nbusy=0\nslow_down=0\nconflict=0\nfalse_412=0\nlost_reply=0\n"
+                                "slow_reply=0\nerror_after=0\nown_412=0\ncut_head=0\ngarbage=0\ntruncated=0\nshortened=0\ncorrupted=0\n"
+                                "delay_ms=0\njitter_ms=0";
 
 static bool start_world(char **more)
 {
@@ -459,6 +563,9 @@ static bool start_world(char **more)
     if (!http || P.page == MAP_FAILED || !mkdtemp(P.dir))
         return false;
     snprintf(versions, sizeof(versions), "%s/versions", P.dir);
+    if (mkdir(versions, 0700) != 0)
+        return false;
+    snprintf(versions, sizeof(versions), "%s/parts", P.dir);
     if (mkdir(versions, 0700) != 0)
         return false;
     snprintf(versions, sizeof(versions), "keep=%s/versions", P.dir);
@@ -494,22 +601,36 @@ static pid_t start_actor(int number, int life)
 /* Long enough that calls give up: what they were about, nobody knows. */
 static void outage(bool begins)
 {
-    s3_control(P.server.port, begins ? "lost_reply=PUT:0.9\nreset=GET:1" : "lost_reply=PUT:0.02\nreset=PUT:0.015");
+    s3_control(P.server.port, begins ? "lost_reply=PUT:0.9\nreset=GET:1" : "lost_reply=PUT:0.02\nreset=0.01");
 }
 
-static void let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PROCESSES])
+static void report_progress(void)
 {
-    int64_t next_ms = now_ms() + 2000;
+    printf("# %" PRId64 " s: %" PRId64 " acknowledged", (now_ms() - P.begun_ms) / 1000, P.page->acknowledged);
+    if (P.wanted > 0)
+        printf(" of %" PRId64, P.wanted);
+    printf(", %" PRId64 " kills, %" PRId64 " versions, %" PRId64 " violations\n", P.kills, P.versions, P.failures);
+    fflush(stdout);
+}
+
+/* Of a proof by the clock every second second is an outage, of a proof by count every eighth. */
+static bool let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PROCESSES])
+{
+    int64_t next_ms = now_ms() + 2000, report_ms = now_ms() + REPORT_MS;
     bool out = false;
     for (int i = 0; i < PROCESSES; i++)
         pids[i] = start_actor(i, lives[i] = 1);
-    while (now_ms() < until_ms) {
+    while (now_ms() < until_ms && (P.wanted == 0 || P.page->acknowledged < P.wanted)) {
         int victim = below(&P.random, PROCESSES), status = 0;
         nap_ms(40 + below(&P.random, 500));
         check_versions(false);
         if (now_ms() >= next_ms) {
             outage(out = !out);
-            next_ms = now_ms() + (out ? 3 * DEADLINE_MS : 3000);
+            next_ms = now_ms() + (out ? 3 * DEADLINE_MS : P.wanted > 0 ? 24000 : 3000);
+        }
+        if (now_ms() >= report_ms) {
+            report_progress();
+            report_ms = now_ms() + REPORT_MS;
         }
         kill(pids[victim], SIGKILL);
         waitpid(pids[victim], &status, 0);
@@ -518,6 +639,7 @@ static void let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PRO
         P.kills++;
         pids[victim] = start_actor(victim, ++lives[victim]);
     }
+    return P.wanted == 0 || P.page->acknowledged >= P.wanted;
 }
 
 static void end_actors(const pid_t pids[PROCESSES])
@@ -534,21 +656,30 @@ static void end_actors(const pid_t pids[PROCESSES])
 int main(int argc, char **argv)
 {
     const char *seed = getenv("PGQRS_PROOF_SEED");
-    int seconds = argc > 1 ? atoi(argv[1]) : 15;
+    const char *wanted = getenv("PGQRS_PROOF_OPERATIONS");
+    int seconds;
     pid_t pids[PROCESSES];
     int lives[PROCESSES];
     char command[300];
     int64_t happened = 0;
     int kinds = 0;
+    P.wanted = wanted ? strtoll(wanted, NULL, 10) : 0;
+    P.begun_ms = now_ms();
+    seconds = argc > 1 ? atoi(argv[1]) : P.wanted > 0 ? 3600 : 15;
     P.random = seed ? (uint64_t)strtoull(seed, NULL, 10) : (uint64_t)now_ms() * 2654435761u + (uint64_t)getpid();
-    printf("# seed %" PRIu64 " (PGQRS_PROOF_SEED), %d seconds\n", P.random, seconds);
+    printf("# seed %" PRIu64 " (PGQRS_PROOF_SEED), %d seconds", P.random, seconds);
+    if (P.wanted > 0)
+        printf(" at most, %" PRId64 " operations", P.wanted);
+    printf("\n");
+    fflush(stdout);
     if (start_world(argv + (argc > 1 ? 2 : argc))) {
-        static const char *const counted[] = {"reset", "late", "error_before", "busy", "slow_down", "conflict", "false_412", "lost_reply",
-                                              "error_after", "own_412", "cut_head", "garbage"};
-        let_them_work(now_ms() + (int64_t)seconds * 1000, pids, lives);
+        static const char *const counted[] = {"reset", "late", "slow", "error_before", "busy", "slow_down", "conflict", "false_412",
+                                              "lost_reply", "slow_reply", "error_after", "own_412", "cut_head", "garbage"};
+        if (!let_them_work(now_ms() + (int64_t)seconds * 1000, pids, lives))
+            complain("%" PRId64 " of %" PRId64 " operations in %d seconds", P.page->acknowledged, P.wanted, seconds);
         end_actors(pids);
         s3_control(P.server.port, no_faults);
-        nap_ms(100); /* for the last late one */
+        nap_ms(800); /* for the last late one */
         check_versions(true);
         open_book();
         book_run("BEGIN");
@@ -567,8 +698,9 @@ int main(int argc, char **argv)
         }
         if (kinds < 6 && argc <= 2)
             complain("only %d kinds of faults happened", kinds);
-        printf("# %" PRId64 " PUTs, %" PRId64 " of them faulty, %" PRId64 " versions, %" PRId64 " kills\n", s3_counter(P.server.port, "requests.PUT"),
-               happened, P.versions, P.kills);
+        printf("# %" PRId64 " PUTs, %" PRId64 " faults, %" PRId64 " versions, %" PRId64 " of them in %" PRId64 " parts, %" PRId64 " deleted, %" PRId64 " kills, %" PRId64 " violations, %" PRId64 " s\n",
+               s3_counter(P.server.port, "requests.PUT"), happened, P.versions, P.parted, P.parts,
+               s3_counter(P.server.port, "requests.DELETE"), P.kills, P.failures, (now_ms() - P.begun_ms) / 1000);
         sqlite3_close(book);
     } else {
         complain("the world does not start");

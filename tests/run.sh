@@ -13,8 +13,9 @@
 # everything else once; fault_*.c only once per target when its sanitized build is given, too. Whatever uses Postgres gets a database of
 # its own.
 #
-#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3
-#                        s3-radosgw"; s3 is the server with faults
+#   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3 s3-local
+#                        s3-radosgw s3-local-radosgw"; s3 and s3-local are on the server with faults. The conformance suite asks
+#                        no server in local mode, so it is run on the last one only when that is named here
 #   PGQRS_TEST_RADOSGW_SHARE   on radosgw only every so manyth case of the conformance suite, beside the whole on the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   TMPDIR               where they work (/dev/shm when there is room, else /tmp)
@@ -23,6 +24,7 @@
 #                        servers to use; without them private ones are started and stopped (tests/servers.sh)
 #   PGQRS_TEST_S3_ENDPOINT, PGQRS_TEST_S3_ACCESS_KEY, PGQRS_TEST_S3_SECRET_KEY, PGQRS_TEST_S3_BUCKET
 #                        likewise: an S3 store with a bucket
+#   PGQRS_TEST_S3_SPLIT  split_bytes of the stores: 1 makes every object one in parts (default: as everywhere)
 #   PGQRS_TEST_S3_SERVER the program of the S3 server with faults (build/test/s3_server)
 #   PGQRS_TEST_TALLY     a file to append "passed failed skipped" to
 #   CI=true              a skipped test counts as a failure
@@ -40,7 +42,11 @@ fi
     exit 2
 }
 
-all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-local s3-radosgw"
+all_targets="sqlite-file sqlite-memory postgres pgbouncer s3 s3-local s3-radosgw s3-local-radosgw"
+suite_targets=${all_targets% s3-local-radosgw}
+case " ${PGQRS_TEST_TARGETS:-} " in
+*" s3-local-radosgw "*) suite_targets=$all_targets ;;
+esac
 wanted_targets=${PGQRS_TEST_TARGETS:-$all_targets}
 for target in $wanted_targets; do
     case " $all_targets " in
@@ -81,16 +87,21 @@ targets_of() {
     # Behind the pooler and on another S3 server there is the same code of ours: without sanitizers. What fails on purpose takes minutes, so it is run with them or
     # without, not both.
     */sanitize/conformance) echo "sqlite-file sqlite-memory postgres s3" ;;
-    # What fails inside of SQLite is the same below S3, which has faults of its own in test_s3_store.c.
-    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres" ;;
-    */fault_*) case " $programs " in
+    # On S3, where each call is an upload, they do a share of what they can (PGQRS_TEST_WHOLE=1: all of it).
+    */sanitize/fault_connection) echo "sqlite-file sqlite-memory postgres" ;;
+    */sanitize/fault_*) echo "sqlite-file sqlite-memory postgres s3" ;;
+    */fault_connection) case " $programs " in
         *"/sanitize/$(basename "$1") "*) echo pgbouncer ;;
         *) echo "sqlite-file sqlite-memory postgres pgbouncer" ;;
         esac ;;
+    */fault_*) case " $programs " in
+        *"/sanitize/$(basename "$1") "*) echo "pgbouncer s3-local s3-local-radosgw" ;;
+        *) echo "sqlite-file sqlite-memory postgres pgbouncer s3 s3-local s3-local-radosgw" ;;
+        esac ;;
     # Likewise on S3, where the sanitizers cost little beside the server.
     */conformance) case " $programs " in
-        *"/sanitize/conformance "*) echo "${all_targets/ s3 / }" ;;
-        *) echo "$all_targets" ;;
+        *"/sanitize/conformance "*) echo "${suite_targets/ s3 / }" ;;
+        *) echo "$suite_targets" ;;
         esac ;;
     esac
 }
@@ -184,7 +195,7 @@ uses_postgres() {
 }
 uses_s3() {
     case ${run_targets[$1]}:${run_programs[$1]} in
-    s3-radosgw:* | :*/test_s3_http) return 0 ;;
+    s3-radosgw:* | s3-local-radosgw:* | :*/test_s3_http) return 0 ;;
     esac
     return 1
 }
@@ -252,7 +263,7 @@ run_one() {
         pgbouncer) PGQRS_TEST_DSN=${PGQRS_TEST_PGBOUNCER_DSN:-} ;;
         esac
         case $target in
-        s3-radosgw) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
+        s3-radosgw | s3-local-radosgw) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
         esac
         if [ "$status" = 0 ]; then
             # `timeout` leads a process group of its own and passes a signal on to all that the program forked.

@@ -163,6 +163,7 @@ start_postgres() {
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 120
+max_prepared_transactions = 4
 shared_buffers = 64MB
 fsync = ${PGQRS_SERVERS_FSYNC:-off}
 full_page_writes = ${PGQRS_SERVERS_FSYNC:-off}

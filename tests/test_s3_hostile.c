@@ -294,6 +294,43 @@ static void stopped_waiter_does_not_hang_the_others(void **state)
     assert_true(waited < 80);
 }
 
+/* The machine that the last writer of the object says it is on; its whole id in *id. */
+static uint64_t last_machine(uint64_t *id)
+{
+    s3_text object;
+    pgqrsi_s3_trailer trailer;
+    get_object(&object);
+    assert_int_equal(pgqrsi_s3_decode((unsigned char *)object.data, object.size, &trailer), PGQRSI_S3_FINE);
+    assert_true(trailer.writer_count > 0);
+    *id = pgqrsi_s3_writer_at(&trailer, trailer.writer_count - 1).id;
+    s3_free(&object);
+    return *id >> PGQRSI_S3_MACHINE_SHIFT;
+}
+
+/* Stores that share a cache directory are one machine to others, also after a restart; one whose number is lost is another. */
+static void cache_directory_is_a_machine(void **state)
+{
+    party p;
+    uint64_t ids[3], machine = 0;
+    char command[500];
+    (void)state;
+    snprintf(p.cache, sizeof(p.cache), "%s/c%d", dir, ++caches);
+    for (int i = 0; i < 3; i++) {
+        assert_true(open_at(&p, endpoint, 3000));
+        OK(&p, pgqrs_enqueue(p.store, "q", "1", NULL, NULL));
+        if (i > 0)
+            assert_int_equal(last_machine(&ids[i]), machine);
+        machine = last_machine(&ids[i]);
+        leave(&p);
+    }
+    assert_true(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
+    snprintf(command, sizeof(command), "cd '%s'/*/ && rm machine && mkdir machine", p.cache);
+    assert_int_equal(system(command), 0);
+    assert_true(open_at(&p, endpoint, 3000));
+    OK(&p, pgqrs_enqueue(p.store, "q", "1", NULL, NULL));
+    leave(&p);
+}
+
 /* A PUT is refused with 404 while a GET shows the object, as on a store that is slow to agree with itself: no storm of requests. */
 static void absent_and_there(void **state)
 {
@@ -350,6 +387,7 @@ int main(void)
                                        cmocka_unit_test_setup(proof_of_another_store, each),
                                        cmocka_unit_test_setup(slowed_host_is_not_starved, each),
                                        cmocka_unit_test_setup(stopped_waiter_does_not_hang_the_others, each),
+                                       cmocka_unit_test_setup(cache_directory_is_a_machine, each),
                                        cmocka_unit_test_setup(absent_and_there, each),
                                        cmocka_unit_test_setup(temporary_credentials_ran_out, each)};
     return cmocka_run_group_tests(tests, start, stop);

@@ -344,6 +344,95 @@ static void write_during_a_snapshot_stays(void **state)
     assert_int_equal(count, 2);
 }
 
+/* The first upload comes late, when a second one, of another process, has been given up too. */
+static void two_uploads_of_unknown_end(void **state)
+{
+    party p, q;
+    (void)state;
+    prepare(&p);
+    q = p;
+    leave(&p);
+    assert_true(open_at(&p, endpoint, 300));
+    assert_true(open_at(&q, endpoint, 300));
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    OK(&p, pgqrs_s3_sync(p.store));
+    OK(&p, pgqrs_enqueue(p.store, "q", "3", NULL, NULL));
+    set("late_ms=1200\nlate=PUT:x1\nreset=GET:1");
+    assert_int_equal(pgqrs_s3_sync(p.store), PGQRS_ERR_OUTCOME_UNKNOWN);
+    OK(&q, pgqrs_enqueue(q.store, "q", "4", NULL, NULL));
+    set("late=0\nreset=1");
+    (void)pgqrs_s3_sync(q.store); /* nothing of it arrives */
+    nap_ms(1300);
+    set("late_ms=500\nreset=0");
+    assert_int_equal(remote_messages(), 3);
+    OK(&q, pgqrs_s3_sync(q.store));
+    leave(&p);
+    leave(&q);
+    assert_int_equal(remote_messages(), 4);
+}
+
+static void copy_file(const char *from, const char *to)
+{
+    char command[1500];
+    snprintf(command, sizeof(command), "cp '%s' '%s'", from, to);
+    assert_int_equal(system(command), 0);
+}
+
+/* The file is what the snapshot brought, and the process was killed before it could say so; then the object is changed once more. */
+static void snapshot_cut_off_before_its_end(void **state)
+{
+    party here, there;
+    char image[700], old[700], arriving[700];
+    int64_t count = -1;
+    pgqrs_s3_state is;
+    (void)state;
+    prepare(&here);
+    join(&there);
+    OK(&there, pgqrs_s3_snapshot(there.store, true));
+    find_file(there.cache, "image", image);
+    find_file(there.cache, "image.old", old);
+    find_file(there.cache, "arriving", arriving);
+    copy_file(image, old);
+    OK(&here, pgqrs_enqueue(here.store, "q", "2", NULL, NULL));
+    OK(&here, pgqrs_s3_sync(here.store));
+    OK(&there, pgqrs_s3_snapshot(there.store, false));
+    assert_int_equal(rename(image, arriving), 0);
+    assert_int_equal(rename(old, image), 0);
+    OK(&here, pgqrs_enqueue(here.store, "q", "3", NULL, NULL));
+    OK(&here, pgqrs_s3_sync(here.store));
+    OK(&there, pgqrs_s3_state_get(there.store, &is));
+    assert_int_equal(is, PGQRS_S3_REMOTE_CHANGES);
+    OK(&there, pgqrs_s3_snapshot(there.store, false));
+    OK(&there, pgqrs_message_count(there.store, NULL, &count));
+    assert_int_equal(count, 3);
+    leave(&here);
+    leave(&there);
+}
+
+/* It never got as far as the file: what was announced does not count. */
+static void snapshot_cut_off_before_its_begin(void **state)
+{
+    party here, there;
+    char image[700], old[700], arriving[700];
+    (void)state;
+    prepare(&here);
+    find_file(here.cache, "image", image);
+    find_file(here.cache, "image.old", old);
+    find_file(here.cache, "arriving", arriving);
+    copy_file(image, old);
+    OK(&here, pgqrs_enqueue(here.store, "q", "2", NULL, NULL));
+    join(&there);
+    OK(&there, pgqrs_s3_snapshot(there.store, true));
+    OK(&there, pgqrs_enqueue(there.store, "q", "3", NULL, NULL));
+    OK(&there, pgqrs_s3_sync(there.store));
+    find_file(there.cache, "image", old);
+    copy_file(old, arriving);
+    assert_int_equal(pgqrs_s3_sync(here.store), PGQRS_ERR_OBJECT_CHANGED);
+    assert_int_equal(remote_messages(), 2);
+    leave(&here);
+    leave(&there);
+}
+
 static int start(void **state)
 {
     static const char *const settings[] = {"bucket=b", NULL};
@@ -371,6 +460,9 @@ int main(void)
                                        cmocka_unit_test_setup(calls_do_not_wait_for_a_snapshot, each),
                                        cmocka_unit_test_setup(sync_cut_off_after_its_upload, each),
                                        cmocka_unit_test_setup(unknown_sync_is_recognized, each),
+                                       cmocka_unit_test_setup(two_uploads_of_unknown_end, each),
+                                       cmocka_unit_test_setup(snapshot_cut_off_before_its_end, each),
+                                       cmocka_unit_test_setup(snapshot_cut_off_before_its_begin, each),
                                        cmocka_unit_test_setup(write_during_a_snapshot_stays, each),
                                        cmocka_unit_test_setup(writers_and_snapshots, each)};
     return cmocka_run_group_tests(tests, start, stop);

@@ -219,7 +219,7 @@ static void object_that_is_not_ours_is_refused(void)
     overwrite(copy, good.size);
     FAILS_NAMING(ERR_DATABASE, "VACUUM INTO", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     memcpy(copy, good.data, good.size);
-    copy[image + 8] = 2;
+    copy[image + 8] = 3;
     overwrite(copy, good.size);
     FAILS_NAMING(ERR_SCHEMA_NEWER, "newer", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     copy[image + 8] = 1;
@@ -587,7 +587,9 @@ static void store_that_is_away_is_an_error(void)
     FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("error_before=0\nslow_down=1.0");
     FAILS(ERR_BUSY, pgqrs_message_count(T.store, &filter, &count));
-    control("slow_down=0\nread_only=1");
+    control("slow_down=0\nbusy=PUT:1.0");
+    FAILS(ERR_BUSY, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    control("busy=0\nread_only=1");
     FAILS(ERR_ACCESS_DENIED, pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     control("read_only=0");
     put();
@@ -724,6 +726,49 @@ static void idle_worker_is_cheap(void)
     OK(pgqrs_worker_close(worker));
 }
 
+/* Requests of two idle workers on one machine within two seconds. */
+static void count_idle(pgqrs_worker *const workers[2], int64_t *gets, int64_t *puts)
+{
+    int64_t end_ms = monotonic_ms() + 2000;
+    control("counters=0");
+    while (monotonic_ms() < end_ms)
+        for (int i = 0; i < 2; i++)
+            OK(pgqrs_worker_poll(workers[i], 30, NULL));
+    *gets = counted("requests.GET");
+    *puts = counted("requests.PUT");
+}
+
+/* A heartbeat is no reason to ask more often, and what one store has asked the others of its machine need not. */
+static void idle_workers_ask_together_and_ever_less(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    static pgqrs_s3_desc s3;
+    pgqrs_worker *workers[2];
+    int64_t gets, puts;
+    int handled = 0;
+    s3 = *desc.s3;
+    s3.heartbeat_ms = 400;
+    s3.idle_ms = 300;
+    desc.s3 = &s3;
+    desc.heartbeat_ms = 50;
+    desc.poll_ms = 10;
+    close_store(T.store);
+    for (int i = 0; i < 2; i++) {
+        pgqrs_store *store = open_store(&desc);
+        if (i == 0)
+            T.store = store;
+        workers[i] = pgqrs_worker_open(store, T.queue, count_it, NULL, &handled, NULL);
+        assert_non_null(workers[i]);
+    }
+    for (int i = 0; i < 30; i++)
+        OK(pgqrs_worker_poll(workers[i % 2], 30, NULL));
+    count_idle(workers, &gets, &puts);
+    BETWEEN(4, 12, puts);
+    BETWEEN(0, 7, gets); /* 2000 / idle_ms */
+    for (int i = 0; i < 2; i++)
+        OK(pgqrs_worker_close(workers[i]));
+}
+
 /* ------------------------------------------------------------------------------------------------------------------
  * The cache
  * --------------------------------------------------------------------------------------------------------------- */
@@ -743,6 +788,30 @@ static void cache_file(char *out, size_t room)
 }
 
 /* Whatever is left of the file, cut off or with other bytes in it: the store is as it was. */
+static pgqrs_result gives_back_twice(const pgqrs_message *message, void *user)
+{
+    int *times = (int *)user;
+    return ++*times < 3 ? pgqrs_message_give_back(message, 1) : PGQRS_OK;
+}
+
+/* The delay has passed before the answer is there: that is no reason to leave it to others. */
+static void what_came_back_during_a_slow_commit_is_waited_for(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    int threads;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    for (threads = 0; threads <= 2; threads += 2) {
+        int64_t id = put();
+        int times = 0;
+        control("delay_ms=150");
+        OK(pgqrs_work(T.store, T.queue, gives_back_twice, &times, &(pgqrs_work_desc){.threads = threads, .until_empty = true}));
+        control("delay_ms=0");
+        EQ(3, times);
+        STATE("archived", id);
+    }
+}
+
 static void damaged_cache_is_no_harm(void)
 {
     static unsigned char data[1 << 20], copy[1 << 20];
@@ -802,11 +871,24 @@ static void cache_may_go_and_be_shared(void)
     NUMBERS(4, 0, 0, 0, 0);
 }
 
+/* T.store with another threshold. */
+static void reopen_split(int64_t bytes)
+{
+    static pgqrs_s3_desc s3;
+    pgqrs_store_desc desc = test_desc();
+    s3 = *desc.s3;
+    s3.split_bytes = bytes;
+    desc.s3 = &s3;
+    close_store(T.store);
+    T.store = open_store(&desc);
+}
+
 static void object_shrinks_with_what_is_removed(void)
 {
     char *payload = json_string_of(200000);
     s3_text large, small;
     int i;
+    reopen_split(-1);
     for (i = 0; i < 3; i++)
         OK(pgqrs_enqueue(T.store, T.queue, payload, NULL, NULL));
     large = object();
@@ -954,6 +1036,459 @@ static void no_memory_is_an_error_that_tells_the_truth(void)
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
+ * Large objects: a head and parts
+ * --------------------------------------------------------------------------------------------------------------- */
+
+static int64_t ready_on(pgqrs_store *store)
+{
+    pgqrs_message_filter filter;
+    int64_t count = -1;
+    memset(&filter, 0, sizeof(filter));
+    OK_ON(store, pgqrs_message_count(store, &filter, &count));
+    return count;
+}
+
+static void fill_on(pgqrs_store *store, size_t count)
+{
+    pgqrs_enqueue_item *items = (pgqrs_enqueue_item *)calloc(count, sizeof(*items));
+    size_t i;
+    assert_non_null(items);
+    for (i = 0; i < count; i++)
+        items[i].payload = SECRET_PAYLOAD;
+    OK_ON(store, pgqrs_enqueue_many(store, T.queue, items, count, NULL));
+    free(items);
+}
+
+static void part_path(const char *name, char *out, size_t room)
+{
+    snprintf(out, room, "/_raw/%.600s.d/%.63s", T.dsn + 5, name);
+}
+
+/* The names of the parts that the object has now; 0: it is all in one. */
+static size_t parts_of(char names[64][64])
+{
+    s3_text head = object();
+    const char *table = s3_parts_table(&head);
+    size_t count = table ? (size_t)s3_parts_number(table + 16, 4) : 0, i;
+    YES(count < 64);
+    for (i = 0; i < count; i++)
+        snprintf(names[i], 64, "%016llx-%016llx.sqlite", (unsigned long long)s3_parts_number(table + 32 + 40 * i, 8),
+                 (unsigned long long)s3_parts_number(table + 40 + 40 * i, 8));
+    s3_free(&head);
+    return count;
+}
+
+static s3_text part(const char *name)
+{
+    s3_text body = {NULL, 0, 0, false};
+    char path[800];
+    part_path(name, path, sizeof(path));
+    EQ(200, s3_raw(run.s3_server.port, "GET", path, NULL, 0, &body));
+    return body;
+}
+
+static void set_part(const char *name, const void *data, size_t size)
+{
+    char path[800];
+    part_path(name, path, sizeof(path));
+    EQ(200, s3_raw(run.s3_server.port, "PUT", path, data, size, NULL));
+}
+
+static bool part_is_there(const char *name)
+{
+    s3_text body = {NULL, 0, 0, false};
+    char path[800];
+    int status;
+    part_path(name, path, sizeof(path));
+    status = s3_raw(run.s3_server.port, "GET", path, NULL, 0, &body);
+    s3_free(&body);
+    return status == 200;
+}
+
+/* What sqlite3 says of the bytes. */
+static void is_sound(const char *data, size_t size, const char *query, int64_t want)
+{
+    char path[700];
+    sqlite3 *database = NULL;
+    sqlite3_stmt *statement = NULL;
+    FILE *file;
+    snprintf(path, sizeof(path), "%s.looked-at", T.file);
+    file = fopen(path, "wb");
+    assert_non_null(file);
+    EQ(size, fwrite(data, 1, size, file));
+    EQ(0, fclose(file));
+    EQ(SQLITE_OK, sqlite3_open_v2(path, &database, SQLITE_OPEN_READONLY, NULL));
+    EQ(SQLITE_OK, sqlite3_prepare_v2(database, "PRAGMA integrity_check", -1, &statement, NULL));
+    EQ(SQLITE_ROW, sqlite3_step(statement));
+    SAME("ok", (const char *)sqlite3_column_text(statement, 0));
+    sqlite3_finalize(statement);
+    EQ(SQLITE_OK, sqlite3_prepare_v2(database, query, -1, &statement, NULL));
+    EQ(SQLITE_ROW, sqlite3_step(statement));
+    EQ(want, sqlite3_column_int64(statement, 0));
+    sqlite3_finalize(statement);
+    sqlite3_close(database);
+    unlink(path);
+}
+
+/* The object, put together without the library if it is in parts. */
+static void check_whole(int64_t messages)
+{
+    s3_text head = object(), whole = {NULL, 0, 0, false};
+    bool parts = s3_parts_table(&head) != NULL;
+    if (parts)
+        is_sound(head.data, head.size, "SELECT count(*) FROM pgqrs_s3", 1);
+    YES(!parts || s3_parts_assemble(&head, s3_fetch_part, NULL, &whole));
+    is_sound(parts ? whole.data : head.data, parts ? whole.size : head.size, "SELECT count(*) FROM pgqrs_messages", messages);
+    s3_free(&head);
+    s3_free(&whole);
+}
+
+/* Beyond the threshold a commit uploads kilobytes, and a machine that knows the object downloads what is new. */
+static void large_object_is_in_parts(void)
+{
+    char names[64][64];
+    pgqrs_store *other;
+    s3_text body;
+    int64_t cold;
+    int i;
+    EQ(0, parts_of(names));
+    for (i = 0; i < 4; i++)
+        fill_on(T.store, 1000);
+    YES(parts_of(names) >= 1);
+    body = object();
+    YES(body.size < 20000);
+    s3_free(&body);
+    body = part(names[0]); /* an older version, whole */
+    is_sound(body.data, body.size, "SELECT count(*) > 0 FROM pgqrs_messages", 1);
+    YES(body.size > 262144);
+    s3_free(&body);
+    check_whole(4000);
+    other = store_elsewhere();
+    control("counters=0");
+    EQ(4000, ready_on(other));
+    for (i = 0; i < 40; i++)
+        put();
+    /* 40 commits, and now and then the whole file. */
+    YES(counted("bytes_in.PUT") < 40 * 16384 + 1200000);
+    YES(counted("requests.PUT") < 60);
+    check_whole(4040);
+    control("counters=0");
+    EQ(4040, ready_on(other));
+    YES(counted("bytes_out.GET") < 200000);
+    OK_ON(other, pgqrs_verify(other));
+    EQ(0, counted("requests.PUT"));
+    /* A third one knows nothing, the first one's cache is found again. */
+    close_all_stores();
+    control("counters=0");
+    T.store = open_store(NULL);
+    NUMBERS(4040, 0, 0, 0, 0);
+    cold = counted("bytes_out.GET");
+    YES(cold < 20000);
+    OK(pgqrs_verify(T.store));
+    {
+        char command[800];
+        snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
+        close_store(T.store);
+        EQ(0, system(command));
+    }
+    T.store = open_store(NULL);
+    NUMBERS(4040, 0, 0, 0, 0);
+    put();
+    OK(pgqrs_archive(T.store, must_take()));
+    OK(pgqrs_verify(T.store));
+}
+
+/* A part that is missing, cut off, damaged or another one is an error for whoever needs it, and never taken. */
+static void parts_are_checked(void)
+{
+    char names[64][64], path[800];
+    pgqrs_store_desc desc;
+    size_t count, i;
+    int how, round;
+    reopen_split(1);
+    for (round = 0; round < 6; round++)
+        fill_on(T.store, 60);
+    count = parts_of(names);
+    YES(count >= 3);
+    for (i = 0; i < count; i++)
+        for (how = 0; how < 5; how++) {
+            s3_text good = part(names[i]), bad = part(names[how == 4 ? (i + 1) % count : i]);
+            pgqrs_error err;
+            pgqrs_store *store;
+            if (how == 1)
+                bad.size /= 2;
+            if (how == 2)
+                bad.data[bad.size / 3] ^= 4;
+            if (how == 3)
+                s3_add(&bad, "more", 4);
+            set_part(names[i], bad.data, bad.size);
+            if (how == 0) {
+                part_path(names[i], path, sizeof(path));
+                s3_raw(run.s3_server.port, "DELETE", path, NULL, 0, NULL);
+            }
+            desc = desc_elsewhere();
+            store = pgqrs_open(T.dsn, &desc, &err);
+            YES(store == NULL);
+            check_error(&err, PGQRS_ERR_DATABASE, "open", __FILE__, __LINE__);
+            check_text_names(err.message, names[i], "open", __FILE__, __LINE__);
+            NUMBERS(360, 0, 0, 0, 0); /* whoever has it all goes on */
+            set_part(names[i], good.data, good.size);
+            s3_free(&good);
+            s3_free(&bad);
+        }
+    EQ(360, ready_on(store_elsewhere()));
+    check_whole(360);
+    put();
+}
+
+/* A commit that was refused after its part had been stored, or whose process ended there, leaves a part that no head names: the next
+ * commit on this machine deletes it. */
+static void part_without_a_head_is_removed(void)
+{
+    char names[64][64], before[64][64];
+    size_t count;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    fill_on(T.store, 100);
+    count = parts_of(before);
+    YES(count >= 1);
+    control("counters=0\nexpired=PUT:@2");
+    {
+        pgqrs_enqueue_item items[300];
+        size_t i;
+        memset(items, 0, sizeof(items));
+        for (i = 0; i < COUNT_OF(items); i++)
+            items[i].payload = SECRET_PAYLOAD;
+        FAILS(ERR_ACCESS_DENIED, pgqrs_enqueue_many(T.store, T.queue, items, COUNT_OF(items), NULL));
+    }
+    EQ(2, counted("requests.PUT"));
+    control("expired=0");
+    EQ(count, parts_of(names));
+    NUMBERS(200, 0, 0, 0, 0);
+    reopen_split(1);
+    put();
+    EQ(1, counted("requests.DELETE"));
+    put();
+    EQ(1, counted("requests.DELETE"));
+    check_whole(202);
+}
+
+/* Whatever becomes of a part's PUT, the commit is made, with it or without. */
+static void faults_of_parts_do_no_harm(void)
+{
+    char line[64];
+    int64_t messages = 100;
+    size_t i;
+    int nth;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    control("late_ms=30\nslow_ms=30\nretry_after=0");
+    for (i = 0; i < COUNT_OF(faults); i++)
+        for (nth = 1; nth <= 2; nth++) {
+            if (strcmp(faults[i], "stale") == 0 || strcmp(faults[i], "truncated") == 0 || strcmp(faults[i], "shortened") == 0 ||
+                strcmp(faults[i], "corrupted") == 0)
+                continue;
+            snprintf(line, sizeof(line), "%s=PUT:@%d", faults[i], nth);
+            control(line);
+            fill_on(T.store, 40);
+            no_more_faults();
+            messages += 40;
+            NUMBERS(messages, 0, 0, 0, 0);
+            check_whole(messages);
+        }
+    /* And for whoever fetches them. */
+    for (i = 0; i < COUNT_OF(faults); i++) {
+        pgqrs_store *other;
+        char command[900];
+        if (strcmp(faults[i], "conflict") == 0 || strcmp(faults[i], "false_412") == 0 || strcmp(faults[i], "own_412") == 0)
+            continue; /* answers to writes */
+        snprintf(line, sizeof(line), "%s=GET:0.3", faults[i]);
+        control(line);
+        other = store_elsewhere();
+        EQ(messages, ready_on(other));
+        no_more_faults();
+        close_store(other);
+        snprintf(command, sizeof(command), "rm -rf '%s'", elsewhere_cache);
+        EQ(0, system(command));
+    }
+    OK(pgqrs_verify(T.store));
+}
+
+/* An object that has shrunk is one file again; what was parts is deleted, not at once. A head that is older than that is read again. */
+static void object_in_parts_becomes_one_again(void)
+{
+    char names[64][64], now[64][64];
+    pgqrs_store *other;
+    size_t count, i, there = 0;
+    fill_on(T.store, 2000);
+    fill_on(T.store, 2000);
+    count = parts_of(names);
+    YES(count >= 1);
+    other = store_elsewhere();
+    EQ(4000, ready_on(other));
+    OK(pgqrs_queue_purge(T.store, T.queue, NULL, NULL));
+    EQ(0, parts_of(now));
+    EQ(0, ready_on(other));
+    for (i = 0; i < count; i++)
+        YES(part_is_there(names[i]));
+    control("clock_s=30"); /* later */
+    for (i = 0; i < 40; i++)
+        put();
+    for (i = 0; i < count; i++)
+        there += part_is_there(names[i]);
+    EQ(0, there);
+    OK_ON(other, pgqrs_verify(other));
+    fill_on(other, 4000);
+    put();
+    YES(parts_of(now) >= 1);
+    NUMBERS(4041, 0, 0, 0, 0);
+    /* A switch for one file at any time. */
+    reopen_split(-1);
+    put();
+    EQ(0, parts_of(now));
+    reopen_split(0); /* whoever has no wish of its own leaves it at that */
+    put();
+    EQ(0, parts_of(now));
+    reopen_split(100000);
+    put();
+    YES(parts_of(now) >= 1);
+    OK(pgqrs_verify(T.store));
+    control("clock_s=0");
+}
+
+/* Growing, shrinking, messages of many pages, two machines by turns: each version put together in the three ways there are, by who was
+ * there, by who was not, and by the tests' own code. */
+static void parts_follow_every_change(void)
+{
+    static pgqrs_s3_desc s3;
+    pgqrs_store_desc desc = desc_elsewhere();
+    pgqrs_store *stores[2];
+    char names[64][64], command[900];
+    int64_t messages = 0;
+    uint64_t random = 1;
+    size_t most = 0;
+    int round;
+    reopen_split(1);
+    s3 = *desc.s3;
+    s3.split_bytes = 1;
+    desc.s3 = &s3;
+    stores[0] = T.store;
+    stores[1] = open_store(&desc);
+    for (round = 0; round < 120; round++) {
+        pgqrs_store *store = stores[(random >> 20) % 2];
+        int what = (int)((random >> 33) % 20);
+        size_t parts;
+        random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+        if (what < 8) {
+            char *payload = json_string_of(10 + (size_t)(random >> 40) % 9000);
+            OK_ON(store, pgqrs_enqueue(store, T.queue, payload, NULL, NULL));
+            free(payload);
+            messages++;
+        } else if (what < 12) {
+            size_t count = 1 + (size_t)(random >> 40) % 80;
+            fill_on(store, count);
+            messages += (int64_t)count;
+        } else if (what < 18) {
+            const pgqrs_message *message = take_with(store, T.queue, (pgqrs_dequeue_desc){0});
+            if (message && what < 15)
+                OK_ON(store, pgqrs_archive(store, message));
+            else if (message) {
+                OK_ON(store, pgqrs_delete(store, message));
+                messages--;
+            }
+        } else if (what == 19 && round % 3 == 0) {
+            int64_t removed = 0;
+            OK_ON(store, pgqrs_queue_purge(store, T.queue, NULL, &removed));
+            messages -= removed;
+        }
+        parts = parts_of(names);
+        most = parts > most ? parts : most;
+        check_whole(messages);
+        EQ(messages, ready_on(stores[0]));
+        EQ(messages, ready_on(stores[1]));
+        if (round % 10 == 9) {
+            OK_ON(stores[1], pgqrs_verify(stores[1]));
+            close_store(stores[1]);
+            snprintf(command, sizeof(command), "rm -rf '%s'", elsewhere_cache);
+            EQ(0, system(command));
+            stores[1] = open_store(&desc);
+            EQ(messages, ready_on(stores[1]));
+        }
+    }
+    YES(most > 4);
+}
+
+/* An older head without the parts that it names, as a restore that forgot them leaves it. */
+static void head_without_its_parts_is_an_error(void)
+{
+    char names[64][64];
+    s3_text old, now;
+    int i;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    put();
+    YES(parts_of(names) >= 1);
+    old = object();
+    for (i = 0; i < 8; i++)
+        fill_on(T.store, 60);
+    control("clock_s=30");
+    for (i = 0; i < 30; i++)
+        put();
+    control("clock_s=0");
+    YES(!part_is_there(names[0]));
+    now = object();
+    overwrite(old.data, old.size);
+    FAILS_NAMING(ERR_DATABASE, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
+    open_fails(T.dsn, desc_elsewhere().s3, PGQRS_ERR_DATABASE, names[0]);
+    overwrite(now.data, now.size);
+    put();
+    check_whole(100 + 1 + 8 * 60 + 30 + 1);
+    s3_free(&old);
+    s3_free(&now);
+}
+
+static void export_is_one_file(void)
+{
+    char path[700];
+    struct stat status;
+    s3_text body = {NULL, 0, 0, false};
+    FILE *file;
+    reopen_split(1);
+    fill_on(T.store, 50);
+    fill_on(T.store, 50);
+    snprintf(path, sizeof(path), "%s.exported", T.file);
+    OK(pgqrs_s3_export(T.store, path));
+    EQ(0, stat(path, &status));
+    file = fopen(path, "rb");
+    assert_non_null(file);
+    while (body.size < (size_t)status.st_size) {
+        char some[4096];
+        size_t got = fread(some, 1, sizeof(some), file);
+        if (got == 0)
+            break;
+        s3_add(&body, some, got);
+    }
+    fclose(file);
+    is_sound(body.data, body.size, "SELECT count(*) FROM pgqrs_messages", 100);
+    s3_free(&body);
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "exported", pgqrs_s3_export(T.store, path));
+    FAILS(ERR_INVALID_ARGUMENT, pgqrs_s3_export(T.store, NULL));
+    unlink(path);
+    FAILS_NAMING(ERR_INVALID_ARGUMENT, "no-such", pgqrs_s3_export(T.store, "/no-such-directory/file"));
+    remove_object();
+    FAILS(ERR_OBJECT_GONE, pgqrs_s3_export(T.store, path));
+}
+
+static void no_memory_for_parts_is_told_too(void)
+{
+    setenv("PGQRS_TEST_S3_SPLIT", "1", 1);
+    reopen_split(1);
+    fill_on(T.store, 100);
+    no_memory_is_an_error_that_tells_the_truth();
+    unsetenv("PGQRS_TEST_S3_SPLIT");
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
  * Local mode
  * --------------------------------------------------------------------------------------------------------------- */
 
@@ -979,15 +1514,6 @@ static pgqrs_s3_state state_on(pgqrs_store *store)
     pgqrs_s3_state state = (pgqrs_s3_state)0;
     OK_ON(store, pgqrs_s3_state_get(store, &state));
     return state;
-}
-
-static int64_t ready_on(pgqrs_store *store)
-{
-    pgqrs_message_filter filter;
-    int64_t count = -1;
-    memset(&filter, 0, sizeof(filter));
-    OK_ON(store, pgqrs_message_count(store, &filter, &count));
-    return count;
 }
 
 static void enqueue_on(pgqrs_store *store)
@@ -1208,6 +1734,47 @@ static void durable_stores_are_in_sync(void)
     EQ(PGQRS_S3_REMOTE_MISSING_CLEAN, state_on(T.store));
 }
 
+/* Sync and snapshot of a large file send and fetch what was changed. */
+static void large_local_files_are_synced_in_parts(void)
+{
+    char names[64][64];
+    pgqrs_store *a = local_store(0), *b = local_store(1);
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    fill_on(a, 4000);
+    OK_ON(a, pgqrs_s3_sync(a));
+    OK_ON(b, pgqrs_s3_snapshot(b, false));
+    EQ(4000, ready_on(b));
+    enqueue_on(b);
+    OK_ON(b, pgqrs_s3_sync(b)); /* in parts from here on */
+    YES(parts_of(names) >= 1);
+    EQ(PGQRS_S3_REMOTE_CHANGES, state_on(a));
+    OK_ON(a, pgqrs_s3_snapshot(a, false));
+    EQ(4001, ready_on(a));
+    control("counters=0");
+    enqueue_on(a);
+    EQ(PGQRS_S3_LOCAL_CHANGES, state_on(a));
+    OK_ON(a, pgqrs_s3_sync(a));
+    EQ(PGQRS_S3_IN_SYNC, state_on(a));
+    OK_ON(b, pgqrs_s3_snapshot(b, false));
+    EQ(4002, ready_on(b));
+    YES(counted("bytes_in.PUT") < 40000 && counted("bytes_out.GET") < 80000);
+    check_whole(4002);
+    enqueue_on(a);
+    enqueue_on(b);
+    OK_ON(a, pgqrs_s3_sync(a));
+    FAILS_ON(b, ERR_OBJECT_CHANGED, pgqrs_s3_sync(b));
+    OK_ON(b, pgqrs_s3_snapshot(b, true));
+    EQ(4003, ready_on(b));
+    OK_ON(b, pgqrs_verify(b));
+    /* After a restart, too. */
+    close_store(b);
+    b = local_store(1);
+    EQ(PGQRS_S3_IN_SYNC, state_on(b));
+    enqueue_on(b);
+    OK_ON(b, pgqrs_s3_sync(b));
+    check_whole(4004);
+}
+
 static const test_case s3_cases[] = {
     CASE(bad_dsn_is_refused, NO_STORE),
     CASE(settings_are_checked, NO_STORE),
@@ -1236,11 +1803,22 @@ static const test_case s3_cases[] = {
     CASE(clock_is_the_stores, PLAIN),
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
+    CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
+    CASE(idle_workers_ask_together_and_ever_less, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_shrinks_with_what_is_removed, PLAIN),
     CASE(object_may_not_become_too_large, PLAIN),
     CASE(no_memory_is_an_error_that_tells_the_truth, PLAIN),
+    CASE(large_object_is_in_parts, PLAIN),
+    CASE(parts_are_checked, PLAIN),
+    CASE(part_without_a_head_is_removed, PLAIN),
+    CASE(faults_of_parts_do_no_harm, PLAIN),
+    CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(parts_follow_every_change, PLAIN),
+    CASE(head_without_its_parts_is_an_error, PLAIN),
+    CASE(export_is_one_file, PLAIN),
+    CASE(no_memory_for_parts_is_told_too, PLAIN),
     CASE(every_state_is_told, NO_STORE),
     CASE(conflict_leaves_the_choice, PLAIN),
     CASE(local_file_survives_restarts, PLAIN),
@@ -1248,6 +1826,7 @@ static const test_case s3_cases[] = {
     CASE(faults_do_no_harm_to_local_stores, PLAIN),
     CASE(sync_of_unknown_outcome_is_found_out, PLAIN),
     CASE(durable_stores_are_in_sync, PLAIN),
+    CASE(large_local_files_are_synced_in_parts, PLAIN),
 };
 
 int main(void)

@@ -86,6 +86,7 @@ static void test_messages_without_a_store(void **state)
     REFUSED(pgqrs_message_extend(&message, 1000)); /* it was not handed out by a loop */
     assert_null(pgqrs_store_settings(NULL));
     assert_string_equal(pgqrs_store_backend(NULL), "");
+    assert_false(pgqrs_store_pooled(NULL));
 }
 
 static void test_places_for_results_must_be_there(void **state)
@@ -161,14 +162,50 @@ static void test_names_of_states(void **state)
     assert_string_equal(pgqrs_run_state_name(PGQRS_RUN_QUEUED), "queued");
     assert_string_equal(pgqrs_run_wait_name(PGQRS_WAIT_EVENT), "event");
     assert_string_equal(pgqrs_step_state_name(PGQRS_STEP_FAILED), "failed");
+    assert_string_equal(pgqrs_step_kind_name(PGQRS_STEP_BODY), "body");
+    assert_string_equal(pgqrs_step_kind_name(PGQRS_STEP_SLEEP), "sleep");
+    assert_string_equal(pgqrs_step_kind_name(PGQRS_STEP_EVENT), "event");
     for (size_t i = 0; i < COUNT(beyond); i++) {
         assert_string_equal(pgqrs_state_name((pgqrs_state)beyond[i]), "unknown");
         assert_string_equal(pgqrs_worker_state_name((pgqrs_worker_state)beyond[i]), "unknown");
         assert_string_equal(pgqrs_run_state_name((pgqrs_run_state)beyond[i]), "unknown");
         assert_string_equal(pgqrs_run_wait_name((pgqrs_run_wait)beyond[i]), "unknown");
         assert_string_equal(pgqrs_step_state_name((pgqrs_step_state)beyond[i]), "unknown");
+        assert_string_equal(pgqrs_step_kind_name((pgqrs_step_kind)beyond[i]), "unknown");
+        assert_string_equal(pgqrs_reason_name((pgqrs_reason)beyond[i]), "unknown");
         assert_non_null(pgqrs_result_name((pgqrs_result)(1000 + beyond[i])));
     }
+}
+
+static void test_names_of_reasons(void **state)
+{
+    static const struct {
+        pgqrs_reason reason;
+        const char *name;
+    } all[] = {{PGQRS_WHY_NEXT, "next"},
+               {PGQRS_WHY_NO_WORKER, "no_worker"},
+               {PGQRS_WHY_PAUSED, "paused"},
+               {PGQRS_WHY_DELAYED, "delayed"},
+               {PGQRS_WHY_LEASED, "leased"},
+               {PGQRS_WHY_LEASE_OVER, "lease_over"},
+               {PGQRS_WHY_EXPIRED, "expired"},
+               {PGQRS_WHY_ARCHIVED, "archived"},
+               {PGQRS_WHY_DEAD, "dead"},
+               {PGQRS_WHY_UNKNOWN_ID, "unknown_id"},
+               {PGQRS_WHY_RETRY, "retry"},
+               {PGQRS_WHY_STEP_PAUSE, "step_pause"},
+               {PGQRS_WHY_SLEEP, "sleep"},
+               {PGQRS_WHY_EVENT, "event"},
+               {PGQRS_WHY_CANCELLING, "cancelling"},
+               {PGQRS_WHY_RUN_ENDED, "run_ended"},
+               {PGQRS_WHY_RUN_FAILED, "run_failed"}};
+    (void)state;
+    for (size_t i = 0; i < COUNT(all); i++) {
+        assert_int_equal((int)all[i].reason, (int)i + 1);
+        assert_string_equal(pgqrs_reason_name(all[i].reason), all[i].name);
+    }
+    assert_string_equal(pgqrs_reason_name((pgqrs_reason)0), "unknown");
+    assert_string_equal(pgqrs_reason_name((pgqrs_reason)(COUNT(all) + 1)), "unknown");
 }
 
 /* The body's question, and whether it was answered. */
@@ -346,7 +383,7 @@ int main(void)
         cmocka_unit_test(test_places_for_results_must_be_there),
         cmocka_unit_test(test_without_a_run),
         cmocka_unit_test(test_without_a_worker),
-        cmocka_unit_test(test_names_of_states),
+        cmocka_unit_test(test_names_of_states), cmocka_unit_test(test_names_of_reasons),
         cmocka_unit_test(test_mistakes_inside_of_a_run),
         cmocka_unit_test(test_workers_are_found_by_reference),
         cmocka_unit_test(test_more_queues_than_remembered_policies),

@@ -60,6 +60,26 @@ static void test_sha256_in_pieces(void **state)
         }
 }
 
+/* With the processor's own instructions, where it has them, as without. */
+static void test_sha256_blocks(void **state)
+{
+    unsigned char data[64 * 9];
+    uint32_t fast[8], plain[8];
+    size_t count;
+    (void)state;
+    for (count = 0; count < sizeof(data); count++)
+        data[count] = (unsigned char)(count * count >> 2);
+    for (count = 0; count < 9; count++) {
+        memset(fast, 0x5a, sizeof(fast));
+        memset(plain, 0x5a, sizeof(plain));
+        pgqrsi_s3_sha_blocks(fast, data + count, count);
+        pgqrsi_s3_sha_blocks_plain(plain, data + count, count);
+        assert_memory_equal(fast, plain, sizeof(fast));
+    }
+    memset(plain, 0, sizeof(plain));
+    assert_memory_not_equal(fast, plain, sizeof(fast));
+}
+
 /* RFC 4231, cases 1, 2 and 6. */
 static void test_hmac(void **state)
 {
@@ -82,6 +102,25 @@ static void test_crc(void **state)
     assert_int_equal(pgqrsi_s3_crc(pgqrsi_s3_crc(0, (const unsigned char *)"1234", 4), (const unsigned char *)"56789", 5),
                      0xcbf43926u);
     assert_int_equal(pgqrsi_s3_crc(0, (const unsigned char *)"", 0), 0);
+}
+
+/* By its definition, bit by bit, for every length and place. */
+static void test_crc_of_every_length(void **state)
+{
+    unsigned char data[64];
+    size_t at, size, i;
+    int bit;
+    (void)state;
+    for (i = 0; i < sizeof(data); i++)
+        data[i] = (unsigned char)(i * 37 + 11);
+    for (at = 0; at < 9; at++)
+        for (size = 0; at + size <= sizeof(data); size++) {
+            uint32_t crc = 0xffffffffu;
+            for (i = 0; i < size; i++)
+                for (crc ^= data[at + i], bit = 0; bit < 8; bit++)
+                    crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
+            assert_int_equal(pgqrsi_s3_crc(0, data + at, size), ~crc);
+        }
 }
 
 /* --- signatures: the examples of "Authenticating Requests: Using the Authorization Header" in the Amazon S3 API reference */
@@ -401,6 +440,78 @@ static void test_trailer_forgets(void **state)
     assert_true(trailer.writer_count == PGQRSI_S3_WRITERS_MAX && trailer.horizon == trailer.seq - PGQRSI_S3_WRITERS_MAX);
 }
 
+/* --- fairness between machines */
+
+static uint64_t writer_on(uint64_t machine, uint64_t id)
+{
+    return machine << PGQRSI_S3_MACHINE_SHIFT | id;
+}
+
+/* Machines are counted, not writers; those that have not committed for long are not, nor those whom many commits followed. */
+static void test_active_machines(void **state)
+{
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer trailer;
+    bool joins;
+    int i;
+    (void)state;
+    body.size = make_image(body_data);
+    assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &trailer), PGQRSI_S3_FINE);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1000000000), &joins), 1);
+    assert_true(joins);
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 1));
+    commit_on(&body, writer_of(writer_on(2, 1), 1, 0, 1000));
+    commit_on(&body, writer_of(writer_on(2, 2), 1, 0, 1001));
+    commit_on(&body, writer_of(writer_on(3, 1), 1, 0, 1002));
+    trailer = commit_on(&body, writer_of(writer_on(1, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), 3);
+    assert_false(joins);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 4, INT64_C(1003000000), &joins), 4);
+    assert_true(joins);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1011500000), &joins), 2);
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1013500000), &joins), 1);
+    assert_true(pgqrsi_s3_is_of_machine(&trailer, 1));
+    assert_false(pgqrsi_s3_is_of_machine(&trailer, 2));
+    for (i = 0; i <= PGQRSI_S3_CROWD_COMMITS; i++)
+        trailer = commit_on(&body, writer_of(writer_on(1, 1), 2, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), 1);
+    for (i = 0; i < 20; i++)
+        trailer = commit_on(&body, writer_of(writer_on(10 + (uint64_t)i, 1), 1, 0, 1003));
+    assert_int_equal(pgqrsi_s3_active_machines(&trailer, 1, INT64_C(1003000000), &joins), PGQRSI_S3_CROWD_MAX);
+}
+
+/* The pause grows with the number of machines, begins when the commit landed, and is never long. */
+static void test_yield(void **state)
+{
+    const int64_t landed = 10 * PGQRSI_S3_PROBE_US + 500000;
+    (void)state;
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed, landed) == 0);
+    assert_true(pgqrsi_s3_yield_us(2, false, 60000, landed, landed) == 42000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed) == 126000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed + 26000) == 100000);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed + 126000) == 0);
+    assert_true(pgqrsi_s3_yield_us(8, false, 10000000, landed, landed) == PGQRSI_S3_YIELD_MAX_US);
+    assert_true(pgqrsi_s3_yield_us(4, false, 60000, landed, landed - 1) == 0); /* the clock was set back */
+    /* alone: two round trips after the first commit, and once in each interval */
+    assert_true(pgqrsi_s3_yield_us(1, true, 60000, landed, landed) == 120000);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 450000, landed - 440000) == 110000);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 380000, landed - 370000) == 0);
+    assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 700000, landed) == 0); /* was long ago */
+}
+
+/* Whoever waits longer asks more often. */
+static void test_line(void **state)
+{
+    int64_t waited, last = INT64_MAX;
+    (void)state;
+    for (waited = 0; waited < 400000; waited += 10000) {
+        int64_t pause = pgqrsi_s3_line_pause_us(false, waited);
+        assert_true(pause > 0 && pause <= last && pause >= pgqrsi_s3_line_pause_us(true, waited));
+        last = pause;
+    }
+    assert_true(last < pgqrsi_s3_line_pause_us(false, 0));
+}
+
 static void test_bad_objects(void **state)
 {
     pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
@@ -422,23 +533,273 @@ static void test_bad_objects(void **state)
         body.data[i] ^= 1;
     }
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FINE);
-    body.data[image + 8] = 2;
+    body.data[image + 8] = 3;
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_NEWER);
     body.data[image] = 'x';
     assert_int_equal(pgqrsi_s3_decode(body.data, size, &trailer), PGQRSI_S3_FOREIGN);
+}
+
+/* --- parts */
+
+enum { PAGE = 512, PAGES = 40 };
+
+/* A SQLite file of so many pages, the last of which are nothing to SQLite. */
+static void make_pages(unsigned char *out, uint32_t pages)
+{
+    size_t size = make_image(out);
+    for (size_t i = size; i < (size_t)pages * PAGE; i++)
+        out[i] = (unsigned char)(i * 7 + i / PAGE);
+    out[28] = out[29] = out[30] = 0;
+    out[31] = (unsigned char)pages;
+}
+
+static pgqrsi_s3_part part_of(uint64_t seq, uint64_t id, uint64_t upto, uint32_t pages, uint32_t kind)
+{
+    pgqrsi_s3_part part = {seq, id, upto, pages, kind, 0};
+    return part;
+}
+
+static void test_part(void **state)
+{
+    static unsigned char image[PAGES * PAGE], data[PAGES * (PAGE + 4) + 100], flags[PAGES];
+    pgqrsi_s3_bytes bytes = {data, 0, sizeof(data)};
+    pgqrsi_s3_part part = part_of(9, 77, 8, 3, PGQRSI_S3_PAGES), other;
+    size_t i;
+    int bit;
+    (void)state;
+    make_pages(image, PAGES);
+    flags[1] = flags[2] = flags[PAGES - 1] = 1;
+    pgqrsi_s3_encode_part(&bytes, &part, 5, image, PAGE, PAGES, flags);
+    assert_int_equal(bytes.size, pgqrsi_s3_part_size(&part, PAGE));
+    assert_true(pgqrsi_s3_part_fine(data, bytes.size, &part, 5, PAGE));
+    for (i = 0; i < bytes.size; i++)
+        if (pgqrsi_s3_part_fine(data, i, &part, 5, PAGE)) fail_msg("cut to %zu", i);
+    for (i = 0; i < bytes.size; i++)
+        for (bit = 0; bit < 8; bit++) {
+            data[i] ^= (unsigned char)(1 << bit);
+            if (pgqrsi_s3_part_fine(data, bytes.size, &part, 5, PAGE)) fail_msg("bit %d of byte %zu", bit, i);
+            data[i] ^= (unsigned char)(1 << bit);
+        }
+    /* Whole, but another one. */
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &part, 6, PAGE));
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &part, 5, 1024));
+    other = part, other.seq++;
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &other, 5, PAGE));
+    other = part, other.id++;
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &other, 5, PAGE));
+    other = part, other.pages = UINT32_MAX;
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &other, 5, PAGE));
+    other = part, other.kind = PGQRSI_S3_WHOLE;
+    assert_false(pgqrsi_s3_part_fine(data, bytes.size, &other, 5, PAGE));
+    /* A SQLite file goes by its CRC-32 and size alone. */
+    part = part_of(9, 77, 8, PAGES, PGQRSI_S3_WHOLE);
+    part.crc = pgqrsi_s3_crc(0, image, sizeof(image));
+    assert_true(pgqrsi_s3_part_fine(image, sizeof(image), &part, 5, PAGE));
+    assert_false(pgqrsi_s3_part_fine(image, sizeof(image) - PAGE, &part, 5, PAGE));
+    image[700] ^= 1;
+    assert_false(pgqrsi_s3_part_fine(image, sizeof(image), &part, 5, PAGE));
+}
+
+static void test_part_names(void **state)
+{
+    char name[PGQRSI_S3_PART_NAME];
+    (void)state;
+    pgqrsi_s3_part_name(UINT64_C(0x1a), UINT64_C(0xfedcba9876543210), name);
+    assert_string_equal(name, "000000000000001a-fedcba9876543210.sqlite");
+}
+
+/* A head over two parts: the pages of `image` that `flags` names are in it. */
+static void make_head(pgqrsi_s3_bytes *body, pgqrsi_s3_plan *plan, const unsigned char *image, uint32_t pages, unsigned char *flags)
+{
+    pgqrsi_s3_trailer old;
+    memset(&old, 0, sizeof(old));
+    memset(plan, 0, sizeof(*plan));
+    plan->image = image;
+    plan->page_size = PAGE;
+    plan->page_count = pages;
+    plan->flags = flags;
+    for (uint32_t i = 0; i < pages; i++)
+        plan->flagged += flags[i];
+    plan->sum = pgqrsi_s3_image_sum(image, PAGE, 0, pages);
+    plan->parts[plan->part_count++] = part_of(3, 30, 3, PAGES, PGQRSI_S3_WHOLE);
+    plan->parts[plan->part_count++] = part_of(7, 70, 6, 2, PGQRSI_S3_PAGES);
+    pgqrsi_s3_retire(plan, 2, 20, 12345);
+    plan->me = writer_of(1, 5, 9, 1000);
+    body->size = make_image(body->data);
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &old, 77, 0, 4711, &plan->me);
+    pgqrsi_s3_append_parts(body, plan, true);
+    pgqrsi_s3_append_crc(body);
+}
+
+static void put_crc(pgqrsi_s3_bytes *body)
+{
+    body->size -= 4;
+    pgqrsi_s3_append_crc(body);
+}
+
+static void test_heads(void **state)
+{
+    static unsigned char image[PAGES * PAGE], flags[PAGES];
+    static pgqrsi_s3_plan plan;
+    pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)};
+    pgqrsi_s3_trailer head;
+    size_t file, size, i, at;
+    (void)state;
+    make_pages(image, PAGES);
+    flags[0] = flags[5] = flags[PAGES - 1] = 1;
+    make_head(&body, &plan, image, PAGES, flags);
+    file = make_image(old_data);
+    size = body.size;
+    assert_int_equal(pgqrsi_s3_decode(body.data, size, &head), PGQRSI_S3_FINE);
+    assert_true(pgqrsi_s3_in_parts(&head) && head.page_size == PAGE && head.page_count == PAGES && head.seq == 9);
+    assert_true(head.image_size == sizeof(image) && head.file_size == file && head.part_count == 2 && head.retired_count == 1);
+    assert_true(pgqrsi_s3_part_at(&head, 1).id == 70 && pgqrsi_s3_part_at(&head, 1).upto == 6 && pgqrsi_s3_part_at(&head, 0).pages == PAGES);
+    assert_true(pgqrsi_s3_retired_at(&head, 0).id == 20 && pgqrsi_s3_retired_at(&head, 0).at_us == 12345);
+    assert_true(head.number_count == 3 && pgqrsi_s3_number_at(&head, 2) == PAGES - 1);
+    assert_memory_equal(head.pages + 2 * PAGE, image + (PAGES - 1) * PAGE, PAGE);
+    assert_true(pgqrsi_s3_last_commit(&head, 1) == 5);
+    for (i = 0; i < size; i++) /* cut anywhere it is no head; only just the file in front is a SQLite file */
+        if ((pgqrsi_s3_decode(body.data, i, &head) == PGQRSI_S3_FINE) != (i == file)) fail_msg("cut to %zu", i);
+    for (i = 0; i < size; i++) {
+        body.data[i] ^= 1;
+        if (pgqrsi_s3_decode(body.data, size, &head) == PGQRSI_S3_FINE) fail_msg("byte %zu", i);
+        body.data[i] ^= 1;
+    }
+    /* With the right checksum, but of nonsense. */
+    at = file + 56 + 32;
+    {
+        static const struct {
+            size_t at;
+            unsigned char value;
+        } nonsense[] = {{0, 1},  {1, 3},         {4, 5},      {7, 255},           {16, 1},           {16, 3},          {20, 0},        {24, 2},
+                        {24, 4}, {32 + 28, 1},   {32 + 24, 0}, {32 + 40 + 16, 3}, {32 + 40 + 16, 10}, {32 + 40 + 28, 0}, {32 + 40 + 28, 7}, {32 + 80 + 24, 6},
+                        {32 + 80 + 24 + 4, 0}, {32 + 80 + 24 + 8, PAGES}};
+        for (i = 0; i < COUNT(nonsense); i++) {
+            make_head(&body, &plan, image, PAGES, flags);
+            body.data[at + nonsense[i].at] = nonsense[i].value;
+            put_crc(&body);
+            if (pgqrsi_s3_decode(body.data, body.size, &head) == PGQRSI_S3_FINE) fail_msg("nonsense %zu", i);
+        }
+    }
+    /* All in one again, with something left to delete. */
+    make_head(&body, &plan, image, PAGES, flags);
+    body.size = file + 56 + 32;
+    pgqrsi_s3_append_parts(&body, &plan, false);
+    pgqrsi_s3_append_crc(&body);
+    assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &head), PGQRSI_S3_FINE);
+    assert_true(!pgqrsi_s3_in_parts(&head) && head.retired_count == 1 && head.image_size == file);
+}
+
+/* Parts and head laid over each other are the file, from nothing and from what was known of it. */
+static void test_laying(void **state)
+{
+    static unsigned char first[PAGES * PAGE], last[PAGES * PAGE], part_data[4 * PAGE], flags[PAGES];
+    static pgqrsi_s3_plan plan;
+    static const uint32_t counts[] = {PAGES, PAGES - 6, PAGES - 20};
+    pgqrs_store *store = memory_store();
+    (void)state;
+    make_pages(first, PAGES);
+    for (size_t c = 0; c < COUNT(counts); c++) {
+        uint32_t pages = counts[c];
+        pgqrsi_s3_bytes body = {body_data, 0, sizeof(body_data)}, part_bytes = {part_data, 0, sizeof(part_data)};
+        pgqrsi_s3_version cold, warm, grown;
+        pgqrsi_s3_part whole, part;
+        memcpy(last, first, sizeof(last));
+        last[31] = (unsigned char)pages;
+        memset(flags, 0, sizeof(flags));
+        flags[7] = flags[9] = 1;
+        last[7 * PAGE] = last[9 * PAGE] = 'p';
+        part = part_of(7, 70, 6, 2, PGQRSI_S3_PAGES);
+        pgqrsi_s3_encode_part(&part_bytes, &part, 77, last, PAGE, pages, flags);
+        memset(flags, 0, sizeof(flags));
+        flags[0] = flags[9] = flags[11] = 1;
+        last[9 * PAGE] = last[11 * PAGE] = 'h';
+        make_head(&body, &plan, last, pages, flags);
+        whole = plan.parts[0];
+        memset(&cold, 0, sizeof(cold));
+        assert_int_equal(pgqrsi_s3_decode(body.data, body.size, &cold.trailer), PGQRSI_S3_FINE);
+        assert_true(pgqrsi_s3_lay_begin(store, &cold, NULL));
+        assert_int_equal(cold.missing, pages);
+        pgqrsi_s3_lay_part(&cold, &whole, first);
+        pgqrsi_s3_lay_part(&cold, &part, part_data);
+        assert_true(pgqrsi_s3_lay_head(&cold));
+        assert_memory_equal(cold.base.data, last, (size_t)pages * PAGE);
+        assert_true(pgqrsi_s3_born(&cold.born, 1) == 3 && pgqrsi_s3_born(&cold.born, 7) == 6 && pgqrsi_s3_born(&cold.born, 9) == 6 &&
+                    pgqrsi_s3_born(&cold.born, 11) == 3);
+        /* A part too few shows. */
+        memset(&warm, 0, sizeof(warm));
+        warm.trailer = cold.trailer;
+        assert_true(pgqrsi_s3_lay_begin(store, &warm, NULL));
+        pgqrsi_s3_lay_part(&warm, &whole, first);
+        assert_false(pgqrsi_s3_lay_head(&warm));
+        assert_true(pgqrsi_s3_lay_begin(store, &warm, NULL));
+        pgqrsi_s3_lay_part(&warm, &part, part_data);
+        assert_false(pgqrsi_s3_lay_head(&warm));
+        /* From what is known, all pages of another size of the file included. */
+        memset(&grown, 0, sizeof(grown));
+        grown.base.data = first;
+        grown.trailer = cold.trailer;
+        grown.trailer.page_count = PAGES;
+        grown.trailer.sum = pgqrsi_s3_image_sum(first, PAGE, 0, PAGES);
+        assert_true(pgqrsi_s3_reserve(store, &grown.born, PAGES * 8));
+        for (uint32_t i = 0; i < PAGES; i++)
+            pgqrsi_s3_set_born(&grown.born, i, 3);
+        assert_true(pgqrsi_s3_lay_begin(store, &warm, &grown));
+        pgqrsi_s3_lay_part(&warm, &part, part_data);
+        assert_true(pgqrsi_s3_lay_head(&warm));
+        assert_memory_equal(warm.base.data, last, (size_t)pages * PAGE);
+        assert_memory_equal(warm.born.data, cold.born.data, (size_t)pages * 8);
+        pgqrsi_s3_release(store, &grown.born);
+        pgqrsi_s3_drop_version(store, &cold);
+        pgqrsi_s3_drop_version(store, &warm);
+    }
+    pgqrs_close(store);
+}
+
+/* Over a long time: few parts, each page written a few times, and all in one when half of the file is new. */
+static void test_merging(void **state)
+{
+    pgqrsi_s3_part parts[PGQRSI_S3_PARTS_MAX];
+    uint32_t count = 1, most = 0, wholes = 0, i, k;
+    uint64_t added = 0, written = 0;
+    (void)state;
+    parts[0] = part_of(1, 1, 1, 100000, PGQRSI_S3_WHOLE);
+    for (i = 0; i < 30000; i++) { /* in the end the file can not be made anew */
+        uint32_t from;
+        parts[count++] = part_of(i, i, i, 10, PGQRSI_S3_PAGES);
+        added += 10;
+        from = pgqrsi_s3_choose_merge(parts, count, parts[0].pages, i < 20000);
+        if (from < count && from > 0) {
+            for (k = from + 1; k < count; k++)
+                parts[from].pages += parts[k].pages;
+            written += parts[from].pages;
+            count = from + 1;
+        } else if (from == 0) {
+            count = 1;
+            written += parts[0].pages;
+            wholes++;
+        }
+        if (count > most) most = count;
+    }
+    if (most > 32 || written > 7 * added || wholes != 4) fail_msg("%u parts, %u wholes, %llu written", most, wholes, (unsigned long long)written);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sha256),       cmocka_unit_test(test_sha256_in_pieces),
-        cmocka_unit_test(test_hmac),         cmocka_unit_test(test_crc),
+        cmocka_unit_test(test_hmac),         cmocka_unit_test(test_sha256_blocks), cmocka_unit_test(test_crc_of_every_length),
+        cmocka_unit_test(test_crc),
         cmocka_unit_test(test_signatures),   cmocka_unit_test(test_encoding),
         cmocka_unit_test(test_dates),        cmocka_unit_test(test_keys),
         cmocka_unit_test(test_endpoints),    cmocka_unit_test(test_network_file_systems),
         cmocka_unit_test(test_reply_fields), cmocka_unit_test(test_reply_bodies),
         cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_trailer),
         cmocka_unit_test(test_trailer_forgets), cmocka_unit_test(test_bad_objects),
+        cmocka_unit_test(test_active_machines), cmocka_unit_test(test_yield),
+        cmocka_unit_test(test_line),         cmocka_unit_test(test_part),
+        cmocka_unit_test(test_part_names),   cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_laying),       cmocka_unit_test(test_merging),
     };
     return cmocka_run_group_tests_name("unit_s3", tests, NULL, NULL);
 }

@@ -49,6 +49,7 @@ typedef enum option_id {
     OPT_LIMIT,
     OPT_AFTER,
     OPT_STATE,
+    OPT_OPEN,
     OPT_OLDER_THAN,
     OPT_QUEUE,
     OPT_DELAY,
@@ -73,6 +74,7 @@ typedef enum option_id {
     OPT_DEAD_RETENTION,
     OPT_PAUSED,
     OPT_IF_MISSING,
+    OPT_UNLOGGED,
     OPT_MAX_AGE,
     OPT_MAX_RETRIES,
     OPT_TIMEOUT,
@@ -87,6 +89,8 @@ typedef enum option_id {
     OPT_GRACE,
     OPT_INTERVAL,
     OPT_TRANSACTION_AGE,
+    OPT_FROM_SCHEMA,
+    OPT_TO_SCHEMA,
     OPT_COUNT_OF_OPTIONS
 } option_id;
 
@@ -128,6 +132,9 @@ typedef struct command {
     int variant;  /* for commands that share a function */
     bool offline; /* needs no store */
 } command;
+
+/* What --help and the manual page say beside that line; NULL: nothing. Lines end with a line feed. */
+const char *command_note(const command *cmd);
 
 extern const command commands[];
 extern const size_t command_count;
@@ -232,8 +239,8 @@ static inline int64_t number_of(const cli *c, option_id id)
 void cli_say(const char *format, ...) CLI_PRINTF(1, 2);
 /* The same, as the end of a command: `return cli_fail(NOT_FOUND, "there is no ...");` gives the code. */
 #define cli_fail(code, ...) (cli_say(__VA_ARGS__), (code))
-/* Opens a store with the settings of the surroundings; a DSN of NULL: the one they name. */
-exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store);
+/* Opens a store with the settings of the surroundings; a DSN or schema of NULL: the one they name. */
+exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **config, pgqrs_store **store);
 /* On any backend. What lies below S3 is released at the end, when the stores are closed. */
 pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error);
 void cli_release_http(void);

@@ -57,8 +57,8 @@ static void show_progress(const copying *job, bool end)
 {
     int percent = (int)(job->done >= job->total ? 100 : job->done * 100 / job->total), filled = percent / 4;
     if (!job->progress) return;
-    fprintf(stderr, "\r[%.*s%*s] %3d%%  %" PRId64 " messages and runs", filled, "=========================", 25 - filled,
-            "", percent, job->done);
+    fprintf(stderr, "\r[%.*s%*s] %3d%%  %" PRId64 " messages and runs", filled,
+            "=========================", 25 - filled, "", percent, job->done);
     if (end) fputs("\n", stderr);
 }
 
@@ -143,8 +143,8 @@ static exit_code pause_source(copying *job, const list *queues)
     const pgqrs_queue *queue = queues->items;
     for (size_t i = 0; i < queues->count; i++)
         delivering += !queue[i].settings.paused;
-    if (delivering > 0 && !cli_confirmed(job->c, &code, "pause %" PRId64 " of the %zu queues that are copied", delivering,
-                                         queues->count))
+    if (delivering > 0 &&
+        !cli_confirmed(job->c, &code, "pause %" PRId64 " of the %zu queues that are copied", delivering, queues->count))
         return code;
     for (size_t i = 0; i < queues->count && code == DONE; i++)
         if (!queue[i].settings.paused) code = check(&job->from, pgqrs_queue_pause(job->from.store, queue[i].name));
@@ -160,7 +160,8 @@ static exit_code nobody_works(copying *job)
     job->total = numbers.total;
     if (numbers.leased == 0 || given(job->c, OPT_FORCE)) return DONE;
     return cli_fail(FAILED,
-                    "%" PRId64 " messages are still being worked on; the queues are paused now: run this again when that is "
+                    "%" PRId64
+                    " messages are still being worked on; the queues are paused now: run this again when that is "
                     "done, or add --force to deliver them again once their leases end",
                     numbers.leased);
 }
@@ -466,7 +467,8 @@ static exit_code compare(copying *job, const list *queues, const list *workflows
         code = compare_workflow(job, workflow[i].name, &equal);
     output_end(&job->c->out);
     if (code != DONE || equal) return code;
-    return cli_fail(FAILED, "the stores are not equal: something still writes to one of them. Stop that, and run this again");
+    return cli_fail(FAILED,
+                    "the stores are not equal: something still writes to one of them. Stop that, and run this again");
 }
 
 /* --- the command */
@@ -487,9 +489,29 @@ static exit_code copy_all(copying *job, const list *queues, const list *workflow
     if (code == DONE) code = compare(job, queues, workflows);
     if (code == DONE)
         fprintf(stderr,
-                "pgqrs: %" PRId64 " messages and runs were stored, the others were there; the queues are paused in both "
-                "stores. To go on in the new one: pgqrs queue resume NAME, for each\n",
+                "pgqrs: %" PRId64
+                " messages and runs were stored, the others were there; the queues are paused in both "
+                "stores. To go on in the new one: pgqrs queue resume --all, with its --dsn\n",
                 job->stored);
+    return code;
+}
+
+/* Only on Postgres are there several stores behind one DSN. */
+static bool same(const side *one, const side *other)
+{
+    if (strcmp(one->config->dsn, other->config->dsn) != 0) return false;
+    return strcmp(pgqrs_store_backend(one->store), "postgres") != 0 ||
+           strcmp(pgqrs_store_settings(one->store)->schema, pgqrs_store_settings(other->store)->schema) == 0;
+}
+
+static exit_code open_both(copying *job)
+{
+    cli *c = job->c;
+    side *from = &job->from, *to = &job->to;
+    exit_code code = cli_open(c, c->operands[0], c->options[OPT_FROM_SCHEMA].text, &from->config, &from->store);
+    if (code == DONE) code = cli_open(c, c->operands[1], c->options[OPT_TO_SCHEMA].text, &to->config, &to->store);
+    if (code == DONE && same(from, to))
+        return cli_fail(USAGE, "both are the same store: it cannot be copied to itself");
     return code;
 }
 
@@ -502,10 +524,7 @@ exit_code copy(cli *c)
     memset(&workflows, 0, sizeof workflows);
     job.c = c;
     job.progress = isatty(STDERR_FILENO) != 0;
-    if (strcmp(c->operands[0], c->operands[1]) == 0)
-        return cli_fail(USAGE, "both DSNs are the same: a store cannot be copied to itself");
-    exit_code code = cli_open(c, c->operands[0], &job.from.config, &job.from.store);
-    if (code == DONE) code = cli_open(c, c->operands[1], &job.to.config, &job.to.store);
+    exit_code code = open_both(&job);
     if (code == DONE) code = list_queues(&job.from, &queues);
     if (code == DONE) code = list_workflows(&job.from, &workflows);
     if (code == DONE) code = copy_all(&job, &queues, &workflows);

@@ -1,8 +1,7 @@
 /* pgqrs doctor: looks at everything that goes wrong at night, and says the cure. Exit status 1 when something is broken; what only deserves
  * a look is a warning.
  *
- * Two questions are Postgres' own, not the library's: who keeps vacuum from its work, and is there a pooler between? They are asked
- * on a connection of this tool.
+ * One question is Postgres' own, not the library's: who keeps vacuum from its work? It is asked on a connection of this tool.
  */
 #include "cli.h"
 #include <inttypes.h>
@@ -44,6 +43,21 @@ typedef struct patient {
     int64_t transaction_ms; /* older ones are too old */
 } patient;
 
+/* For people: a table would cut the cures, and they are what is to be typed. */
+static void show(patient *p, const finding *f)
+{
+    char *found = output_plain(f->found), *cure = f->cure ? output_plain(f->cure) : NULL;
+    const char *emphasis = f->status == STATUS_OK || !p->c->out.color ? "" : "\033[1m";
+    if (!found || (f->cure && !cure))
+        p->c->out.no_memory = true;
+    else
+        fprintf(p->c->out.file, "%s%-8s%s %-8s %s\n", emphasis, status_name(f->status), *emphasis ? "\033[0m" : "",
+                f->check, found);
+    if (found && cure) fprintf(p->c->out.file, "%-8s %-8s cure: %s\n", "", "", cure);
+    free(found);
+    free(cure);
+}
+
 /* The text is "what\tcure"; without a tab there is no cure. */
 static void report(patient *p, const char *check, status s, const char *format, ...) CLI_PRINTF(4, 5);
 static void report(patient *p, const char *check, status s, const char *format, ...)
@@ -61,7 +75,10 @@ static void report(patient *p, const char *check, status s, const char *format, 
         f.cure = f.cure_text;
     }
     f.found = f.text;
-    output_rows(&p->c->out, &f, 1, sizeof f);
+    if (p->c->out.format == FORMAT_TABLE)
+        show(p, &f);
+    else
+        output_rows(&p->c->out, &f, 1, sizeof f);
     if (s > p->worst) p->worst = s;
 }
 
@@ -98,7 +115,9 @@ static void check_tables(patient *p)
     if (pgqrs_verify(p->c->store) == PGQRS_OK)
         report(p, "tables", STATUS_OK, "tables, columns, indexes and rows are whole");
     else
-        report_error(p, "tables");
+        report(p, "tables", STATUS_PROBLEM,
+               "%.250s\trestore a backup, or move what can be read to a new store: pgqrs copy",
+               pgqrs_last_error(p->c->store)->message);
 }
 
 /* --- queues */
@@ -201,58 +220,89 @@ static void check_leases(patient *p)
 
 /* --- Postgres */
 
-/* What holds back the horizon: transactions older than $1 seconds, the ones that were prepared for two-phase commit too. */
+/* What is older than $1 seconds: transactions that hold back the horizon, also those prepared for two-phase commit, and sessions
+ * that began one and are idle, which keep their locks. The last row counts the sessions whose transactions this user may not see. */
 static const char pins[] =
-    "SELECT what, seconds, cure FROM ("
+    "SELECT what, seconds, cure, pins FROM ("
     " SELECT 'session ' || pid || ' of ' || coalesce(usename, '?') || ' (' || coalesce(state, '?') || ')' AS what,"
     " extract(epoch FROM clock_timestamp() - xact_start)::bigint AS seconds,"
-    " 'SELECT pg_terminate_backend(' || pid || ')' AS cure"
+    " 'SELECT pg_terminate_backend(' || pid || ')' AS cure,"
+    " (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)::int AS pins"
     " FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     " AND backend_type = 'client backend' AND xact_start < clock_timestamp() - $1::float8 * interval '1 second'"
     " UNION ALL SELECT 'prepared transaction ' || quote_literal(gid),"
-    " extract(epoch FROM clock_timestamp() - prepared)::bigint, 'ROLLBACK PREPARED ' || quote_literal(gid)"
+    " extract(epoch FROM clock_timestamp() - prepared)::bigint, 'ROLLBACK PREPARED ' || quote_literal(gid), 1"
     " FROM pg_prepared_xacts WHERE database = current_database()"
     " AND prepared < clock_timestamp() - $1::float8 * interval '1 second'"
-    ") AS pin ORDER BY seconds DESC LIMIT 5";
+    " ORDER BY pins DESC, seconds DESC LIMIT 5) AS pin"
+    " UNION ALL SELECT 'hidden', count(*), '', -1 FROM pg_stat_activity WHERE datname = current_database()"
+    " AND NOT pg_has_role(usesysid, 'USAGE') AND NOT pg_has_role('pg_read_all_stats', 'USAGE') ORDER BY pins DESC";
 
-static void report_pin(patient *p, const char *what, const char *seconds, const char *cure)
+static void report_pin(patient *p, const char *what, int64_t seconds, const char *cure, bool keeps_vacuum)
 {
     char age[UNITS_ROOM];
-    int64_t number = 0;
-    (void)units_read_number(seconds, &number);
-    units_write_duration(age, sizeof age, number * 1000);
-    report(p, "vacuum", STATUS_PROBLEM,
-           "%.200s has a transaction open for %s, so vacuum cleans up nothing and tables grow\t%.150s", what, age,
-           cure);
+    units_write_duration(age, sizeof age, seconds * 1000);
+    report(p, "vacuum", keeps_vacuum ? STATUS_PROBLEM : STATUS_WARNING,
+           "%.200s has a transaction open for %s, %s\t%.150s", what, age,
+           keeps_vacuum ? "so vacuum cleans up nothing and tables grow" : "and keeps the locks that it has", cure);
 }
 
-static void check_vacuum(patient *p, PGconn *connection)
+static void report_no_pins(patient *p, int64_t hidden)
 {
-    char seconds[UNITS_ROOM], age[UNITS_ROOM];
-    const char *values[] = {seconds};
-    snprintf(seconds, sizeof seconds, "%.3f", (double)p->transaction_ms / 1000);
+    char age[UNITS_ROOM];
     units_write_duration(age, sizeof age, p->transaction_ms);
-    PGresult *result = PQexecParams(connection, pins, 1, NULL, values, NULL, NULL, 0);
-    if (PQresultStatus(result) != PGRES_TUPLES_OK)
-        report(p, "vacuum", STATUS_WARNING, "cannot look for old transactions: %.200s", PQresultErrorMessage(result));
-    else if (PQntuples(result) == 0)
-        report(p, "vacuum", STATUS_OK, "no transaction is older than %s", age);
+    if (hidden > 0)
+        report(p, "vacuum", STATUS_OK,
+               "no transaction that this user may see is older than %s; those of %" PRId64
+               " sessions he may not\tGRANT pg_read_all_stats to him",
+               age, hidden);
     else
-        for (int i = 0; i < PQntuples(result); i++)
-            report_pin(p, PQgetvalue(result, i, 0), PQgetvalue(result, i, 1), PQgetvalue(result, i, 2));
-    PQclear(result);
+        report(p, "vacuum", STATUS_OK, "no transaction is older than %s", age);
 }
 
-/* A pooler makes up the process id it gives to clients; the server tells the real one. */
-static void check_pooler(patient *p, PGconn *connection)
+static void report_pins(patient *p, const PGresult *result)
 {
-    PGresult *result = PQexec(connection, "SELECT pg_backend_pid()");
-    bool asked = PQresultStatus(result) == PGRES_TUPLES_OK && PQntuples(result) == 1;
-    int64_t pid = 0;
-    bool between = asked && units_read_number(PQgetvalue(result, 0, 0), &pid) && pid != PQbackendPID(connection);
-    pgqrs_switch setting = pgqrs_store_settings(p->c->store)->pooler;
-    if (!asked)
-        report(p, "pooler", STATUS_WARNING, "cannot be asked for: %.200s", PQresultErrorMessage(result));
+    int count = PQntuples(result);
+    for (int i = 0; i < count; i++) {
+        int64_t number = 0;
+        const char *keeps_vacuum = PQgetvalue(result, i, 3);
+        (void)units_read_number(PQgetvalue(result, i, 1), &number);
+        if (*keeps_vacuum != '-')
+            report_pin(p, PQgetvalue(result, i, 0), number, PQgetvalue(result, i, 2), *keeps_vacuum == '1');
+        else if (count == 1)
+            report_no_pins(p, number);
+    }
+}
+
+static void check_vacuum(patient *p)
+{
+    char seconds[UNITS_ROOM];
+    const char *values[] = {seconds};
+    PGconn *connection = PQconnectdb(p->c->config->dsn);
+    snprintf(seconds, sizeof seconds, "%.3f", (double)p->transaction_ms / 1000);
+    PGresult *result =
+        PQstatus(connection) == CONNECTION_OK ? PQexecParams(connection, pins, 1, NULL, values, NULL, NULL, 0) : NULL;
+    if (!result) /* libpq's own words may hold parts of the DSN */
+        report(p, "vacuum", STATUS_WARNING, "a second connection for this check was refused");
+    else if (PQresultStatus(result) == PGRES_TUPLES_OK)
+        report_pins(p, result);
+    else
+        report(p, "vacuum", STATUS_WARNING, "cannot look for old transactions: %.200s", PQresultErrorMessage(result));
+    PQclear(result);
+    PQfinish(connection);
+}
+
+/* What the library finds out by itself, against what the configuration says. */
+static void check_pooler(patient *p)
+{
+    pgqrs_error error;
+    pgqrs_store_desc desc = p->c->config->store;
+    pgqrs_switch setting = desc.pooler;
+    desc.pooler = PGQRS_AUTO;
+    pgqrs_store *store = pgqrs_open(p->c->config->dsn, &desc, &error);
+    bool between = pgqrs_store_pooled(store);
+    if (!store)
+        report(p, "pooler", STATUS_WARNING, "cannot be looked for: %.200s", error.message);
     else if (between && setting == PGQRS_OFF)
         report(p, "pooler", STATUS_PROBLEM,
                "there is a pooler between, and the configuration says there is none\tpooler: auto");
@@ -263,20 +313,7 @@ static void check_pooler(patient *p, PGconn *connection)
     else
         report(p, "pooler", STATUS_OK, "%s",
                between ? "a pooler stands between; consumers poll instead of being woken" : "none");
-    PQclear(result);
-}
-
-static void check_postgres(patient *p)
-{
-    PGconn *connection = PQconnectdb(p->c->config->dsn);
-    if (PQstatus(connection) != CONNECTION_OK) {
-        /* Its own words may hold parts of the DSN. */
-        report(p, "vacuum", STATUS_WARNING, "a second connection for this check was refused");
-    } else {
-        check_vacuum(p, connection);
-        check_pooler(p, connection);
-    }
-    PQfinish(connection);
+    pgqrs_close(store);
 }
 
 exit_code doctor(cli *c)
@@ -285,14 +322,18 @@ exit_code doctor(cli *c)
                  .worst = STATUS_OK,
                  .stale_ms = given(c, OPT_MAX_AGE) ? number_of(c, OPT_MAX_AGE) : STALE_MS,
                  .transaction_ms = given(c, OPT_TRANSACTION_AGE) ? number_of(c, OPT_TRANSACTION_AGE) : TRANSACTION_MS};
-    output_begin(&c->out, finding_fields);
+    bool listed = c->out.format != FORMAT_TABLE;
+    if (listed) output_begin(&c->out, finding_fields);
     if (check_schema(&p)) {
         check_tables(&p);
         check_queues(&p);
         check_workers(&p);
         check_leases(&p);
     }
-    if (strcmp(pgqrs_store_backend(c->store), "postgres") == 0) check_postgres(&p);
-    output_end(&c->out);
+    if (strcmp(pgqrs_store_backend(c->store), "postgres") == 0) {
+        check_vacuum(&p);
+        check_pooler(&p);
+    }
+    if (listed) output_end(&c->out);
     return p.worst == STATUS_PROBLEM ? FAILED : DONE;
 }

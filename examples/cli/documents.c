@@ -46,6 +46,7 @@ static void write_command(FILE *file, const command *cmd)
     fputs("\\fR\n", file);
     write_roff(file, cmd->help);
     fputs(".\n", file);
+    if (command_note(cmd)) write_roff(file, command_note(cmd));
     for (size_t i = 0; i < sizeof cmd->options && cmd->options[i] != OPT_NONE; i++) {
         const option_info *o = option_about((option_id)cmd->options[i]);
         fputs(i == 0 ? "Options: " : ", ", file);
@@ -71,16 +72,6 @@ static const char manual_head[] =
     ".PP\nDurations are written 250ms, 30s, 5m, 1h30m, 7d; a bare number is seconds.\n";
 
 static const char manual_tail[] =
-    ".SH WORK\n"
-    "The command of \\fBpgqrs work\\fR gets the payload on its standard input, and PGQRS_MESSAGE_ID, PGQRS_QUEUE, "
-    "PGQRS_ATTEMPT and "
-    "PGQRS_PRIORITY in its environment. With exit status 0 the message is archived, with 65 it goes to the dead "
-    "letters at once; after any other, a signal "
-    "or the timeout it is tried again after the queue's backoff. An interrupt (Ctrl\\-C, SIGTERM) starts no more "
-    "commands and waits "
-    "for those that run, for \\fB\\-\\-grace\\fR at most; a second one ends them now, a third one kills them. What "
-    "they had is given back, and "
-    "the try does not count.\n"
     ".SH OUTPUT\n"
     "Tables are for people. With \\fB\\-\\-format\\fR json, jsonl (an object a line) or csv the names of the fields "
     "are stable; times are UTC, ISO "

@@ -90,8 +90,11 @@ static exit_code send_one(cli *c, const char *payload)
     pgqrs_receipt receipt;
     pgqrs_enqueue_desc desc = enqueue_desc(c);
     if (!*payload) return cli_fail(USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
-    exit_code code = cli_check(c, pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt));
-    return code == DONE ? show_sent(c, &receipt) : code;
+    pgqrs_result result = pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt);
+    if (result == PGQRS_ERR_JSON)
+        return cli_fail(FAILED, "%s; a text is JSON in double quotes: '\"hello\"'",
+                        pgqrs_last_error(c->store)->message);
+    return result == PGQRS_OK ? show_sent(c, &receipt) : cli_store_failed(c);
 }
 
 /* Lines are stored in groups: each is one commit. */
@@ -101,6 +104,7 @@ typedef struct bulk {
     FILE *file;
     const char *name;
     pgqrs_enqueue_item items[GROUP];
+    char *payloads[GROUP];
     int64_t lines[GROUP]; /* where each came from */
     size_t count;
     int64_t line, sent, bytes, size;
@@ -123,7 +127,7 @@ static void show_progress(const bulk *b, bool end)
 static void drop_group(bulk *b)
 {
     for (size_t i = 0; i < b->count; i++)
-        free((char *)(uintptr_t)b->items[i].payload);
+        free(b->payloads[i]);
     b->count = 0;
 }
 
@@ -162,6 +166,7 @@ static exit_code add_line(bulk *b, const char *line, size_t size)
     copy[size] = 0;
     b->items[b->count] = (pgqrs_enqueue_item){copy, enqueue_desc(b->c)};
     b->items[b->count].desc.payload_size = size;
+    b->payloads[b->count] = copy;
     b->lines[b->count++] = b->line;
     return b->count == GROUP ? send_group(b) : DONE;
 }
@@ -377,10 +382,7 @@ typedef struct why {
 
 static const char *reason_name(int reason)
 {
-    static const char *const names[] = {"unknown",    "next",    "no_worker", "paused",     "delayed",    "leased",
-                                        "lease_over", "expired", "archived",  "dead",       "unknown_id", "retry",
-                                        "step_pause", "sleep",   "event",     "cancelling", "run_ended",  "run_failed"};
-    return reason > 0 && reason < (int)(sizeof names / sizeof names[0]) ? names[reason] : names[0];
+    return pgqrs_reason_name((pgqrs_reason)reason);
 }
 
 const field why_fields[] = {

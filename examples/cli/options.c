@@ -24,6 +24,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_LIMIT] = {"limit", 0, KIND_NUMBER, "N", "at most so many records [100]", 1, INT32_MAX},
     [OPT_AFTER] = {"after", 0, KIND_NUMBER, "ID", "go on behind the last id of the list before", 1, INT64_MAX},
     [OPT_STATE] = {"state", 0, KIND_TEXT, "STATE", "only those in this state", 0, 0},
+    [OPT_OPEN] = {"open", 0, KIND_FLAG, NULL, "only those that have not ended", 0, 0},
     [OPT_OLDER_THAN] = {"older-than", 0, KIND_DURATION, "AGE", "only what is older: 30s, 5m, 1h, 7d", 0, 0},
     [OPT_QUEUE] = {"queue", 'q', KIND_TEXT, "QUEUE", "only those of this queue", 0, 0},
     [OPT_DELAY] = {"delay", 0, KIND_DURATION, "TIME", "not before so long from now: 30 (seconds), 5m, 1h", 0, 0},
@@ -48,6 +49,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_DEAD_RETENTION] = {"dead-retention", 0, KIND_DURATION, "TIME", "the same for dead letters [keep]", 0, 0},
     [OPT_PAUSED] = {"paused", 0, KIND_FLAG, NULL, "deliver nothing until it is resumed", 0, 0},
     [OPT_IF_MISSING] = {"if-missing", 0, KIND_FLAG, NULL, "one that is there already is fine, and stays as it is", 0, 0},
+    [OPT_UNLOGGED] = {"unlogged", 0, KIND_FLAG, NULL, "accepted for old scripts, means nothing: every queue is durable", 0, 0},
     [OPT_MAX_AGE] = {"max-age", 0, KIND_DURATION, "AGE", "a heartbeat older than this is a bad sign [1m]", 1, 0},
     [OPT_MAX_RETRIES] = {"max-retries", 0, KIND_NUMBER, "N", "tries of a failed step after the first one [3]", 0, 32767},
     [OPT_TIMEOUT] = {"timeout", 0, KIND_DURATION, "TIME", "what takes longer has failed [none]", 1, 0},
@@ -61,6 +63,8 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
     [OPT_TRANSACTION_AGE] = {"transaction-age", 0, KIND_DURATION, "AGE", "a transaction open for so long keeps vacuum from its work [5m]", 1, 0},
+    [OPT_FROM_SCHEMA] = {"from-schema", 0, KIND_TEXT, "NAME", "the schema of the first store, where it is Postgres [--schema]", 0, 0},
+    [OPT_TO_SCHEMA] = {"to-schema", 0, KIND_TEXT, "NAME", "the schema of the second store, likewise", 0, 0},
     [OPT_INTERVAL] = {"interval", 0, KIND_DURATION, "TIME", "look so often [2s]", 100, 0},
 };
 /* clang-format on */
@@ -167,9 +171,48 @@ static void print_fields(FILE *file, const field *fields)
     }
 }
 
+const char *command_note(const command *cmd)
+{
+    static const struct {
+        const char *words, *text;
+    } notes[] = {
+        {"message send", "The payload is JSON: '{\"to\":\"ada\"}', 42, or a text in double quotes, '\"hello\"'.\n"},
+        {"message read",
+         "Each message is yours until its lease ends. Say what became of it before: pgqrs message\n"
+         "archive (done), release (failed: again later), delete or extend, with --lease for scripts.\n"},
+        {"work", "The command gets the payload on its standard input, without a line feed at the end, and\n"
+                 "PGQRS_MESSAGE_ID, PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY in its environment.\n"
+                 "Exit status 0: done, the message is archived. 65: hopeless, it goes to the dead letters at\n"
+                 "once. Any other, a signal or the timeout: it is tried again after the queue's backoff.\n"
+                 "Ctrl-C (SIGTERM) starts no more commands and waits for those that run, for --grace at most;\n"
+                 "a second one ends them now, a third one kills them. What they had is given back, and the\n"
+                 "try does not count.\n"},
+        {"copy", "The queues are paused in both stores, so that nobody changes what is copied. A copy that was\n"
+                 "interrupted is begun again with the same command: what has arrived is left alone. In the end\n"
+                 "counts and checksums of both are compared. --force copies messages that somebody holds, too:\n"
+                 "there they are delivered again when their leases would have ended.\n"
+                 "Then: pgqrs queue resume --all --dsn TO-DSN\n"},
+    };
+    for (size_t i = 0; i < sizeof notes / sizeof notes[0]; i++)
+        if (strcmp(notes[i].words, cmd->words) == 0) return notes[i].text;
+    return NULL;
+}
+
+static void print_note(FILE *file, const char *note)
+{
+    fputs("\n", file);
+    while (*note) {
+        int length = (int)strcspn(note, "\n");
+        fprintf(file, "  %.*s\n", length, note);
+        note += length + 1;
+    }
+}
+
 static void help_command(FILE *file, const command *cmd)
 {
+    const char *note = command_note(cmd);
     fprintf(file, "pgqrs %s%s%s\n\n  %s\n", cmd->words, *cmd->operands ? " " : "", cmd->operands, cmd->help);
+    if (note) print_note(file, note);
     if (cmd->options[0] != OPT_NONE) fputs("\nOptions:\n", file);
     for (size_t i = 0; i < sizeof cmd->options && cmd->options[i] != OPT_NONE; i++)
         print_option(file, (option_id)cmd->options[i]);
@@ -186,6 +229,14 @@ static void help_overview(FILE *file, const char *words)
         if (strncmp(commands[i].words, words, length) == 0) print_command(file, &commands[i]);
     print_globals(file);
     fputs("\nExit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no connection.\n", file);
+    if (*words) return;
+    fputs("\nTo begin:\n"
+          "    export PGQRS_DSN=sqlite://jobs.db\n"
+          "    pgqrs install\n"
+          "    pgqrs queue create mail\n"
+          "    pgqrs message send mail '{\"to\":\"ada@example.com\"}'\n"
+          "    pgqrs work mail --until-empty -- cat\n",
+          file);
 }
 
 /* --- which command */
@@ -339,6 +390,7 @@ static exit_code no_command(cli *c)
 exit_code options_read(cli *c, int argc, char **argv)
 {
     int matched;
+    c->operand_count = 0;
     c->operands = calloc((size_t)argc + 1, sizeof *c->operands);
     if (!c->operands) return cli_fail(FAILED, "no memory");
     exit_code code = read_arguments(c, argc, argv);

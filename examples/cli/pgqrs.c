@@ -23,7 +23,8 @@ const command commands[] = {
     {"migrate", "", "bring the tables up to date", admin_migrate, schema_fields, {0}, 0, false},
 
     {"queue create", "NAME", "create a queue", queue_create, deed_fields,
-     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING}, 0, false},
+     {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION, OPT_PAUSED, OPT_IF_MISSING,
+      OPT_UNLOGGED}, 0, false},
     {"queue update", "NAME", "change the settings that are given", queue_update, deed_fields,
      {OPT_LOCK_TIME, OPT_MAX_ATTEMPTS, OPT_BACKOFF, OPT_BACKOFF_MAX, OPT_RETENTION, OPT_DEAD_RETENTION}, 0, false},
     {"queue list", "", "list the queues with their settings", queue_list, queue_fields,
@@ -32,8 +33,8 @@ const command commands[] = {
     {"queue delete", "NAME", "remove a queue", queue_delete, deed_fields, {OPT_FORCE, OPT_YES}, 0, false},
     {"queue purge", "NAME", "remove all messages of a queue", queue_purge, deed_fields,
      {OPT_STATE, OPT_OLDER_THAN, OPT_YES}, 0, false},
-    {"queue pause", "NAME", "stop delivering its messages", queue_pause, deed_fields, {0}, 0, false},
-    {"queue resume", "NAME", "deliver its messages again", queue_resume, deed_fields, {0}, 0, false},
+    {"queue pause", "[NAME]", "stop delivering its messages", queue_pause, deed_fields, {OPT_ALL}, 0, false},
+    {"queue resume", "[NAME]", "deliver its messages again", queue_resume, deed_fields, {OPT_ALL}, 0, false},
     {"queue metrics", "[NAME]", "count the messages of one queue, or of all", queue_metrics, metrics_fields,
      {0}, 0, false},
 
@@ -101,7 +102,7 @@ const command commands[] = {
     {"run trigger", "WORKFLOW [JSON]", "start a run with this input", run_trigger, triggered_fields,
      {OPT_DELAY, OPT_PRIORITY, OPT_KEY, OPT_FILE}, 0, false},
     {"run list", "[WORKFLOW]", "list runs, the newest first", run_list, run_fields,
-     {OPT_STATE, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
+     {OPT_STATE, OPT_OPEN, OPT_KEY, OPT_LIMIT, OPT_AFTER}, 0, false},
     {"run show", "ID", "show one run", run_show, run_fields, {0}, 0, false},
     {"run steps", "ID", "list its steps, with what they gave", run_steps, step_fields, {0}, 0, false},
     {"run values", "ID", "list the values it has set", run_values, value_fields, {0}, 0, false},
@@ -120,7 +121,7 @@ const command commands[] = {
     {"doctor", "", "look for what is wrong, and say the cure", doctor, finding_fields, {OPT_MAX_AGE, OPT_TRANSACTION_AGE}, 0, false},
     {"top", "", "watch queues, workers and runs; q ends it", top, NULL, {OPT_INTERVAL}, 0, false},
     {"copy", "FROM-DSN TO-DSN", "copy all queues, messages, workflows and runs to another store", copy, copied_fields,
-     {OPT_YES, OPT_FORCE}, 0, true},
+     {OPT_FROM_SCHEMA, OPT_TO_SCHEMA, OPT_FORCE, OPT_YES}, 0, true},
     {"completion", "SHELL", "print the completion for bash or zsh", completion, NULL, {0}, 0, true},
     {"manual", "", "print the manual page", manual, NULL, {0}, 0, true},
 };
@@ -164,11 +165,17 @@ void cli_reword(char *text, size_t room)
 {
     static const struct {
         const char *from, *to;
-    } words[] = {{"call pgqrs_install", "run: pgqrs install"},      {"pgqrs_queue_", "pgqrs queue "},
-                 {"pgqrs_message_replay", "pgqrs message requeue"}, {"pgqrs_run_send_event", "pgqrs run send-event"},
-                 {"pgqrs_run_restart", "pgqrs run restart"},        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
-                 {"pgqrs_workflow_trigger", "pgqrs run trigger"},   {"pgqrs_workflow_create", "pgqrs workflow create"},
-                 {"pgqrs_workflow_delete", "pgqrs workflow delete"}};
+    } words[] = {
+        {"call pgqrs_install", "run: pgqrs install"},
+        {"pgqrs_queue_", "pgqrs queue "},
+        {"pgqrs_message_replay", "pgqrs message requeue"},
+        {"pgqrs_run_send_event", "pgqrs run send-event"},
+        {"pgqrs_run_restart", "pgqrs run restart"},
+        {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
+        {"pgqrs_workflow_trigger", "pgqrs run trigger"},
+        {"pgqrs_workflow_create", "pgqrs workflow create"},
+        {"pgqrs_workflow_delete", "pgqrs workflow delete"},
+        {"work on it with pgqrs_work_workflow", "its steps are in a program, which calls pgqrs_work_workflow"}};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         replace_all(text, room, words[i].from, words[i].to);
 }
@@ -387,10 +394,11 @@ static pgqrs_log_level log_level(const cli *c)
     return given(c, OPT_LOG_LEVEL) ? levels[number_of(c, OPT_LOG_LEVEL)] : PGQRS_LOG_WARN;
 }
 
-exit_code cli_open(cli *c, const char *dsn, pgqrs_config **config, pgqrs_store **store)
+exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **config, pgqrs_store **store)
 {
     pgqrs_error error;
-    pgqrs_config_desc desc = {.dsn = dsn, .schema = c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
+    pgqrs_config_desc desc = {
+        .dsn = dsn, .schema = schema ? schema : c->options[OPT_SCHEMA].text, .file = c->options[OPT_CONFIG].text};
     *config = pgqrs_config_load(&desc, &error);
     if (!*config && !dsn && strncmp(error.message, "no DSN", 6) == 0)
         return cli_fail(USAGE,
@@ -420,7 +428,7 @@ static exit_code run(cli *c)
 {
     exit_code code = open_log(c);
     if (code == DONE) code = open_output(c);
-    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, &c->config, &c->store);
+    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, NULL, &c->config, &c->store);
     c->out.clock = c->store;
     if (code == DONE) code = c->command->run(c);
     return c->out.file ? close_output(c, code) : code;

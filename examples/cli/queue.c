@@ -185,16 +185,48 @@ exit_code archive_purge(cli *c)
     return purge(c, PGQRS_PURGE_ARCHIVED);
 }
 
+static exit_code change_all(cli *c, const char *action, bool paused)
+{
+    deed d = {.action = action, .object = "queue"};
+    exit_code code = DONE;
+    int64_t after = 0;
+    size_t got = 1;
+    while (code == DONE && got > 0) {
+        pgqrs_queues *page = NULL;
+        code = cli_check(c, pgqrs_queue_list(c->store, after, LIST_PAGE, &page));
+        got = code == DONE ? page->count : 0;
+        for (size_t i = 0; i < got && code == DONE; i++) {
+            const pgqrs_queue *queue = &page->items[i];
+            after = queue->id;
+            if (queue->settings.paused == paused) continue;
+            code = cli_check(c, paused ? pgqrs_queue_pause(c->store, queue->name)
+                                       : pgqrs_queue_resume(c->store, queue->name));
+            if (code == DONE) d.count++;
+        }
+        pgqrs_free(page);
+    }
+    if (code == DONE)
+        output_said(&c->out, deed_fields, &d, "%s %lld queue%s", action, (long long)d.count, d.count == 1 ? "" : "s");
+    return code;
+}
+
+static exit_code change(cli *c, const char *action, bool paused)
+{
+    if (given(c, OPT_ALL) == (c->operand_count > 0)) return cli_fail(USAGE, "which one? Give its name, or --all");
+    if (given(c, OPT_ALL)) return change_all(c, action, paused);
+    exit_code code = cli_check(c, paused ? pgqrs_queue_pause(c->store, c->operands[0])
+                                         : pgqrs_queue_resume(c->store, c->operands[0]));
+    return code == DONE ? say(c, action, 1) : code;
+}
+
 exit_code queue_pause(cli *c)
 {
-    exit_code code = cli_check(c, pgqrs_queue_pause(c->store, c->operands[0]));
-    return code == DONE ? say(c, "paused", 1) : code;
+    return change(c, "paused", true);
 }
 
 exit_code queue_resume(cli *c)
 {
-    exit_code code = cli_check(c, pgqrs_queue_resume(c->store, c->operands[0]));
-    return code == DONE ? say(c, "resumed", 1) : code;
+    return change(c, "resumed", false);
 }
 
 exit_code queue_metrics(cli *c)

@@ -36,6 +36,9 @@ pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error)
 
 void cli_release_http(void)
 {
-    while (adapter_count > 0)
-        http_curl_destroy(adapters[--adapter_count]);
+    for (int i = 0; i < adapter_count; i++) {
+        http_curl_destroy(adapters[i]);
+        adapters[i] = NULL;
+    }
+    adapter_count = 0;
 }

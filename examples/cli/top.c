@@ -12,7 +12,8 @@
 
 #define INTERVAL_MS 2000
 #define STALE_MS 60000
-#define ROWS_MAX 500 /* of workers and runs: more fit no screen */
+#define ROWS_MAX 500  /* of workers and runs: more fit no screen */
+#define FAILED_MAX 20 /* runs that failed, behind those that are under way */
 
 typedef enum section { QUEUES, WORKERS, RUNS, SECTIONS } section;
 
@@ -22,7 +23,8 @@ typedef struct sight {
     pgqrs_system_metrics system;
     pgqrs_metrics *queues;
     pgqrs_workers *workers;
-    pgqrs_runs *runs;
+    pgqrs_runs *runs;   /* that have not ended */
+    pgqrs_runs *failed; /* the last ones */
 } sight;
 
 typedef struct screen {
@@ -42,18 +44,21 @@ static void drop(sight *s)
     pgqrs_free(s->queues);
     pgqrs_free(s->workers);
     pgqrs_free(s->runs);
+    pgqrs_free(s->failed);
     memset(s, 0, sizeof *s);
 }
 
 static pgqrs_result see(pgqrs_store *store, sight *s)
 {
     pgqrs_worker_filter workers = {.limit = ROWS_MAX};
-    pgqrs_run_filter runs = {.limit = ROWS_MAX};
+    pgqrs_run_filter runs = {.open = true, .limit = ROWS_MAX};
+    pgqrs_run_filter failed = {.state = PGQRS_RUN_ERROR, .limit = FAILED_MAX};
     pgqrs_result result = pgqrs_store_now(store, &s->now_us);
     if (!result) result = pgqrs_system_metrics_get(store, &s->system);
     if (!result) result = pgqrs_metrics_get(store, NULL, &s->queues);
     if (!result) result = pgqrs_worker_list(store, &workers, &s->workers);
     if (!result) result = pgqrs_run_list(store, &runs, &s->runs);
+    if (!result) result = pgqrs_run_list(store, &failed, &s->failed);
     return result;
 }
 
@@ -215,7 +220,8 @@ static void run_head(int y)
 
 static void run_row(const screen *s, int y, size_t row)
 {
-    const pgqrs_run_info *r = &s->now.runs->items[row];
+    const pgqrs_runs *open = s->now.runs;
+    const pgqrs_run_info *r = row < open->count ? &open->items[row] : &s->now.failed->items[row - open->count];
     int width = name_width(RUN_FIXED) / 2, rest = COLS - 33 - width;
     alarm_on(s, r->state == PGQRS_RUN_ERROR);
     putf(y, 0, 8, true, "%" PRId64, r->id);
@@ -244,7 +250,7 @@ static size_t rows_of(const sight *s, section which)
     case WORKERS:
         return s->workers ? s->workers->count : 0;
     case RUNS:
-        return s->runs ? s->runs->count : 0;
+        return s->runs && s->failed ? s->runs->count + s->failed->count : 0;
     case SECTIONS:
         break;
     }

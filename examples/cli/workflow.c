@@ -147,8 +147,7 @@ static const char *step_state_name(int state)
 
 static const char *step_kind_name(int kind)
 {
-    static const char *const names[] = {"unknown", "body", "sleep", "event"};
-    return kind > 0 && kind < 4 ? names[kind] : names[0];
+    return pgqrs_step_kind_name((pgqrs_step_kind)kind);
 }
 
 #define STEP(name, type, member, flags)                                                                                \
@@ -236,6 +235,7 @@ exit_code run_list(cli *c)
 {
     exit_code code = DONE;
     pgqrs_run_filter filter = {.workflow = c->operand_count > 0 ? c->operands[0] : NULL,
+                               .open = given(c, OPT_OPEN),
                                .idempotency_key = c->options[OPT_KEY].text,
                                .after_id = number_of(c, OPT_AFTER)};
     if (!read_run_state(c, &filter.state, &code)) return code;
