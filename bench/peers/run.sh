@@ -44,11 +44,6 @@ rounds=${ROUNDS:-}
 partial=
 [ -z "${PEERS:-}${SCENARIOS:-}" ] || partial=1
 
-die() {
-    echo "run.sh: $*" >&2
-    exit 1
-}
-
 say() {
     echo "$*" >&2
 }
@@ -70,6 +65,7 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
+trap : PIPE # a driver that dies is a failed turn
 
 # --- systems
 
@@ -118,7 +114,9 @@ can() {
 # How many messages are not acknowledged, asked of the tables.
 unfinished_sql() {
     case $1 in
-    pgqrs.h | pgqrs.h-single) echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')" ;;
+    pgqrs.h | pgqrs.h-single)
+        echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')"
+        ;;
     graphile-worker) echo "SELECT count(*) FROM graphile_worker._private_jobs" ;;
     pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
     river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
@@ -140,7 +138,7 @@ admin_sql() {
 
 # Processor seconds of the postmaster, of its children, and of those that ended.
 server_cpu() {
-    local postmaster children
+    local postmaster children child
     postmaster=$(head -n 1 "$PGQRS_TEST_POSTGRES_DATA/postmaster.pid")
     children=$(cat "/proc/$postmaster/task/$postmaster/children")
     # A child may end between the two looks.
@@ -151,7 +149,8 @@ server_cpu() {
 
 # Bytes of log and transactions that wrote, in the whole cluster; nothing else runs there.
 counters() {
-    admin_sql "SELECT json_build_object('wal', pg_current_wal_insert_lsn() - '0/0', 'xids', pg_snapshot_xmax(pg_current_snapshot())::text::bigint, 'cpu', $(server_cpu))"
+    admin_sql "SELECT json_build_object('wal', pg_current_wal_insert_lsn() - '0/0', 'cpu', $(server_cpu),
+        'xids', pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 }
 
 # Transactions of all kinds, and row versions that became dead: counted when the connections are gone.
@@ -161,7 +160,9 @@ statistics() {
         [ "$(admin_sql "SELECT count(*) FROM pg_stat_activity WHERE datname = '$1' AND backend_type = 'client backend'")" != 0 ] || break
         sleep 0.05
     done
-    sql "$1" "SELECT json_build_object('transactions', (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), 'dead_rows', (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables))"
+    sql "$1" "SELECT json_build_object(
+        'transactions', (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
+        'dead_rows', (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables))"
 }
 
 # Made once for each system, then copied: the tables of some take seconds.
@@ -192,24 +193,24 @@ set_up() {
 
 # --- drivers that run
 
-# start INDEX PEER ARGUMENTS...: returns when it is ready.
+# start INDEX SECONDS PEER ARGUMENTS...: returns when it is ready.
 start() {
-    local index=$1 line
-    shift
+    local index=$1 seconds=$2 line
+    shift 2
     rm -f "$scratch/in.$index" "$scratch/out.$index"
     mkfifo "$scratch/in.$index" "$scratch/out.$index"
     driver "$@" <"$scratch/in.$index" >"$scratch/out.$index" 2>"$scratch/err.$index" &
     running[$index]=$!
     disown # nothing is said when it is killed
     exec {to[$index]}>"$scratch/in.$index" {from[$index]}<"$scratch/out.$index"
-    if ! read -r -t 120 -u "${from[$index]}" line || [ "$line" != ready ]; then
+    if ! read -r -t "$seconds" -u "${from[$index]}" line || [ "$line" != ready ]; then
         say "  $*: $(tail -n 3 "$scratch/err.$index")"
         return 1
     fi
 }
 
 go() {
-    echo go >&"${to[$1]}"
+    echo go 2>/dev/null >&"${to[$1]}"
 }
 
 # result INDEX SECONDS: prints the JSON object.
@@ -280,12 +281,12 @@ measure() {
     if [ "$backend" = postgres ]; then before_statistics=$(statistics $database) || return 1; fi
     for command in "$@"; do
         # shellcheck disable=SC2086
-        start $index "$peer" $command || return 1
+        start $index 120 "$peer" $command || return 1
         index=$((index + 1))
     done
     [ "$scenario" != pinned ] || pin_snapshot
     if [ "$backend" = postgres ]; then before=$(counters) || return 1; fi
-    for index in "${!running[@]}"; do go "$index"; done
+    for index in "${!running[@]}"; do go "$index" || return 1; done
     if [ "$scenario" = idle ]; then
         sleep 2 # what beginning costs does not belong to it
         before=$(counters) && idle=$(idle_cpu) && sleep $((seconds - 3)) || return 1
@@ -316,9 +317,12 @@ measure() {
         + {done: $done, seconds: $seconds, per_s: (if $seconds > 0 then $done / $seconds else 0 end),
            client_cpu_us: ($cpu * 1e6 / $per), client_rss_kb: (map(.rss_kb) | add)}
         + if $others != [] and $producers != [] then {left: (($producers | map(.done) | add) - $done)} else {} end
-        + if $after then {server_cpu_us: (if $idle then $idle.server else $after.cpu - $before.cpu end * 1e6 / $per), wal_bytes: (($after.wal - $before.wal) / $per),
-           writes: (($after.xids - $before.xids) / $per), transactions: (($sa.transactions - $sb.transactions) / (if $idle then $seconds else $per end)),
-           dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)} else {} end' "$lines"
+        + if $after then
+            {server_cpu_us: (if $idle then $idle.server else $after.cpu - $before.cpu end * 1e6 / $per),
+             wal_bytes: (($after.wal - $before.wal) / $per), writes: (($after.xids - $before.xids) / $per),
+             transactions: (($sa.transactions - $sb.transactions) / (if $idle then $seconds else $per end)),
+             dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)}
+          else {} end' "$lines"
 }
 
 export PEERS_URL=
@@ -343,11 +347,11 @@ fill() { # COUNT [LEASE_MS]
 
 # turn FILL SECONDS COMMANDS...
 turn() {
-    local count=$1 measured
+    local count=$1
     shift
-    if prepare && { [ "$count" = 0 ] || fill "$count"; } && measured=$(measure "$@"); then
-        record "$measured"
-        say "  $scenario $cell, $backend, $peer: $(jq -r '"\(.per_s | round)/s"' <<<"$measured")"
+    if prepare && { [ "$count" = 0 ] || fill "$count"; } && measure "$@" >"$scratch/measured"; then
+        record "$(cat "$scratch/measured")"
+        say "  $scenario $cell, $backend, $peer: $(jq -r '"\(.per_s | round)/s"' "$scratch/measured")"
     else
         end_all
         record '{"error":"the driver failed"}'
@@ -404,8 +408,11 @@ chaos_handled() {
 
 chaos_strike() {
     case $cell in
-    restart) PGQRS_TEST_POSTGRES_DATA=$PGQRS_TEST_POSTGRES_DATA "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
-    backends) admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'client backend'" >/dev/null ;;
+    restart) "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
+    backends)
+        admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = '$database' AND backend_type = 'client backend'" >/dev/null
+        ;;
     worker) kill -KILL "${running[0]}" ;;
     esac
 }
@@ -422,7 +429,7 @@ chaos_turn() {
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
             [ -z "${running[$worker]:-}" ] || end "$worker"
             # The server may not be there yet.
-            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
+            if start "$worker" 20 "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
                 go "$worker" && restarts=$((restarts + 1))
             else
                 end "$worker"
@@ -512,10 +519,18 @@ cells() {
     esac
 }
 
+# These take minutes.
+rounds_of() {
+    case $scenario in
+    pinned | million) echo 1 ;;
+    *) echo "$rounds" ;;
+    esac
+}
+
 run_scenario() {
     local peer_list
     for cell in $(cells "$scenario"); do
-        for round in $(seq "$rounds"); do
+        for round in $(seq "$(rounds_of)"); do
             for backend in postgres sqlite; do
                 peer_list=$(echo "$present" | tr ' ' '\n' | sed -n "s/^$backend://p")
                 # The next round begins with another one.
@@ -563,8 +578,8 @@ peer=- backend=-
 record "$(jq -nc --arg quick "${quick:-0}" --arg server "$(admin_sql 'SHOW server_version')" --arg cpus "$(getconf _NPROCESSORS_ONLN)" \
     --arg machine "$(uname -sr)" --arg date "$(date -u +%F)" --argjson settings "$(admin_sql "SELECT json_object_agg(name, setting) FROM pg_settings
     WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'autovacuum_naptime')")" \
-    --argjson backlog "$backlog_size" --argjson rounds "$rounds" \
-    '{quick: ($quick != "0"), server: $server, cpus: $cpus, machine: $machine, date: $date, settings: $settings, backlog: $backlog, rounds: $rounds}')"
+    --arg storage "$(df --output=fstype "$scratch" 2>/dev/null | tail -n 1)" --argjson backlog "$backlog_size" --argjson rounds "$rounds" \
+    '{quick: ($quick != "0"), server: $server, cpus: $cpus, machine: $machine, date: $date, storage: $storage, settings: $settings, backlog: $backlog, rounds: $rounds}')"
 
 for scenario in $scenarios; do run_scenario; done
 
