@@ -96,7 +96,9 @@ impl Measurement {
     /// Until the time is over, or nothing has come for half a second when the queue is to be emptied.
     async fn finished(&self, until_empty: bool) -> f64 {
         loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // An idle worker is to be idle.
+            let left = Duration::from_secs_f64(f64::max(0.001, self.seconds - self.begun.elapsed().as_secs_f64()));
+            tokio::time::sleep(if until_empty { Duration::from_millis(20) } else { left }).await;
             let (done, last) = {
                 let state = self.state.lock().expect("no handler panics");
                 (state.done, state.last)

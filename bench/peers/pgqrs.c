@@ -212,32 +212,49 @@ static void fetch(char **argv)
     pgqrs_close(consumer.store);
 }
 
+/* A thread that stops the store's loop when the time is over; it sleeps until then, so that an idle worker is idle. */
 typedef struct deadline {
     pgqrs_store *store;
-    double at;
+    struct timespec at;
     bool over;
+    pthread_mutex_t mutex;
+    pthread_cond_t ended;
     pthread_t thread;
 } deadline;
 
 static void *deadline_main(void *argument)
 {
     deadline *d = argument;
-    while (!__atomic_load_n(&d->over, __ATOMIC_ACQUIRE) && bench_seconds() < d->at)
-        bench_sleep_until(bench_seconds() + 0.005);
+    int status = 0;
+    pthread_mutex_lock(&d->mutex);
+    while (!d->over && status == 0)
+        status = pthread_cond_timedwait(&d->ended, &d->mutex, &d->at);
+    pthread_mutex_unlock(&d->mutex);
     pgqrs_stop(d->store);
     return NULL;
 }
 
 static void deadline_begin(deadline *d, pgqrs_store *store, double seconds)
 {
-    *d = (deadline){.store = store, .at = bench_seconds() + seconds};
-    if (pthread_create(&d->thread, NULL, deadline_main, d)) bench_die("deadline", "no more threads");
+    double at = wall_seconds() + seconds;
+    memset(d, 0, sizeof *d);
+    d->store = store;
+    d->at.tv_sec = (time_t)at;
+    d->at.tv_nsec = (long)((at - (double)d->at.tv_sec) * 1e9);
+    if (pthread_mutex_init(&d->mutex, NULL) || pthread_cond_init(&d->ended, NULL) ||
+        pthread_create(&d->thread, NULL, deadline_main, d))
+        bench_die("deadline", "no more threads");
 }
 
 static void deadline_end(deadline *d)
 {
-    __atomic_store_n(&d->over, true, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&d->mutex);
+    d->over = true;
+    pthread_cond_signal(&d->ended);
+    pthread_mutex_unlock(&d->mutex);
     pthread_join(d->thread, NULL);
+    pthread_cond_destroy(&d->ended);
+    pthread_mutex_destroy(&d->mutex);
 }
 
 static pgqrs_result handle_message(const pgqrs_message *message, void *user)
