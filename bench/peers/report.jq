@@ -87,7 +87,7 @@ def scenario_section($cells; $name; $about):
      | "", "On \(if $backend == "postgres" then "Postgres" else "SQLite" end):", "",
        (if $name == "chaos" then chaos_table($rows) elif $name == "idle" then idle_table($rows)
         elif $name == "steady" or $name == "pinned" or $name == "wakeup" then latency_table($rows) else rate_table($rows) end)),
-    "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one system beside pgqrs.h: `PEERS=\"pgqrs.h river\"` in front."
+    "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one cell: `CELLS=\"\($here[0].cell)\"` in front; one system beside pgqrs.h: `PEERS=\"pgqrs.h \($here | map(.peer) | map(select(startswith(ours) | not)) | first // ours)\"`."
     end;
 
 # Where another system is ahead: more per second, or a lower p99.

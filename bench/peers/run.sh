@@ -5,6 +5,7 @@
 #
 #   PEERS="river pgqrs.h"              only these systems      } what is measured so goes to build/peers/partial;
 #   SCENARIOS="drain enqueue"          only these scenarios    } the whole goes to bench/results
+#   CELLS="1x50 4x10"                  only these cells        }
 #   ROUNDS=3                           how often the systems take turns
 #
 # Every turn has a database of its own, made for it and removed afterwards. The server is private, with fsync on.
@@ -42,7 +43,7 @@ peers=${PEERS:-}
 scenarios=${SCENARIOS:-$all_scenarios}
 rounds=${ROUNDS:-}
 partial=
-[ -z "${PEERS:-}${SCENARIOS:-}" ] || partial=1
+[ -z "${PEERS:-}${SCENARIOS:-}${CELLS:-}" ] || partial=1
 
 say() {
     echo "$*" >&2
@@ -530,6 +531,7 @@ rounds_of() {
 run_scenario() {
     local peer_list
     for cell in $(cells "$scenario"); do
+        [ -z "${CELLS:-}" ] || case " $CELLS " in *" $cell "*) ;; *) continue ;; esac
         for round in $(seq "$(rounds_of)"); do
             for backend in postgres sqlite; do
                 peer_list=$(echo "$present" | tr ' ' '\n' | sed -n "s/^$backend://p")
