@@ -130,7 +130,7 @@ bench: ## measure against the floor on real servers (35 minutes; PGQRS_BENCH_QUI
 bench-peers: ## measure beside other queues, installed below build/peers (hours; QUICK=1: 10 minutes); report in bench/results
 	@tests/install-deps.sh bench
 	@$(MAKE) --no-print-directory build/bench/peers/pgqrs
-	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' ROUNDS='$(ROUNDS)' bench/peers/run.sh
+	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' CELLS='$(CELLS)' ROUNDS='$(ROUNDS)' bench/peers/run.sh
 
 cli: ## build the command-line tool, build/pgqrs (see: build/pgqrs --help)
 	@tests/install-deps.sh cli

@@ -39,10 +39,12 @@ tap_check "produce in groups" "$out/log" drive '.done > 0 and .done % 50 == 0 an
 tap_check "produce at a rate" "$out/log" drive '.done >= 20 and .done <= 22' produce seconds=0.2 rate=100
 tap_check "fetch until nothing is left" "$out/log" drive '.done > 70 and .cpu_s > 0 and .rss_kb > 0' fetch seconds=60 batch=50
 tap_check "nothing is left" "$out/log" drive '.done == 0' fetch seconds=10 batch=1
-tap_check "fill" "$out/log" "$out/pgqrs" fill count=300 numbered=1
+tap_check "fill" "$out/log" "$out/pgqrs" fill count=300
 tap_check "handlers write down what they handled" "$out/log" logged
 tap_check "latencies" "$out/log" eval 'drive ".done > 0" produce seconds=0.1 &&
     drive ".p50_ms > 0 and .p99_ms >= .p50_ms" handle seconds=30 concurrency=2 until_empty=1'
+tap_check "fill one by one" "$out/log" "$out/pgqrs" fill count=40 single=1
+tap_check "what was filled is there" "$out/log" drive '.done == 40' fetch seconds=30 batch=1
 tap_check "workflow" "$out/log" drive '.done == 20' workflow seconds=30 count=20 concurrency=2
 
 bench/peers/report.sh "$here/peers.jsonl" "$out" >"$out/log" 2>&1 || tap_fail "the report is made" "$out/log"

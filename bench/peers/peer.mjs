@@ -64,7 +64,8 @@ export const count = () => done
 // Until the time is over, or nothing has come for half a second when the queue is to be emptied. Gives when the last one came.
 export async function finished (o) {
   while (seconds() < begun + o.seconds) {
-    await sleep(20)
+    // An idle worker is to be idle.
+    await sleep(o.until_empty ? 20 : Math.max(1, (begun + o.seconds - seconds()) * 1000))
     if (o.until_empty && seconds() > last + (done ? 0.5 : 3)) return last - begun
   }
   return seconds() - begun

@@ -72,14 +72,18 @@ class Measurement:
             return self.last - self.begun
         return now - self.begun if now > self.begun + self.seconds else None
 
+    def until_next_look_s(self, until_empty):
+        """An idle worker is to be idle."""
+        return 0.02 if until_empty else max(0.001, self.begun + self.seconds - time.monotonic())
+
     def finished(self, until_empty):
         while (elapsed := self.is_finished(until_empty)) is None:
-            time.sleep(0.02)
+            time.sleep(self.until_next_look_s(until_empty))
         return elapsed
 
     async def finished_async(self, until_empty):
         while (elapsed := self.is_finished(until_empty)) is None:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(self.until_next_look_s(until_empty))
         return elapsed
 
     def percentiles(self, prefix, begin, end):

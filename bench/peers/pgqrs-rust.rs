@@ -96,7 +96,9 @@ impl Measurement {
     /// Until the time is over, or nothing has come for half a second when the queue is to be emptied.
     async fn finished(&self, until_empty: bool) -> f64 {
         loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            // An idle worker is to be idle.
+            let left = Duration::from_secs_f64(f64::max(0.001, self.seconds - self.begun.elapsed().as_secs_f64()));
+            tokio::time::sleep(if until_empty { Duration::from_millis(20) } else { left }).await;
             let (done, last) = {
                 let state = self.state.lock().expect("no handler panics");
                 (state.done, state.last)
@@ -165,7 +167,7 @@ async fn setup() -> Outcome<()> {
 
 async fn fill(options: &Options) -> Outcome<()> {
     let store = connect(0.0).await?;
-    let producer = pgqrs::producer("fill", QUEUE).create(&store).await?;
+    let producer = pgqrs::producer(&format!("fill-{}", std::process::id()), QUEUE).create(&store).await?;
     let count = options.number("count", 0.0) as u64;
     for first in (1..=count).step_by(1000) {
         let payloads: Vec<Value> = (first..=count.min(first + 999)).map(|n| payload(n, 0.0)).collect();
@@ -176,7 +178,7 @@ async fn fill(options: &Options) -> Outcome<()> {
 
 async fn produce(options: &Options) -> Outcome<()> {
     let store = connect(0.0).await?;
-    let producer = pgqrs::producer("produce", QUEUE).create(&store).await?;
+    let producer = pgqrs::producer(&format!("produce-{}", std::process::id()), QUEUE).create(&store).await?;
     let (group, rate) = (options.number("group", 1.0) as u64, options.number("rate", 0.0));
     let m = ready(options)?;
     let (mut n, mut at, offset) = (0, 0.0, wall());

@@ -152,27 +152,28 @@ static void setup(void)
     bench_end();
 }
 
-/* Messages that were enqueued one by one, so that each has a row of its own. Numbered ones, for the chaos, come in groups. */
+static char payloads[GROUP_MAX][PAYLOAD_SIZE];
+static pgqrs_enqueue_item items[GROUP_MAX];
+
+/* In calls of a thousand, as the other drivers do; single=1: one by one, so that each message has a row of its own. */
 static void fill(char **argv)
 {
-    int64_t count = (int64_t)number(argv, "count", 0);
+    int64_t count = (int64_t)number(argv, "count", 0), group;
     pgqrs_store *store = bench_open(PLACE);
-    if (number(argv, "numbered", 0) > 0) {
-        char payload[PAYLOAD_SIZE];
-        for (int64_t n = 1; n <= count; n++) {
-            write_payload(payload, n, 0);
-            bench_check(store, pgqrs_enqueue(store, "bench", payload, NULL, NULL));
+    if (number(argv, "single", 0) > 0) bench_fill(store, PLACE, count);
+    for (int64_t n = bench_ready(store); n < count; n += group) {
+        group = count - n < GROUP_MAX ? count - n : GROUP_MAX;
+        for (int64_t i = 0; i < group; i++) {
+            write_payload(payloads[i], n + i + 1, 0);
+            items[i].payload = payloads[i];
         }
-    } else {
-        bench_fill(store, PLACE, count);
+        bench_check(store, pgqrs_enqueue_many(store, "bench", items, (size_t)group, NULL));
     }
     pgqrs_close(store);
 }
 
 static void produce(char **argv)
 {
-    static char payloads[GROUP_MAX][PAYLOAD_SIZE];
-    static pgqrs_enqueue_item items[GROUP_MAX];
     double seconds = number(argv, "seconds", 1), rate = number(argv, "rate", 0);
     int64_t group = (int64_t)number(argv, "group", 1), done = 0;
     pgqrs_store *store = bench_open(PLACE);
@@ -211,32 +212,49 @@ static void fetch(char **argv)
     pgqrs_close(consumer.store);
 }
 
+/* A thread that stops the store's loop when the time is over; it sleeps until then, so that an idle worker is idle. */
 typedef struct deadline {
     pgqrs_store *store;
-    double at;
+    struct timespec at;
     bool over;
+    pthread_mutex_t mutex;
+    pthread_cond_t ended;
     pthread_t thread;
 } deadline;
 
 static void *deadline_main(void *argument)
 {
     deadline *d = argument;
-    while (!__atomic_load_n(&d->over, __ATOMIC_ACQUIRE) && bench_seconds() < d->at)
-        bench_sleep_until(bench_seconds() + 0.005);
+    int status = 0;
+    pthread_mutex_lock(&d->mutex);
+    while (!d->over && status == 0)
+        status = pthread_cond_timedwait(&d->ended, &d->mutex, &d->at);
+    pthread_mutex_unlock(&d->mutex);
     pgqrs_stop(d->store);
     return NULL;
 }
 
 static void deadline_begin(deadline *d, pgqrs_store *store, double seconds)
 {
-    *d = (deadline){.store = store, .at = bench_seconds() + seconds};
-    if (pthread_create(&d->thread, NULL, deadline_main, d)) bench_die("deadline", "no more threads");
+    double at = wall_seconds() + seconds;
+    memset(d, 0, sizeof *d);
+    d->store = store;
+    d->at.tv_sec = (time_t)at;
+    d->at.tv_nsec = (long)((at - (double)d->at.tv_sec) * 1e9);
+    if (pthread_mutex_init(&d->mutex, NULL) || pthread_cond_init(&d->ended, NULL) ||
+        pthread_create(&d->thread, NULL, deadline_main, d))
+        bench_die("deadline", "no more threads");
 }
 
 static void deadline_end(deadline *d)
 {
-    __atomic_store_n(&d->over, true, __ATOMIC_RELEASE);
+    pthread_mutex_lock(&d->mutex);
+    d->over = true;
+    pthread_cond_signal(&d->ended);
+    pthread_mutex_unlock(&d->mutex);
     pthread_join(d->thread, NULL);
+    pthread_cond_destroy(&d->ended);
+    pthread_mutex_destroy(&d->mutex);
 }
 
 static pgqrs_result handle_message(const pgqrs_message *message, void *user)

@@ -43,7 +43,7 @@ def scenario_texts: {
   drain: "Cells are consumers x batch. Each consumer is a process of its own that takes up to a batch at once and acknowledges it. Until nothing is left, or the time is over; a run that handed in less than the backlog was ended by the time.",
   enqueue: "Cells are messages in one call, one connection, one call after the other; every call is a commit of its own.",
   handlers: "Cells are the concurrency: one process, handlers that do nothing, one message each.",
-  steady: "A producer at half of what the system does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured for it alone in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
+  steady: "A producer at a rate, or at half of what the system itself does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
   pinned: "The same, while another session holds a snapshot open, so that no dead row can be removed. Late over early: p50 in the last third of the time over p50 in the first.",
   million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds.",
   idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
@@ -63,10 +63,10 @@ def rate_table($here):
   | table(["cell", "system", "per second", "lowest–highest", "pgqrs.h is", "messages", "client CPU µs", "server CPU µs", "log bytes", "dead rows", "commits", "client MB"]);
 
 def latency_table($here):
-  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", "", "", "", ""] else
-      [.peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.cell, .peer, (.per_s | thousands), (.p50_ms | text), (.p95_ms | text), (.p99_ms | text), (. as $c | .late_p50_ms | ratio($c.early_p50_ms) | text),
        (.left | text), (.client_cpu_us | text), (.server_cpu_us | text), (.dead_rows | text)] end)
-  | table(["system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
+  | table(["rate", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
 
 def idle_table($here):
   $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", ""] else
@@ -87,12 +87,12 @@ def scenario_section($cells; $name; $about):
      | "", "On \(if $backend == "postgres" then "Postgres" else "SQLite" end):", "",
        (if $name == "chaos" then chaos_table($rows) elif $name == "idle" then idle_table($rows)
         elif $name == "steady" or $name == "pinned" or $name == "wakeup" then latency_table($rows) else rate_table($rows) end)),
-    "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one system beside pgqrs.h: `PEERS=\"pgqrs.h river\"` in front."
+    "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one cell: `CELLS=\"\($here[0].cell)\"` in front; one system beside pgqrs.h: `PEERS=\"pgqrs.h \($here | map(.peer) | map(select(startswith(ours) | not)) | first // ours)\"`."
     end;
 
 # Where another system is ahead: more per second, or a lower p99.
 def behind($cells):
-  [$cells[] | select(.peer != ours and .turns > 0) | . as $c
+  [$cells[] | select((.peer | startswith(ours) | not) and .turns > 0) | . as $c
    | ($cells | map(select(.peer == ours and .scenario == $c.scenario and .cell == $c.cell and .backend == $c.backend and .turns > 0)) | first) as $our
    | select($our)
    | (if (.scenario | IN("drain", "enqueue", "handlers", "million", "workflow")) and .per_s > $our.per_s
@@ -113,16 +113,16 @@ map(select(.scenario == "about")) as $abouts
 | ($abouts | map(select(.peer == "-")) | first) as $about
 | map(select(.scenario != "about")) as $turns
 | cells($turns) as $sorted
-# Systems and cells in the order of the run, not of the alphabet.
-| ($turns | map(.peer) | unordered_unique) as $peers
+# Systems in the order of systems.json, cells in that of the run.
+| ($systems[0] | keys_unsorted) as $peers
 | ($turns | map([.scenario, .cell]) | unordered_unique) as $order
-| ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | if $c.peer == ours then -1 else index([$c.peer]) end)])) as $cells
+| ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | index([$c.peer]))])) as $cells
 | "# pgqrs.h beside other queues",
   "",
-  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell; every turn had a new database. Figures are medians of the turns, costs are per message.",
+  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell\(if $about.rounds > 1 then " (one beside an old transaction and with a million)" else "" end); every turn had a new database. Figures are medians of the turns, costs are per message.",
   (if $about.quick then "", "**A short run: one turn of a few seconds in each cell. It shows sizes, not differences of a few percent.**" else empty end),
   "",
-  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes.",
+  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes.",
   "",
   "## The systems, and what they guarantee here",
   "",

@@ -117,7 +117,11 @@ func (worker) Work(_ context.Context, job *river.Job[message]) error {
 // Until the time is over, or nothing has come for half a second when the queue is to be emptied.
 func finished(untilEmpty bool) float64 {
 	for {
-		time.Sleep(20 * time.Millisecond)
+		if untilEmpty {
+			time.Sleep(20 * time.Millisecond)
+		} else { // an idle worker is to be idle
+			time.Sleep(time.Duration(m.seconds*float64(time.Second)) - time.Since(m.begun) + time.Millisecond)
+		}
 		m.Lock()
 		last, done := m.last, m.done
 		m.Unlock()

@@ -5,6 +5,7 @@
 #
 #   PEERS="river pgqrs.h"              only these systems      } what is measured so goes to build/peers/partial;
 #   SCENARIOS="drain enqueue"          only these scenarios    } the whole goes to bench/results
+#   CELLS="1x50 4x10"                  only these cells        }
 #   ROUNDS=3                           how often the systems take turns
 #
 # Every turn has a database of its own, made for it and removed afterwards. The server is private, with fsync on.
@@ -14,7 +15,8 @@
 #   PEERS_URL=URL DRIVER COMMAND [KEY=VALUE...]
 #
 #   setup                                          makes tables and queue; prints {"version":"..."}
-#   fill count=N [lease_ms=L]                      enqueues N messages {"n":1..N,"at":0,"pad":...}, not measured
+#   fill count=N [lease_ms=L]                      enqueues N messages, a thousand in each call where it can,
+#                                                  {"n":1..N,"at":0,"pad":...}; not measured
 #   produce seconds=S [group=G] [rate=R]           enqueues for S seconds, G in each call, at R calls a second or one after the
 #                                                  other; "at" is when a message was due, in seconds since 1970
 #   fetch seconds=S batch=B                        takes and acknowledges up to B at once until nothing is left
@@ -34,19 +36,14 @@ root=$(cd "$here/../.." && pwd)
 build=$root/build/peers
 quick=${QUICK:-}
 [ "$quick" != 0 ] || quick=
-postgres_peers="pgqrs.h graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
+postgres_peers="pgqrs.h pgqrs.h-single graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
 sqlite_peers="pgqrs.h litequeue huey"
 all_scenarios="drain enqueue handlers steady pinned million idle wakeup workflow chaos"
 peers=${PEERS:-}
 scenarios=${SCENARIOS:-$all_scenarios}
 rounds=${ROUNDS:-}
 partial=
-[ -z "${PEERS:-}${SCENARIOS:-}" ] || partial=1
-
-die() {
-    echo "run.sh: $*" >&2
-    exit 1
-}
+[ -z "${PEERS:-}${SCENARIOS:-}${CELLS:-}" ] || partial=1
 
 say() {
     echo "$*" >&2
@@ -69,6 +66,7 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
+trap : PIPE # a driver that dies is a failed turn
 
 # --- systems
 
@@ -80,7 +78,7 @@ driver() { # PEER ARGUMENTS...
     local peer=$1
     shift
     case $peer in
-    pgqrs.h) exec "$root/build/bench/peers/pgqrs" "$@" ;;
+    pgqrs.h | pgqrs.h-single) exec "$root/build/bench/peers/pgqrs" "$@" ;;
     graphile-worker | pg-boss) exec "$build/npm/node_modules/.bin/node" "$here/$peer.mjs" "$@" ;;
     river) exec "$build/go/river" "$@" ;;
     pgqrs-rust) exec "$build/cargo/target/release/driver" "$@" ;;
@@ -95,6 +93,10 @@ reason_missing() {
 # Whether the system has what the scenario needs.
 can() {
     case $backend-$peer-$scenario in
+    postgres-pgqrs.h-single-drain | postgres-pgqrs.h-single-handlers | postgres-pgqrs.h-single-million) ;;
+    postgres-pgqrs.h-single-*) return 1 ;; # only the backlog is another one
+    postgres-pgqrs-python-steady | postgres-pgqrs-python-pinned | postgres-pgqrs-python-idle | postgres-pgqrs-python-wakeup | \
+        postgres-pgqrs-python-chaos) [ -z "$quick" ] || [ -n "$(reason_missing pgqrs-rust)" ] ;; # the crate is there instead
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
     postgres-pgqrs-python-workflow) [ "$cell" = 1 ] ;;
@@ -113,7 +115,9 @@ can() {
 # How many messages are not acknowledged, asked of the tables.
 unfinished_sql() {
     case $1 in
-    pgqrs.h) echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')" ;;
+    pgqrs.h | pgqrs.h-single)
+        echo "SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state IN ('ready', 'delayed', 'leased')"
+        ;;
     graphile-worker) echo "SELECT count(*) FROM graphile_worker._private_jobs" ;;
     pg-boss) echo "SELECT count(*) FROM pgboss.job WHERE name = 'bench' AND state < 'completed'" ;;
     river) echo "SELECT count(*) FROM river_job WHERE finalized_at IS NULL" ;;
@@ -135,7 +139,7 @@ admin_sql() {
 
 # Processor seconds of the postmaster, of its children, and of those that ended.
 server_cpu() {
-    local postmaster children
+    local postmaster children child
     postmaster=$(head -n 1 "$PGQRS_TEST_POSTGRES_DATA/postmaster.pid")
     children=$(cat "/proc/$postmaster/task/$postmaster/children")
     # A child may end between the two looks.
@@ -146,7 +150,8 @@ server_cpu() {
 
 # Bytes of log and transactions that wrote, in the whole cluster; nothing else runs there.
 counters() {
-    admin_sql "SELECT json_build_object('wal', pg_current_wal_insert_lsn() - '0/0', 'xids', pg_snapshot_xmax(pg_current_snapshot())::text::bigint, 'cpu', $(server_cpu))"
+    admin_sql "SELECT json_build_object('wal', pg_current_wal_insert_lsn() - '0/0', 'cpu', $(server_cpu),
+        'xids', pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
 }
 
 # Transactions of all kinds, and row versions that became dead: counted when the connections are gone.
@@ -156,7 +161,9 @@ statistics() {
         [ "$(admin_sql "SELECT count(*) FROM pg_stat_activity WHERE datname = '$1' AND backend_type = 'client backend'")" != 0 ] || break
         sleep 0.05
     done
-    sql "$1" "SELECT json_build_object('transactions', (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()), 'dead_rows', (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables))"
+    sql "$1" "SELECT json_build_object(
+        'transactions', (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
+        'dead_rows', (SELECT coalesce(sum(n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables))"
 }
 
 # Made once for each system, then copied: the tables of some take seconds.
@@ -187,24 +194,24 @@ set_up() {
 
 # --- drivers that run
 
-# start INDEX PEER ARGUMENTS...: returns when it is ready.
+# start INDEX SECONDS PEER ARGUMENTS...: returns when it is ready.
 start() {
-    local index=$1 line
-    shift
+    local index=$1 seconds=$2 line
+    shift 2
     rm -f "$scratch/in.$index" "$scratch/out.$index"
     mkfifo "$scratch/in.$index" "$scratch/out.$index"
     driver "$@" <"$scratch/in.$index" >"$scratch/out.$index" 2>"$scratch/err.$index" &
     running[$index]=$!
     disown # nothing is said when it is killed
     exec {to[$index]}>"$scratch/in.$index" {from[$index]}<"$scratch/out.$index"
-    if ! read -r -t 120 -u "${from[$index]}" line || [ "$line" != ready ]; then
+    if ! read -r -t "$seconds" -u "${from[$index]}" line || [ "$line" != ready ]; then
         say "  $*: $(tail -n 3 "$scratch/err.$index")"
         return 1
     fi
 }
 
 go() {
-    echo go >&"${to[$1]}"
+    echo go 2>/dev/null >&"${to[$1]}"
 }
 
 # result INDEX SECONDS: prints the JSON object.
@@ -275,15 +282,18 @@ measure() {
     if [ "$backend" = postgres ]; then before_statistics=$(statistics $database) || return 1; fi
     for command in "$@"; do
         # shellcheck disable=SC2086
-        start $index "$peer" $command || return 1
+        start $index 120 "$peer" $command || return 1
         index=$((index + 1))
     done
     [ "$scenario" != pinned ] || pin_snapshot
     if [ "$backend" = postgres ]; then before=$(counters) || return 1; fi
-    for index in "${!running[@]}"; do go "$index"; done
+    for index in "${!running[@]}"; do go "$index" || return 1; done
     if [ "$scenario" = idle ]; then
         sleep 2 # what beginning costs does not belong to it
-        before=$(counters) && idle=$(idle_cpu) || return 1
+        before=$(counters) && idle=$(idle_cpu) && sleep $((seconds - 3)) || return 1
+        # While its threads are there, and before the counters, which ask the server.
+        idle=$(jq -c --argjson now "$(idle_cpu)" --argjson seconds $((seconds - 3)) \
+            '{client: ($now.client - .client), server: ($now.server - .server), $seconds}' <<<"$idle") && after=$(counters) || return 1
     fi
     : >"$lines"
     index=0
@@ -292,12 +302,7 @@ measure() {
         jq -c --arg command "${command%% *}" '{command: $command} + .' <<<"$line" >>"$lines"
         index=$((index + 1))
     done
-    # First, because the counters ask the server.
-    if [ "$idle" != null ]; then
-        idle=$(jq -c --argjson now "$(idle_cpu)" --argjson seconds $((seconds - 2)) \
-            '{client: ($now.client - .client), server: ($now.server - .server), $seconds}' <<<"$idle") || return 1
-    fi
-    if [ "$backend" = postgres ]; then after=$(counters) || return 1; fi
+    if [ "$backend" = postgres ] && [ "$idle" = null ]; then after=$(counters) || return 1; fi
     [ "$scenario" != pinned ] || unpin_snapshot
     end_all
     if [ "$backend" = postgres ]; then after_statistics=$(statistics $database) || return 1; fi
@@ -313,9 +318,12 @@ measure() {
         + {done: $done, seconds: $seconds, per_s: (if $seconds > 0 then $done / $seconds else 0 end),
            client_cpu_us: ($cpu * 1e6 / $per), client_rss_kb: (map(.rss_kb) | add)}
         + if $others != [] and $producers != [] then {left: (($producers | map(.done) | add) - $done)} else {} end
-        + if $after then {server_cpu_us: (if $idle then $idle.server else $after.cpu - $before.cpu end * 1e6 / $per), wal_bytes: (($after.wal - $before.wal) / $per),
-           writes: (($after.xids - $before.xids) / $per), transactions: (($sa.transactions - $sb.transactions) / (if $idle then $seconds else $per end)),
-           dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)} else {} end' "$lines"
+        + if $after then
+            {server_cpu_us: (if $idle then $idle.server else $after.cpu - $before.cpu end * 1e6 / $per),
+             wal_bytes: (($after.wal - $before.wal) / $per), writes: (($after.xids - $before.xids) / $per),
+             transactions: (($sa.transactions - $sb.transactions) / (if $idle then $seconds else $per end)),
+             dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)}
+          else {} end' "$lines"
 }
 
 export PEERS_URL=
@@ -329,8 +337,10 @@ prepare() {
     fi
 }
 
-fill() {
-    (driver "$peer" fill count="$1" numbered="${2:-0}" lease_ms="${3:-0}") >/dev/null 2>"$scratch/err.fill" </dev/null || {
+fill() { # COUNT [LEASE_MS]
+    local single=0
+    [ "$peer" != pgqrs.h-single ] || single=1
+    (driver "$peer" fill count="$1" lease_ms="${2:-0}" single=$single) >/dev/null 2>"$scratch/err.fill" </dev/null || {
         say "  $peer fill: $(tail -n 3 "$scratch/err.fill")"
         return 1
     }
@@ -338,11 +348,11 @@ fill() {
 
 # turn FILL SECONDS COMMANDS...
 turn() {
-    local count=$1 measured
+    local count=$1
     shift
-    if prepare && { [ "$count" = 0 ] || fill "$count"; } && measured=$(measure "$@"); then
-        record "$measured"
-        say "  $scenario $cell, $backend, $peer: $(jq -r '"\(.per_s | round)/s"' <<<"$measured")"
+    if prepare && { [ "$count" = 0 ] || fill "$count"; } && measure "$@" >"$scratch/measured"; then
+        record "$(cat "$scratch/measured")"
+        say "  $scenario $cell, $backend, $peer: $(jq -r '"\(.per_s | round)/s"' "$scratch/measured")"
     else
         end_all
         record '{"error":"the driver failed"}'
@@ -399,8 +409,11 @@ chaos_handled() {
 
 chaos_strike() {
     case $cell in
-    restart) PGQRS_TEST_POSTGRES_DATA=$PGQRS_TEST_POSTGRES_DATA "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
-    backends) admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '$database' AND backend_type = 'client backend'" >/dev/null ;;
+    restart) "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
+    backends)
+        admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = '$database' AND backend_type = 'client backend'" >/dev/null
+        ;;
     worker) kill -KILL "${running[0]}" ;;
     esac
 }
@@ -411,13 +424,13 @@ chaos_turn() {
     # Short where it is how soon a dead worker's messages come back; elsewhere the server may be away for longer than that.
     [ "$cell" != worker ] || lease_ms=5000
     : >"$log"
-    prepare && fill "$count" 1 "$lease_ms" || return 1
+    prepare && fill "$count" "$lease_ms" || return 1
     limit=$((SECONDS + 30))
     while [ "$SECONDS" -lt "$limit" ]; do
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
             [ -z "${running[$worker]:-}" ] || end "$worker"
             # The server may not be there yet.
-            if start "$worker" "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
+            if start "$worker" 20 "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
                 go "$worker" && restarts=$((restarts + 1))
             else
                 end "$worker"
@@ -476,11 +489,17 @@ run_turn() {
         ;;
     enqueue) turn 0 5 "produce group=$cell seconds=$(pick 5 1)" ;;
     handlers) turn "$(backlog)" "$s" "handle concurrency=$cell until_empty=1 seconds=$s" ;;
-    steady) steady "$(pick 30 4)" "$(half_of_peak)" ;;
-    pinned) steady "$(pick 180 6)" "$(half_of_peak)" ;;
-    wakeup) steady "$(pick 30 3)" 20 ;;
+    steady | pinned | wakeup)
+        # The cell: messages a second.
+        case $scenario in
+        steady) s=$(pick 30 3) ;;
+        pinned) s=$(pick 180 5) ;;
+        wakeup) s=$(pick 30 3) ;;
+        esac
+        if [ "$cell" = half ]; then steady "$s" "$(half_of_peak)"; else steady "$s" "$cell"; fi
+        ;;
     million) turn 1000000 "$s" "fetch batch=10 seconds=$s" ;;
-    idle) turn 0 "$(pick 32 5)" "handle concurrency=4 seconds=$(pick 32 5)" ;;
+    idle) turn 0 "$(pick 33 6)" "handle concurrency=4 seconds=$(pick 33 6)" ;;
     workflow) turn 0 "$s" "workflow concurrency=$cell count=$(pick 4000 600) seconds=$s" ;;
     chaos) chaos ;;
     esac
@@ -492,16 +511,28 @@ cells() {
     enqueue) echo "1 50 1000" ;;
     handlers) echo "4 24" ;;
     workflow) echo "1 4" ;;
+    steady) pick "half 200" half ;;
+    pinned) echo half ;;
+    wakeup) echo 20 ;;
     chaos) echo "restart backends worker" ;;
     million) pick 1x10 "" ;;
     *) echo - ;;
     esac
 }
 
+# These take minutes.
+rounds_of() {
+    case $scenario in
+    pinned | million) echo 1 ;;
+    *) echo "$rounds" ;;
+    esac
+}
+
 run_scenario() {
     local peer_list
     for cell in $(cells "$scenario"); do
-        for round in $(seq "$rounds"); do
+        [ -z "${CELLS:-}" ] || case " $CELLS " in *" $cell "*) ;; *) continue ;; esac
+        for round in $(seq "$(rounds_of)"); do
             for backend in postgres sqlite; do
                 peer_list=$(echo "$present" | tr ' ' '\n' | sed -n "s/^$backend://p")
                 # The next round begins with another one.
@@ -549,8 +580,8 @@ peer=- backend=-
 record "$(jq -nc --arg quick "${quick:-0}" --arg server "$(admin_sql 'SHOW server_version')" --arg cpus "$(getconf _NPROCESSORS_ONLN)" \
     --arg machine "$(uname -sr)" --arg date "$(date -u +%F)" --argjson settings "$(admin_sql "SELECT json_object_agg(name, setting) FROM pg_settings
     WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes', 'shared_buffers', 'max_wal_size', 'autovacuum_naptime')")" \
-    --argjson backlog "$backlog_size" --argjson rounds "$rounds" \
-    '{quick: ($quick != "0"), server: $server, cpus: $cpus, machine: $machine, date: $date, settings: $settings, backlog: $backlog, rounds: $rounds}')"
+    --arg storage "$(df --output=fstype "$scratch" 2>/dev/null | tail -n 1)" --argjson backlog "$backlog_size" --argjson rounds "$rounds" \
+    '{quick: ($quick != "0"), server: $server, cpus: $cpus, machine: $machine, date: $date, storage: $storage, settings: $settings, backlog: $backlog, rounds: $rounds}')"
 
 for scenario in $scenarios; do run_scenario; done
 
