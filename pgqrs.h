@@ -585,8 +585,8 @@
 
     Connections that the library opens are tuned for its own statements (generic plans, no sequential scans). Behind a
     transaction pooler such as pgBouncer it notices, sets nothing for the session, prepares nothing and does not LISTEN;
-    store_desc.pooler overrides. Times are the server's; no consumer's clock matters. A connection that breaks is made again with
-    backoff; what is safe to repeat is repeated, the rest is PGQRS_ERR_OUTCOME_UNKNOWN. A transaction left open for hours somewhere
+    store_desc.pooler overrides, pgqrs_store_pooled tells. Times are the server's; no consumer's clock matters. A connection that
+    breaks is made again with backoff; what is safe to repeat is repeated, the rest is PGQRS_ERR_OUTCOME_UNKNOWN. A transaction left open for hours somewhere
     in the database keeps vacuum from cleaning up; claims stay fast all the same, the tables just grow.
 
 

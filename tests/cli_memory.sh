@@ -49,6 +49,7 @@ without_memory "bulk" no bash -c 'seq 1 5 | pgqrs message send jobs --lines'
 without_memory "read" no pgqrs message read jobs --count 3 --lock-time 10ms
 without_memory "work" no pgqrs work jobs --max-messages 1 -- cat
 without_memory "a run" yes pgqrs run show "$run" --utc
-without_memory "doctor" no pgqrs doctor --format csv
+without_memory "doctor" no pgqrs doctor
+without_memory "doctor, CSV" no pgqrs doctor --format csv
 gives "the store is whole" 0 pgqrs verify
 tap_end

@@ -43,19 +43,26 @@ typedef struct patient {
     int64_t transaction_ms; /* older ones are too old */
 } patient;
 
+static void show_text(patient *p, const char *text)
+{
+    char *plain = output_plain(text);
+    if (plain)
+        fprintf(p->c->out.file, "%s\n", plain);
+    else
+        p->c->out.no_memory = true;
+    free(plain);
+}
+
 /* For people: a table would cut the cures, and they are what is to be typed. */
 static void show(patient *p, const finding *f)
 {
-    char *found = output_plain(f->found), *cure = f->cure ? output_plain(f->cure) : NULL;
-    const char *emphasis = f->status == STATUS_OK || !p->c->out.color ? "" : "\033[1m";
-    if (!found || (f->cure && !cure))
-        p->c->out.no_memory = true;
-    else
-        fprintf(p->c->out.file, "%s%-8s%s %-8s %s\n", emphasis, status_name(f->status), *emphasis ? "\033[0m" : "",
-                f->check, found);
-    if (found && cure) fprintf(p->c->out.file, "%-8s %-8s cure: %s\n", "", "", cure);
-    free(found);
-    free(cure);
+    FILE *file = p->c->out.file;
+    bool bold = f->status != STATUS_OK && p->c->out.color;
+    fprintf(file, "%s%-8s%s %-8s ", bold ? "\033[1m" : "", status_name(f->status), bold ? "\033[0m" : "", f->check);
+    show_text(p, f->found);
+    if (!f->cure) return;
+    fprintf(file, "%-8s %-8s cure: ", "", "");
+    show_text(p, f->cure);
 }
 
 /* The text is "what\tcure"; without a tab there is no cure. */
