@@ -55,9 +55,10 @@
  *
  * What it costs
  *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
- *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
- *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
- *     change is one GET that is answered "not modified"; so is a question.
+ *     so. All of it is in memory and in the cache, where each commit compares, copies and writes it (10 ms of processor time for 10 MB), so
+ *     keep it small: delete instead of archive, or give queues a retention (the file shrinks when most of it was removed), and
+ *     keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a
+ *     question.
  *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
  *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
  *     producers put many operations into one.
@@ -345,7 +346,7 @@ __attribute__((target("sha,sse4.1"))) static void pgqrsi_s3_sha_blocks_x86(uint3
     __m128i cdgh = _mm_set_epi32((int)state[2], (int)state[3], (int)state[6], (int)state[7]);
     uint32_t out[8];
     for (; count > 0; bytes += 64, count--) {
-        __m128i w[4], abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4] = {order, order, order, order}, abef_before = abef, cdgh_before = cdgh;
         size_t i;
         for (i = 0; i < 4; i++)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), order);
@@ -1196,7 +1197,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
 #define PGQRSI_S3_PARTS_MAX 64      /* then they are made one */
 #define PGQRSI_S3_RETIRED_MAX 256   /* older ones are forgotten, and stay */
 #define PGQRSI_S3_UNBORN UINT64_MAX /* a page that is in the head alone */
-#define PGQRSI_S3_HEAD_BYTES 10240  /* of pages in the head: then they become a part */
+#define PGQRSI_S3_HEAD_PAGES 10     /* more than that in the head become a part */
 #define PGQRSI_S3_GRACE_US                                                                                             \
     INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
 static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
@@ -2604,6 +2605,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
 {
     pgqrsi_s3_version version;
     pgqrs_result result = PGQRS_OK;
+    int64_t read_us = pgqrs_backend_monotonic();
     memset(&version, 0, sizeof(version));
     *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &version.trailer);
     if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
@@ -2623,7 +2625,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
     memset(&reply->body, 0, sizeof(reply->body));
     if (result == PGQRS_OK) {
         pgqrsi_s3_adopt(self, &version, reply->etag);
-        self->verified_at_us = pgqrs_backend_monotonic();
+        self->verified_at_us = read_us; /* parts may have taken long since */
     }
     pgqrsi_s3_drop_version(self->store, &version);
     return result;
@@ -3024,7 +3026,7 @@ static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s
     }
     /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
     if (pause || self->lost) return true;
-    if ((uint64_t)plan->flagged * plan->page_size <= PGQRSI_S3_HEAD_BYTES)
+    if (plan->flagged <= PGQRSI_S3_HEAD_PAGES)
         pgqrsi_s3_merge_parts(self, plan, patience);
     else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
         pgqrsi_s3_unflag(plan);

@@ -948,7 +948,7 @@ static void forget_rows(const operation *what)
 /* On S3, where each call is an upload, a run does a share of the operations, another one with each seed; PGQRS_TEST_WHOLE=1: all. */
 static bool is_left_out(size_t number)
 {
-    enum { SHARE = 12 };
+    enum { SHARE = TEST_SANITIZED ? 24 : 12 };
     return on(ON_BUCKET) && !getenv("PGQRS_TEST_WHOLE") && (number + (size_t)run.seed) % SHARE != 0;
 }
 

@@ -1,7 +1,23 @@
 /* The S3 backend alone: what a store does to it, what other machines do, what it costs, and everything that is wrong from the start.
  * test targets: s3
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #define PGQRS_THREADS
+#if defined(__linux__)
+#include <sys/statfs.h>
+/* What the library is told of the file system that the cache is on. */
+static long pretended_file_system;
+static int pretending_statfs(const char *path, struct statfs *out)
+{
+    int result = statfs(path, out);
+    if (pretended_file_system)
+        out->f_type = pretended_file_system;
+    return result;
+}
+#define statfs(path, out) pretending_statfs(path, out)
+#endif
 #include "support.h"
 
 static void control(const char *lines)
@@ -202,6 +218,116 @@ static void cache_directory_must_be_usable(void)
         setenv("XDG_CACHE_HOME", kept_cache, 1);
     free(kept);
     free(kept_cache);
+}
+
+#if defined(__linux__)
+static void cache_directory_on_a_network_file_system_is_refused(void)
+{
+    static const long systems[] = {0x6969, 0x517b, (long)0xff534d42, (long)0xfe534d42}; /* NFS, SMB, CIFS, SMB2 */
+    size_t i;
+    for (i = 0; i < COUNT_OF(systems); i++) {
+        pretended_file_system = systems[i];
+        open_fails(T.dsn, test_s3_desc(), PGQRS_ERR_BAD_CONFIG, "network file system");
+    }
+    pretended_file_system = 0x9fa0; /* any other */
+    T.store = open_store(NULL);
+    pretended_file_system = 0;
+}
+#endif
+
+/* Root may write everywhere, so the child becomes somebody else. */
+static int open_where_nothing_can_be_written(void *user)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_error err;
+    pgqrs_store *store;
+    if (geteuid() == 0 && setuid(65534) != 0)
+        return 2;
+    s3.cache_dir = (const char *)user;
+    desc.s3 = &s3;
+    store = pgqrs_open(T.dsn, &desc, &err);
+    if (!store && err.code == PGQRS_ERR_BAD_CONFIG && strstr(err.message, s3.cache_dir))
+        return 0;
+    fprintf(stderr, "# child: %s\n", store ? "it was opened" : err.message);
+    pgqrs_close(store);
+    return 1;
+}
+
+static void cache_directory_that_cannot_be_written_is_refused(void)
+{
+    char place[] = "/tmp/pgqrs-read-only.XXXXXX";
+    pid_t child;
+    assert_non_null(mkdtemp(place));
+    assert_int_equal(chmod(place, 0555), 0);
+    child = start_child(open_where_nothing_can_be_written, place);
+    child_ended_well(child);
+    assert_int_equal(rmdir(place), 0);
+}
+
+static int64_t total(void)
+{
+    return count_where((pgqrs_message_filter){.queue = T.queue});
+}
+
+/* A store without a Date, whose clock is another one: there is nothing to set ours by. */
+static void clock_skew_that_the_store_refuses_is_an_error(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    pgqrs_store *store = T.store;
+    int64_t before = total(), skewed;
+    control("date=0\nclock_s=7200");
+    s3.deadline_ms = 1000;
+    open_fails(T.dsn, &s3, PGQRS_ERR_ACCESS_DENIED, "clocks");
+    T.store = store;
+    FAILS_NAMING(ERR_ACCESS_DENIED, "clocks", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    skewed = counted("status.403");
+    YES(skewed >= 2);
+    control("date=1\nclock_s=0");
+    EQ(before, total());
+    put();
+    EQ(before + 1, total());
+}
+
+static int nonsense_of_puts(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    return strcmp(request->method, "PUT") == 0 ? nonsense(user, request, reply) : s3_exchange_plain(request, reply);
+}
+
+/* Whatever the function says about a commit that it never sent, the object tells. */
+static void nonsense_about_a_commit_loses_nothing(void)
+{
+    static const int statuses[] = {200, 201, 204, 7, -5, 99999, 304, 301, 404, 412, 409, 418, 500};
+    size_t i;
+    for (i = 0; i < COUNT_OF(statuses); i++) {
+        int64_t before = total();
+        pgqrs_result result;
+        nonsense_status = statuses[i];
+        S3.instead.exchange = nonsense_of_puts;
+        result = pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+        S3.instead.exchange = NULL;
+        if (result == PGQRS_OK || result == PGQRS_ERR_INTERNAL)
+            fail_at(__FILE__, __LINE__, "status %d was %s", statuses[i], pgqrs_result_name(result));
+        check_error(pgqrs_last_error(T.store), result, "enqueue", __FILE__, __LINE__);
+        EQ(before, total());
+        put();
+        EQ(before + 1, total());
+    }
+}
+
+/* The key may read, and no more; or the session token has run out: each while the store is open. */
+static void refusals_while_the_store_is_open_change_nothing(void)
+{
+    int64_t before = total();
+    control("read_only=1");
+    FAILS_NAMING(ERR_ACCESS_DENIED, "403", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    EQ(before, total());
+    control("read_only=0\nexpired=1");
+    FAILS_NAMING(ERR_ACCESS_DENIED, "ExpiredToken", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    control("expired=0");
+    EQ(before, total());
+    put();
+    EQ(before + 1, total());
 }
 
 static void object_that_is_not_ours_is_refused(void)
@@ -1356,6 +1482,32 @@ static void object_in_parts_becomes_one_again(void)
     control("clock_s=0");
 }
 
+/* Nobody is bothered by a store that lets nothing be deleted, and it is not asked at every commit. */
+static void parts_that_cannot_be_deleted_stay(void)
+{
+    char names[64][64], now[64][64];
+    int i;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    put();
+    YES(parts_of(names) >= 1);
+    for (i = 0; i < 8; i++)
+        fill_on(T.store, 60);
+    control("counters=0\nerror_before=DELETE:1\nclock_s=30");
+    for (i = 0; i < 30; i++)
+        put();
+    EQ(1, counted("requests.DELETE"));
+    YES(part_is_there(names[0]));
+    control("error_before=0");
+    reopen_split(1); /* a new process tries again */
+    for (i = 0; i < 30; i++)
+        put();
+    control("clock_s=0");
+    YES(!part_is_there(names[0]));
+    YES(parts_of(now) >= 1);
+    check_whole(101 + 8 * 60 + 60);
+}
+
 /* Growing, shrinking, messages of many pages, two machines by turns: each version put together in the three ways there are, by who was
  * there, by who was not, and by the tests' own code. */
 static void parts_follow_every_change(void)
@@ -1782,6 +1934,13 @@ static const test_case s3_cases[] = {
     CASE(refusals_of_the_store_are_told_apart, NO_STORE),
     CASE(nonsense_from_the_callback_is_an_error, NO_STORE),
     CASE(cache_directory_must_be_usable, NO_STORE),
+#if defined(__linux__)
+    CASE(cache_directory_on_a_network_file_system_is_refused, NO_STORE),
+#endif
+    CASE(cache_directory_that_cannot_be_written_is_refused, NO_STORE),
+    CASE(clock_skew_that_the_store_refuses_is_an_error, PLAIN),
+    CASE(nonsense_about_a_commit_loses_nothing, PLAIN),
+    CASE(refusals_while_the_store_is_open_change_nothing, PLAIN),
     CASE(object_that_is_not_ours_is_refused, PLAIN),
     CASE(sqlite_file_that_was_uploaded_is_taken_over, NO_STORE),
     CASE(store_that_ignores_conditions_is_refused, UNINSTALLED),
@@ -1815,6 +1974,7 @@ static const test_case s3_cases[] = {
     CASE(part_without_a_head_is_removed, PLAIN),
     CASE(faults_of_parts_do_no_harm, PLAIN),
     CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(parts_that_cannot_be_deleted_stay, PLAIN),
     CASE(parts_follow_every_change, PLAIN),
     CASE(head_without_its_parts_is_an_error, PLAIN),
     CASE(export_is_one_file, PLAIN),
