@@ -8,12 +8,15 @@
  *     #include "pgqrs_s3.h"
  *
  * every other one just includes the header. Link with -lsqlite3 (3.37 or newer); pgqrs_sqlite.h stands beside it and comes
- * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one:
+ * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one (-lcurl):
  *
  *     http_curl *curl = http_curl_create();
  *     pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
  *     pgqrs_store_desc desc = {.s3 = &s3};
  *     pgqrs_store *store = pgqrs_open("s3://bucket/jobs.sqlite", &desc, &err);
+ *     ...
+ *     pgqrs_close(store);
+ *     http_curl_destroy(curl);
  *
  * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
  * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
@@ -2481,10 +2484,14 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
+    if (status <= 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                                  "%s: %s the store at %s; check endpoint and network", self->name,
+                                  status < 0 ? "no connection to" : "no answer from", self->host);
     if (pgqrsi_s3_is_passing(reply))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
-                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network",
-                                  self->name, self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status, NULL,
+                                  "%s: no answer from the store at %s (HTTP %d %s); check endpoint and network",
+                                  self->name, self->host, status, reply->code);
     return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s",
                               self->name, status, reply->code);
 }

@@ -168,7 +168,7 @@ void cli_reword(char *text, size_t room)
     } words[] = {
         {"call pgqrs_install", "run: pgqrs install"},
         {"pgqrs_queue_", "pgqrs queue "},
-        {"pgqrs_message_replay", "pgqrs message requeue"},
+        {"pgqrs_message_replay", "pgqrs dead replay"},
         {"pgqrs_run_send_event", "pgqrs run send-event"},
         {"pgqrs_run_restart", "pgqrs run restart"},
         {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},
