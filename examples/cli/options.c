@@ -21,6 +21,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_YES] = {"yes", 'y', KIND_FLAG, NULL, "do not ask", 0, 0},
     [OPT_FORCE] = {"force", 0, KIND_FLAG, NULL, "even when it is in use: what is held, not empty or not ended goes too", 0, 0},
     [OPT_ALL] = {"all", 0, KIND_FLAG, NULL, "all of them", 0, 0},
+    [OPT_AGAIN] = {"again", 0, KIND_FLAG, NULL, "make an object anew that was deleted from its bucket", 0, 0},
     [OPT_LIMIT] = {"limit", 0, KIND_NUMBER, "N", "at most so many records [100]", 1, INT32_MAX},
     [OPT_AFTER] = {"after", 0, KIND_NUMBER, "ID", "go on behind the last id of the list before", 1, INT64_MAX},
     [OPT_STATE] = {"state", 0, KIND_TEXT, "STATE", "only those in this state", 0, 0},
@@ -180,9 +181,8 @@ const char *command_note(const command *cmd)
         {"message read", "Each message is yours until its lease ends. Say what became of it before: pgqrs message\n"
                          "archive (done), release (failed: again later), delete or extend, with --lease for scripts.\n"
                          "Without --lock-time the lease is 5 s, whatever the queue says.\n"},
-        {"work", "The command gets the payload on its standard input, without a line feed at the end (in a\n"
-                 "shell: payload=$(cat), for `while read` misses a last line without one), and PGQRS_MESSAGE_ID,\n"
-                 "PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY in its environment.\n"
+        {"work", "The command gets the payload on its standard input, with a line feed at the end, and\n"
+                 "PGQRS_MESSAGE_ID, PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY in its environment.\n"
                  "Exit status 0: done, the message is archived. 65: hopeless, it goes to the dead letters at\n"
                  "once. Any other, a signal or the timeout: it is tried again after the queue's backoff,\n"
                  "and goes to the dead letters after its last attempt. The exit status of pgqrs work itself\n"
