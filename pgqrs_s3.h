@@ -3308,13 +3308,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         *again = true;
         return PGQRSI_S3_LOST;
     }
-    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
-    if (result != PGQRS_ERR_OBJECT_GONE &&
-        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. What
+     * cannot be read, or is of a newer schema, may have been made of our commit. */
+    if (result != PGQRS_ERR_OBJECT_GONE) {
+        pgqrs_error why = *pgqrs_last_error(self->store);
         commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
-                                    self->name, status, pgqrs_result_name(result));
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s (%s)",
+                                    self->name, status, pgqrs_result_name(result), why.message);
     }
     commit->result = result;
     return PGQRSI_S3_FAILED;
