@@ -722,6 +722,23 @@ static void put_that_comes_late_is_no_harm(void)
     OK(pgqrs_verify(T.store));
 }
 
+/* It may have been damaged on its way: the object is called damaged only when there was time to ask again. */
+static void damaged_reply_is_no_verdict(void)
+{
+    static const char *const damage[] = {"corrupted=GET:1.0", "shortened=GET:1.0"};
+    pgqrs_s3_desc s3 = *desc_elsewhere().s3; /* with nothing cached */
+    size_t i;
+    for (i = 0; i < COUNT_OF(damage); i++) {
+        control(damage[i]);
+        s3.deadline_ms = 9; /* less than any pause before another try */
+        s3.request_timeout_ms = 500;
+        open_fails(T.dsn, &s3, PGQRS_ERR_CONNECTION, i == 0 ? "damaged" : "s3://");
+        s3.deadline_ms = 3000;
+        open_fails(T.dsn, &s3, PGQRS_ERR_DATABASE, i == 0 ? "damaged" : "s3://");
+        no_more_faults();
+    }
+}
+
 static void store_that_is_away_is_an_error(void)
 {
     int64_t count;
@@ -1976,6 +1993,7 @@ static const test_case s3_cases[] = {
     CASE(many_faults_do_no_harm, PLAIN),
     CASE(outcome_that_cannot_be_known_is_said_to_be, PLAIN),
     CASE(refusal_without_a_look_says_nothing, PLAIN),
+    CASE(damaged_reply_is_no_verdict, PLAIN),
     CASE(put_that_comes_late_is_no_harm, PLAIN),
     CASE(store_that_is_away_is_an_error, PLAIN),
     CASE(etags_may_be_compared_without_their_quotes, PLAIN),
