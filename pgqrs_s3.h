@@ -2673,6 +2673,15 @@ static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
     return PGQRS_OK;
 }
 
+/* One damaged reply may have been damaged on its way: that much is no verdict on the object. */
+static pgqrs_result pgqrsi_s3_fail_unjudged(pgqrsi_s3 *self)
+{
+    pgqrs_error why = *pgqrs_last_error(self->store);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                              "%s: a reply that cannot be used, and deadline_ms left no time to ask again (%s)",
+                              self->name, why.message);
+}
+
 /* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
 static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, bool *moved)
 {
@@ -2717,7 +2726,9 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
-        if (result == PGQRS_OK || !again || !pgqrsi_s3_back_off(self, patience, retry_ms)) return result;
+        if (result == PGQRS_OK || !again) return result;
+        if (!pgqrsi_s3_back_off(self, patience, retry_ms))
+            return shape == PGQRSI_S3_FINE ? result : pgqrsi_s3_fail_unjudged(self);
     }
 }
 
@@ -3315,13 +3326,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         *again = true;
         return PGQRSI_S3_LOST;
     }
-    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
-    if (result != PGQRS_ERR_OBJECT_GONE &&
-        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. What
+     * cannot be read, or is of a newer schema, may have been made of our commit. */
+    if (result != PGQRS_ERR_OBJECT_GONE) {
+        pgqrs_error why = *pgqrs_last_error(self->store);
         commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
-                                    self->name, status, pgqrs_result_name(result));
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s (%s)",
+                                    self->name, status, pgqrs_result_name(result), why.message);
     }
     commit->result = result;
     return PGQRSI_S3_FAILED;

@@ -337,6 +337,7 @@ static void object_that_is_not_ours_is_refused(void)
     size_t image = pgqrsi_s3_image_size((unsigned char *)good.data, good.size);
     assert_non_null(copy);
     overwrite("<html>not a database</html>", 27);
+    FAILS_NAMING(ERR_OUTCOME_UNKNOWN, "not a SQLite file", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     FAILS_NAMING(ERR_DATABASE, "no", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     overwrite("", 0);
     FAILS_NAMING(ERR_DATABASE, "not a SQLite file", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
@@ -686,6 +687,25 @@ static void outcome_that_cannot_be_known_is_said_to_be(void)
     NUMBERS(0, 0, 2, 0, 0);
 }
 
+/* Carried out, and a 412: a proxy sent it twice. Whoever cannot look after that, or cannot read what there is, does not know. */
+static void refusal_without_a_look_says_nothing(void)
+{
+    static const char *const bad_looks[] = {"error_before=GET:1.0", "reset=GET:1.0", "corrupted=GET:1.0", "shortened=GET:1.0"};
+    size_t i;
+    for (i = 0; i < COUNT_OF(bad_looks); i++) {
+        int64_t id;
+        impatient_store(i < 2 ? 200 : 3000); /* time for every look that is made */
+        control("own_412=PUT:x1");
+        control(bad_looks[i]);
+        FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "\"first\"", NULL, NULL));
+        no_more_faults();
+        id = put();
+        NUMBERS(2, 0, 2 * (int64_t)i, 0, 0);
+        SAME("\"first\"", must_take()->payload);
+        EQ(id, must_take()->id);
+    }
+}
+
 /* Given up, and carried out later, also behind the back of the next one. */
 static void put_that_comes_late_is_no_harm(void)
 {
@@ -700,6 +720,23 @@ static void put_that_comes_late_is_no_harm(void)
     YES(after > before);
     BETWEEN(2, 3, numbers().ready);
     OK(pgqrs_verify(T.store));
+}
+
+/* It may have been damaged on its way: the object is called damaged only when there was time to ask again. */
+static void damaged_reply_is_no_verdict(void)
+{
+    static const char *const damage[] = {"corrupted=GET:1.0", "shortened=GET:1.0"};
+    pgqrs_s3_desc s3 = *desc_elsewhere().s3; /* with nothing cached */
+    size_t i;
+    for (i = 0; i < COUNT_OF(damage); i++) {
+        control(damage[i]);
+        s3.deadline_ms = 9; /* less than any pause before another try */
+        s3.request_timeout_ms = 500;
+        open_fails(T.dsn, &s3, PGQRS_ERR_CONNECTION, i == 0 ? "damaged" : "s3://");
+        s3.deadline_ms = 3000;
+        open_fails(T.dsn, &s3, PGQRS_ERR_DATABASE, i == 0 ? "damaged" : "s3://");
+        no_more_faults();
+    }
 }
 
 static void store_that_is_away_is_an_error(void)
@@ -1590,6 +1627,7 @@ static void head_without_its_parts_is_an_error(void)
     YES(!part_is_there(names[0]));
     now = object();
     overwrite(old.data, old.size);
+    FAILS_NAMING(ERR_OUTCOME_UNKNOWN, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     FAILS_NAMING(ERR_DATABASE, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     open_fails(T.dsn, desc_elsewhere().s3, PGQRS_ERR_DATABASE, names[0]);
     overwrite(now.data, now.size);
@@ -1954,6 +1992,8 @@ static const test_case s3_cases[] = {
     CASE(single_faults_do_no_harm, PLAIN),
     CASE(many_faults_do_no_harm, PLAIN),
     CASE(outcome_that_cannot_be_known_is_said_to_be, PLAIN),
+    CASE(refusal_without_a_look_says_nothing, PLAIN),
+    CASE(damaged_reply_is_no_verdict, PLAIN),
     CASE(put_that_comes_late_is_no_harm, PLAIN),
     CASE(store_that_is_away_is_an_error, PLAIN),
     CASE(etags_may_be_compared_without_their_quotes, PLAIN),
