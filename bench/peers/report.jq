@@ -122,7 +122,7 @@ map(select(.scenario == "about")) as $abouts
   "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell\(if $about.rounds > 1 then " (one beside an old transaction and with a million)" else "" end); every turn had a new database. Figures are medians of the turns, costs are per message.",
   (if $about.quick then "", "**A short run: one turn of a few seconds in each cell. It shows sizes, not differences of a few percent.**" else empty end),
   "",
-  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes.",
+  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes, fewer for systems that do not get through them.",
   "",
   "## The systems, and what they guarantee here",
   "",

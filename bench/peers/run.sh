@@ -365,8 +365,11 @@ turn() {
 # What can be filled and handled in reasonable time: the time ends the turn of a slow system in any case.
 backlog() {
     case $peer in
+    pgqrs.h | graphile-worker) echo "$backlog_size" ;;
     dbos) pick 10000 1500 ;;
-    *) echo "$backlog_size" ;;
+    procrastinate) pick "$backlog_size" 3000 ;;
+    litequeue | huey) pick "$backlog_size" 10000 ;;
+    *) pick "$backlog_size" 20000 ;;
     esac
 }
 
@@ -563,7 +566,7 @@ mkdir "$started"
 PGQRS_SERVERS_FSYNC=on "$root/tests/servers.sh" start "$started" postgres >"$scratch/env.sh"
 # shellcheck disable=SC1091
 . "$scratch/env.sh"
-backlog_size=$(pick 50000 10000)
+backlog_size=50000
 begun=$SECONDS
 
 # What the figures belong to: the machine, the server, the versions as the systems themselves tell them.
