@@ -28,7 +28,7 @@ async function work (o, concurrentJobs, size) {
   const pgPool = new Pool({ connectionString: peer.url, max: Math.max(10, concurrentJobs + 2) })
   pgPool.on('error', () => {})
   await peer.ready(o)
-  const runner = await run({
+  await run({
     pgPool,
     logger,
     noHandleSignals: true,
@@ -43,10 +43,8 @@ async function work (o, concurrentJobs, size) {
   })
   const elapsed = await peer.finished(o)
   const done = peer.count()
-  const stopping = runner.stop().catch(() => {})
   await peer.report(done, elapsed)
-  await stopping
-  await pgPool.end()
+  process.exit(0)
 }
 
 await peer.main({

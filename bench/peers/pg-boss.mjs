@@ -11,7 +11,7 @@ async function withBoss (options, body) {
   boss.on('error', (error) => { if (!options.quiet) console.error(error.message) })
   await boss.start()
   await body(boss)
-  await boss.stop({ graceful: false })
+  process.exit(0)
 }
 
 const enqueuer = (boss, o) => {

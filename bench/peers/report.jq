@@ -110,7 +110,7 @@ def figure($cells; $what; $scenario; $peer; $choose; $wanted):
     else ($ratios | min_by(.r)) as $lowest | [$what, "≥ \($wanted)×", "\($lowest.r | text)× (\($lowest.cell))", (if $lowest.r >= $wanted then "met" else "NOT MET" end)] end;
 
 map(select(.scenario == "about")) as $abouts
-| ($abouts | map(select(.peer == "-")) | first) as $about
+| ($abouts | map(select(.date)) | first) as $about
 | map(select(.scenario != "about")) as $turns
 | cells($turns) as $sorted
 # Systems in the order of systems.json, cells in that of the run.
@@ -119,16 +119,17 @@ map(select(.scenario == "about")) as $abouts
 | ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | index([$c.peer]))])) as $cells
 | "# pgqrs.h beside other queues",
   "",
-  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns, \(if $about.rounds == 1 then "one turn" else "\($about.rounds) turns" end) in each cell\(if $about.rounds > 1 then " (one beside an old transaction and with a million)" else "" end); every turn had a new database. Figures are medians of the turns, costs are per message.",
-  (if $about.quick then "", "**A short run: one turn of a few seconds in each cell. It shows sizes, not differences of a few percent.**" else empty end),
+  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns; every turn had a new database. Figures are medians of the turns, costs are per message. Turns in each cell: \([$turns | group_by(.scenario)[] | "\(.[0].scenario) \(map(.round) | max)"] | join(", ")).",
+  ($abouts[] | select(.note) | "", .note),
+  (if $about.quick then "", "**A short run: turns of a few seconds, mostly one in each cell. It shows sizes, not differences of a few percent.**" else empty end),
   "",
   "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes, fewer for systems that do not get through them.",
   "",
   "## The systems, and what they guarantee here",
   "",
-  "On Postgres every acknowledged enqueue and every acknowledgement is a commit with synchronous_commit on, for all of them. All deliver at least once.",
+  "On Postgres every acknowledged enqueue and every acknowledgement is a commit with synchronous_commit on, for all of them, and all of them deliver at least once. On SQLite every commit is flushed to the disk by all of them; huey delivers at most once.",
   "",
-  ($abouts | map(select(.version) | {peer, version}) | unique_by(.peer) | sort_by(.peer != ours) | map($systems[0][.peer] as $s
+  ($abouts | map(select(.version) | {peer, version}) | unique_by(.peer) | sort_by(.peer as $p | $systems[0] | keys_unsorted | index([$p])) | map($systems[0][.peer] as $s
     | [.peer, .version, $s.language, $s.acknowledged, $s.kept, "\($s.settings) (\($s.documentation))"])
    | table(["system", "version", "in", "acknowledged", "afterwards", "settings (and where its documentation says so)"])),
   ($abouts | map(select(.missing or .error)) | if . == [] then empty else "", "Not measured:", "", (.[] | "- \(.peer): \(.missing // .error)") end),
@@ -141,7 +142,7 @@ map(select(.scenario == "about")) as $abouts
   "",
   ([figure($cells; "graphile-worker with its local queue, drain"; "drain"; "graphile-worker"; "x(10|50)$"; 3),
     figure($cells; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
-    figure($cells; "pg-boss, drain at its best batch"; "drain"; "pg-boss"; "x50$"; 5),
+    figure($cells; "pg-boss, drain, batch 50, the largest measured"; "drain"; "pg-boss"; "x50$"; 5),
     figure($cells; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),
     figure($cells; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5)]
    | table(["beside (lowest cell)", "wanted", "measured", ""])),
