@@ -51,7 +51,7 @@ quickstart: ## build and run the first example on a new SQLite database (needs n
 test: ## run every test; installs what is missing, starts private servers (a few minutes)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
-	@PGQRS_TEST_RADOSGW_SHARE=$${PGQRS_TEST_RADOSGW_SHARE:-4} \
+	@PGQRS_TEST_RADOSGW_SHARE=$${PGQRS_TEST_RADOSGW_SHARE:-4} PGQRS_TEST_PGBOUNCER_SHARE=$${PGQRS_TEST_PGBOUNCER_SHARE:-3} \
 	  tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
 	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/peers.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 

@@ -16,6 +16,7 @@
 #   PGQRS_TEST_TARGETS   run only these targets: "sqlite-file sqlite-memory postgres pgbouncer s3 s3-local
 #                        s3-radosgw s3-local-radosgw"; s3 and s3-local are on the server with faults. The conformance suite asks
 #                        no server in local mode, so it is run on the last one only when that is named here
+#   PGQRS_TEST_PGBOUNCER_SHARE  behind pgBouncer only every so manyth case of the conformance suite, beside the whole without it
 #   PGQRS_TEST_RADOSGW_SHARE   on radosgw only every so manyth case of the conformance suite, beside the whole on the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   TMPDIR               where they work (/dev/shm when there is room, else /tmp)
@@ -262,8 +263,9 @@ run_one() {
         postgres) PGQRS_TEST_DSN=${PGQRS_TEST_POSTGRES_DSN:-} ;;
         pgbouncer) PGQRS_TEST_DSN=${PGQRS_TEST_PGBOUNCER_DSN:-} ;;
         esac
-        case $target in
-        s3-radosgw | s3-local-radosgw) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
+        case $target:$program in
+        s3-radosgw:* | s3-local-radosgw:*) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
+        pgbouncer:*/conformance) [ -z "${PGQRS_TEST_PGBOUNCER_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_PGBOUNCER_SHARE ;;
         esac
         if [ "$status" = 0 ]; then
             # `timeout` leads a process group of its own and passes a signal on to all that the program forked.

@@ -5,7 +5,7 @@
 #
 #   tests/valgrind.sh [PROGRAM...]     (the unit tests, the conformance suite, test_s3_store, the corpora)
 #
-#   PGQRS_TEST_SHARE   every so many cases of these two (5)
+#   PGQRS_TEST_SHARE   every so many cases of these two (5 and 15)
 #
 # There are no suppressions: libpq, SQLite, libyaml and the C library free what they take.
 set -euo pipefail
@@ -37,7 +37,7 @@ for program in "$@"; do
         share=1 target=sqlite-memory
         case $name in
         conformance) share=${PGQRS_TEST_SHARE:-5} ;;
-        test_s3_*) share=${PGQRS_TEST_SHARE:-5} target=s3 ;;
+        test_s3_*) share=${PGQRS_TEST_SHARE:-15} target=s3 ;;
         esac
         PGQRS_TEST_TARGET=$target PGQRS_TEST_SHARE=$share PGQRS_TEST_S3_SERVER=$root/build/test/s3_server \
             tap_check "no memory error or leak: $name" "$out/$name.log" memcheck "$program"
