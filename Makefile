@@ -19,7 +19,7 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
-CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server build/test/s3_request build/test/s3_server
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -83,7 +83,7 @@ test-sanitize: ## run the unit and conformance suites with address and undefined
 	@$(MAKE) --no-print-directory -j2 build-sanitized
 	@tests/run.sh $(call sanitized_binaries,$(UNIT) $(CONFORMANCE))
 
-proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
+proof: ## kill, stop and cut off processes for 50 minutes, a checker decides (PGQRS_PROOF_SECONDS, _SEED: tests/proof.sh)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory build/test/proof_chaos build/test/proof_forged build/test/proof_power \
 	  build/test/proof_s3_hosts build/test/proof_s3_cache build/test/proof_s3_local \
@@ -92,7 +92,7 @@ proof: ## kill, stop and cut off processes for 20 minutes, a checker decides (PG
 	@PGQRS_PROOF_SECONDS=$${PGQRS_PROOF_SECONDS:-600} tests/proof.sh
 	@build/test/proof_power $${PGQRS_PROOF_SECONDS:-600}
 	@PGQRS_TEST_TARGET=s3-local build/test/proof_s3_local $${PGQRS_PROOF_SECONDS:-120}
-	@for target in s3 s3-local; do PGQRS_PROOF_TRIALS=$${PGQRS_PROOF_TRIALS:-3000} PGQRS_TEST_TARGET=$$target build/test/proof_s3_cache || exit 1; done
+	@for target in s3 s3-local; do PGQRS_PROOF_TRIALS=$${PGQRS_PROOF_TRIALS:-1000} PGQRS_TEST_TARGET=$$target build/test/proof_s3_cache || exit 1; done
 	@PGQRS_PROOF_OPERATIONS=$${PGQRS_PROOF_OPERATIONS:-10000} build/test/proof_s3_hosts
 
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus

@@ -18890,8 +18890,10 @@ PGQRS_API PGQRSI_RARE pgqrs_store *pgqrs_open(const char *dsn, const pgqrs_store
     if (length == 0) {
         char shown[128];
         pgqrsi_dsn_redact(dsn, shown, sizeof shown);
-        pgqrsi_error_set(err, PGQRS_ERR_BAD_DSN,
-                         "the DSN \"%s\" has no scheme; write sqlite://FILE or postgresql://USER@HOST/DATABASE", shown);
+        pgqrsi_error_set(
+            err, PGQRS_ERR_BAD_DSN,
+            "the DSN \"%s\" has no scheme; write sqlite://FILE, postgresql://USER@HOST/DATABASE or s3://BUCKET/KEY",
+            shown);
         return NULL;
     }
     const pgqrs_backend *backend = pgqrsi_backend_for(dsn, length);

@@ -8,12 +8,15 @@
  *     #include "pgqrs_s3.h"
  *
  * every other one just includes the header. Link with -lsqlite3 (3.37 or newer); pgqrs_sqlite.h stands beside it and comes
- * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one:
+ * along, libpq is not needed. HTTP is the program's own, through one function; examples/http_curl.h is a ready-made one (-lcurl):
  *
  *     http_curl *curl = http_curl_create();
  *     pgqrs_s3_desc s3 = {.http = http_curl_callback(curl)};
  *     pgqrs_store_desc desc = {.s3 = &s3};
  *     pgqrs_store *store = pgqrs_open("s3://bucket/jobs.sqlite", &desc, &err);
+ *     ...
+ *     pgqrs_close(store);
+ *     http_curl_destroy(curl);
  *
  * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
  * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
@@ -55,9 +58,10 @@
  *
  * What it costs
  *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
- *     so. Everything is in memory and in the cache of each store, so keep it small: delete instead of archive, or give queues a
- *     retention (the file shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to
- *     change is one GET that is answered "not modified"; so is a question.
+ *     so. All of it is in memory and in the cache, where each commit compares, copies and writes it (10 ms of processor time for 10 MB), so
+ *     keep it small: delete instead of archive, or give queues a retention (the file shrinks when most of it was removed), and
+ *     keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a
+ *     question.
  *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
  *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
  *     producers put many operations into one.
@@ -345,8 +349,8 @@ __attribute__((target("sha,sse4.1"))) static void pgqrsi_s3_sha_blocks_x86(uint3
     __m128i cdgh = _mm_set_epi32((int)state[2], (int)state[3], (int)state[6], (int)state[7]);
     uint32_t out[8];
     for (; count > 0; bytes += 64, count--) {
-        __m128i w[4], abef_before = abef, cdgh_before = cdgh;
-        int i;
+        __m128i w[4] = {order, order, order, order}, abef_before = abef, cdgh_before = cdgh;
+        size_t i;
         for (i = 0; i < 4; i++)
             w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)(bytes + 16 * i)), order);
         for (i = 0; i < 64; i += 4) {
@@ -1196,7 +1200,7 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
 #define PGQRSI_S3_PARTS_MAX 64      /* then they are made one */
 #define PGQRSI_S3_RETIRED_MAX 256   /* older ones are forgotten, and stay */
 #define PGQRSI_S3_UNBORN UINT64_MAX /* a page that is in the head alone */
-#define PGQRSI_S3_HEAD_BYTES 10240  /* of pages in the head: then they become a part */
+#define PGQRSI_S3_HEAD_PAGES 10     /* more than that in the head become a part */
 #define PGQRSI_S3_GRACE_US                                                                                             \
     INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
 static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
@@ -2480,10 +2484,14 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
+    if (status <= 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                                  "%s: %s the store at %s; check endpoint and network", self->name,
+                                  status < 0 ? "no connection to" : "no answer from", self->host);
     if (pgqrsi_s3_is_passing(reply))
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status > 0 ? status : 0, NULL,
-                                  "%s: no answer from the store at %s (%s%d %s); check endpoint and network",
-                                  self->name, self->host, status > 0 ? "HTTP " : "exchange gave ", status, reply->code);
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status, NULL,
+                                  "%s: no answer from the store at %s (HTTP %d %s); check endpoint and network",
+                                  self->name, self->host, status, reply->code);
     return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, status, NULL, "%s: the store answered HTTP %d %s",
                               self->name, status, reply->code);
 }
@@ -2604,6 +2612,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
 {
     pgqrsi_s3_version version;
     pgqrs_result result = PGQRS_OK;
+    int64_t read_us = pgqrs_backend_monotonic();
     memset(&version, 0, sizeof(version));
     *shape = pgqrsi_s3_decode(reply->body.data, reply->body.size, &version.trailer);
     if (*shape == PGQRSI_S3_FINE && !older && self->presence == PGQRSI_S3_PRESENT &&
@@ -2623,7 +2632,7 @@ static pgqrs_result pgqrsi_s3_take_body(pgqrsi_s3 *self, pgqrs_http_reply *reply
     memset(&reply->body, 0, sizeof(reply->body));
     if (result == PGQRS_OK) {
         pgqrsi_s3_adopt(self, &version, reply->etag);
-        self->verified_at_us = pgqrs_backend_monotonic();
+        self->verified_at_us = read_us; /* parts may have taken long since */
     }
     pgqrsi_s3_drop_version(self->store, &version);
     return result;
@@ -2662,6 +2671,15 @@ static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
     memset(&self->trailer, 0, sizeof(self->trailer));
     self->verified_at_us = pgqrs_backend_monotonic();
     return PGQRS_OK;
+}
+
+/* One damaged reply may have been damaged on its way: that much is no verdict on the object. */
+static pgqrs_result pgqrsi_s3_fail_unjudged(pgqrsi_s3 *self)
+{
+    pgqrs_error why = *pgqrs_last_error(self->store);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
+                              "%s: a reply that cannot be used, and deadline_ms left no time to ask again (%s)",
+                              self->name, why.message);
 }
 
 /* Asks the store until it answers or the patience is over. *moved: base is another version than before. */
@@ -2708,7 +2726,9 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
                 (status == 403 && strcmp(reply.code, "RequestTimeTooSkewed") == 0 && skewed++ == 0);
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
-        if (result == PGQRS_OK || !again || !pgqrsi_s3_back_off(self, patience, retry_ms)) return result;
+        if (result == PGQRS_OK || !again) return result;
+        if (!pgqrsi_s3_back_off(self, patience, retry_ms))
+            return shape == PGQRSI_S3_FINE ? result : pgqrsi_s3_fail_unjudged(self);
     }
 }
 
@@ -3024,7 +3044,7 @@ static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s
     }
     /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
     if (pause || self->lost) return true;
-    if ((uint64_t)plan->flagged * plan->page_size <= PGQRSI_S3_HEAD_BYTES)
+    if (plan->flagged <= PGQRSI_S3_HEAD_PAGES)
         pgqrsi_s3_merge_parts(self, plan, patience);
     else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
         pgqrsi_s3_unflag(plan);
@@ -3306,13 +3326,14 @@ static pgqrsi_s3_outcome pgqrsi_s3_resolve(pgqrsi_s3 *self, pgqrsi_s3_commit *co
         *again = true;
         return PGQRSI_S3_LOST;
     }
-    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. */
-    if (result != PGQRS_ERR_OBJECT_GONE &&
-        (commit->uncertain || (result != PGQRS_ERR_DATABASE && result != PGQRS_ERR_SCHEMA_NEWER))) {
+    /* Only a look that went well says that nothing happened; not even a 412 does, which may be for a second try by a proxy. What
+     * cannot be read, or is of a newer schema, may have been made of our commit. */
+    if (result != PGQRS_ERR_OBJECT_GONE) {
+        pgqrs_error why = *pgqrs_last_error(self->store);
         commit->uncertain = true;
         result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s",
-                                    self->name, status, pgqrs_result_name(result));
+                                    "%s: it could not be found out what became of a commit: HTTP %d, then %s (%s)",
+                                    self->name, status, pgqrs_result_name(result), why.message);
     }
     commit->result = result;
     return PGQRSI_S3_FAILED;

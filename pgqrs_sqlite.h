@@ -29,7 +29,8 @@
  *     disk, unlock, flush "<file>-wal", return. So writers queue up instead of polling, and while one waits for the disk
  *     the next is at work already. This is safe: recovery keeps every whole transaction at the front of the log, SQLite
  *     flushes the log before it copies it into the file, and the file before it starts the log anew. The lock is held for
- *     one transaction; a program stopped in the middle of one (SIGSTOP, a debugger) holds up the others until it goes on.
+ *     one transaction; a program stopped in the middle of one (SIGSTOP, a debugger) holds up the others until it goes on, and
+ *     pgqrs_open is PGQRS_ERR_BUSY meanwhile, after connect_timeout_ms; "fuser -v FILE-qlock" names it.
  *     Do not remove "<file>-qlock" while a program has the file open; it is empty but for one byte and may be removed
  *     when none has. Where the lock is not to be had (other systems, some file systems) the store uses synchronous=FULL
  *     and says so in the log once. A program that writes to the file with SQLite alone does no harm: SQLite's own lock
@@ -1102,6 +1103,26 @@ static bool pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
     return true;
 }
 
+/* Whoever opens the file does not wait in the kernel, which cannot be given up: the program that holds the lock may have been stopped, and a
+ * tool that is to find out about it must not hang as well. */
+static pgqrs_result pgqrsi_sqlite_take_first_turn(pgqrsi_sqlite *self)
+{
+    while (pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLK, F_WRLCK) != 0) {
+        if (errno != EAGAIN && errno != EACCES && errno != EINTR) {
+            self->turns = false;
+            return PGQRS_OK;
+        }
+        if (pgqrs_backend_monotonic() >= self->deadline_us)
+            return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
+                                      "%s: another program has held \"%s\" for longer than connect_timeout_ms; was it "
+                                      "stopped while it wrote? (fuser -v names it)",
+                                      pgqrsi_sqlite_name(self), self->lock_path);
+        pgqrs_backend_sleep(self->store, 200 + (int64_t)(pgqrs_backend_random(self->store) % 300));
+    }
+    self->turn_taken = true;
+    return PGQRS_OK;
+}
+
 static void pgqrsi_sqlite_end_turn(pgqrsi_sqlite *self)
 {
     if (self->turn_taken) pgqrsi_sqlite_lock_file(self->lock_fd, PGQRSI_SQLITE_OFD_SETLK, F_UNLCK);
@@ -1195,6 +1216,12 @@ static bool pgqrsi_sqlite_can_lock(const pgqrsi_sqlite *self)
 static bool pgqrsi_sqlite_take_turn(pgqrsi_sqlite *self)
 {
     return self->lock_fd >= 0;
+}
+
+static pgqrs_result pgqrsi_sqlite_take_first_turn(pgqrsi_sqlite *self)
+{
+    self->turns = false;
+    return PGQRS_OK;
 }
 
 static void pgqrsi_sqlite_end_turn(pgqrsi_sqlite *self)
@@ -1693,7 +1720,7 @@ static pgqrs_result pgqrsi_sqlite_set_up_file(pgqrsi_sqlite *self, bool log)
     pgqrs_result result;
     if (!self->turso) pgqrsi_sqlite_open_lock(self);
     self->turns = !self->turso && pgqrsi_sqlite_can_lock(self);
-    if (self->turns && !pgqrsi_sqlite_take_turn(self)) self->turns = false;
+    if (self->turns && (result = pgqrsi_sqlite_take_first_turn(self)) != PGQRS_OK) return result;
     result = pgqrsi_sqlite_set_journal(self, log, &logged);
     pgqrsi_sqlite_end_turn(self);
     if (result != PGQRS_OK) return result;

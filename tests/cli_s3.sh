@@ -20,6 +20,16 @@ is "shows no secret" "" "$(printf '%s' "$err" | grep -E 'hunter2|wrong' || true)
 gives "no such bucket" 2 env XDG_CACHE_HOME="$scratch/other" pgqrs -d s3://nowhere/jobs.sqlite queue list
 has "is said" "nowhere" "$err"
 
+# --- deleted by somebody
+PGQRS_TEST_S3_ENDPOINT=$AWS_ENDPOINT_URL_S3 PGQRS_TEST_S3_ACCESS_KEY=me PGQRS_TEST_S3_SECRET_KEY=hunter2 \
+    "$root/build/test/s3_request" DELETE /shop/jobs.sqlite >/dev/null 2>&1
+gives "an object that is gone" 1 pgqrs queue list
+has "says what to do" "pgqrs install --again" "$err"
+gives "install does not make it anew by itself" 1 pgqrs install
+gives "install --again does" 0 pgqrs install --again
+gives "and it is empty" 0 pgqrs queue list
+gives "which is no way around what is there" 1 pgqrs install --again
+
 # --- local mode, from the environment
 gives "local mode" 0 env PGQRS_S3_MODE=local PGQRS_S3_CACHE_DIR="$scratch/local" pgqrs -d s3://shop/notes.sqlite install
 gives "whose changes stay here" 0 env PGQRS_S3_MODE=local PGQRS_S3_CACHE_DIR="$scratch/local" pgqrs -d s3://shop/notes.sqlite queue create notes

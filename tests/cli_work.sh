@@ -44,7 +44,7 @@ working() {
     gives "one that reads nothing" 0 pgqrs work jobs --until-empty -- true
     printf '"%0200000d"' 0 >large.json
     pgqrs message send jobs --file large.json --out /dev/null
-    is "a payload larger than a pipe" 200003 "$(pgqrs work jobs --until-empty -- sh -c 'sleep 0.1; cat; echo' | wc -c)"
+    is "a payload larger than a pipe" 200003 "$(pgqrs work jobs --until-empty -- sh -c 'sleep 0.1; cat' | wc -c)"
     pgqrs message send jobs --file large.json --out /dev/null
     gives "which nobody reads" 0 pgqrs work jobs --until-empty -- true
     pgqrs queue purge jobs --yes >/dev/null

@@ -1411,6 +1411,7 @@ static void idle_pool_tries_again_soon(void)
     while (worker_rows() == 0)
         sleep_ms(5);
     EQ(SQLITE_OK, sqlite3_open(T.file, &database));
+    sqlite3_busy_timeout(database, 10000); /* the loop may be at its first claim */
     EQ(SQLITE_OK, sqlite3_exec(database, "BEGIN IMMEDIATE", NULL, NULL, NULL));
     advance_ms(61000);
     sleep_ms(600); /* the claim fails, once at least */

@@ -1,6 +1,7 @@
 /* The database goes away, is locked, full, read-only or damaged, and processes are killed: what was acknowledged stays,
  * errors are of the right kind, and the store goes on as soon as the database does. */
 #include "fault_operations.h"
+#include <fcntl.h>
 #include <grp.h>
 
 /* --- a server that drops connections --- */
@@ -607,6 +608,47 @@ static void locked_file_is_busy_after_the_timeout(void)
     forget_data();
 }
 
+#if defined(__linux__)
+/* As a process has it that was stopped in the middle of a commit. */
+static int take_turn_for_ever(void)
+{
+    char path[640];
+    struct flock lock;
+    int fd;
+    snprintf(path, sizeof(path), "%s-qlock", T.file);
+    memset(&lock, 0, sizeof(lock));
+    lock.l_type = F_WRLCK;
+    lock.l_whence = SEEK_SET;
+    lock.l_len = 1;
+    fd = open(path, O_RDWR);
+    YES(fd >= 0);
+    EQ(0, fcntl(fd, 37 /* F_OFD_SETLK, hidden under -std=c99 */, &lock));
+    return fd;
+}
+
+static void open_beside_a_stopped_process_is_busy(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    pgqrs_error error;
+    int64_t start;
+    int fd;
+    desc.connect_timeout_ms = 50;
+    reopen_with(&desc);
+    put();
+    fd = take_turn_for_ever();
+    start = monotonic_ms();
+    YES(pgqrs_open(T.dsn, &desc, &error) == NULL);
+    EQ(PGQRS_ERR_BUSY, error.code);
+    YES(strstr(error.message, "-qlock") != NULL);
+    BETWEEN(50, 5000, monotonic_ms() - start);
+    EQ(1, numbers().ready);
+    close(fd);
+    reopen_with(&desc);
+    put();
+    EQ(2, numbers().ready);
+}
+#endif
+
 static int hold_the_lock_in_child(void *user)
 {
     int tell = *(int *)user;
@@ -793,6 +835,9 @@ static const test_case connection_cases[] = {
     CASE_ON(full_database_changes_nothing, TWO, ON_SQLITE),
     CASE_ON(file_that_cannot_grow_keeps_what_was_acknowledged, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(locked_file_is_busy_after_the_timeout, NO_QUEUE, ON_SQLITE_FILE),
+#if defined(__linux__)
+    CASE_ON(open_beside_a_stopped_process_is_busy, PLAIN, ON_SQLITE_FILE),
+#endif
     CASE_ON(lock_of_another_process_is_waited_for, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(damaged_file_is_an_error_and_no_crash, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(killed_at_any_moment_loses_nothing_acknowledged, NO_STORE | FRESH, ON_SHARED),

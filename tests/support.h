@@ -742,20 +742,26 @@ static bool s3_fetch_part(void *user, const char *name, s3_text *body)
                               : s3_signed(&run.s3_account, "GET", path, NULL, 0, body)) == 200;
 }
 
+/* The object, put together when it is in parts. */
+static s3_text s3_whole_object(void)
+{
+    s3_text body = {NULL, 0, 0, false}, whole = {NULL, 0, 0, false};
+    if (s3_object("GET", NULL, 0, &body) != 200)
+        fail_at(__FILE__, __LINE__, "%s cannot be fetched", T.dsn);
+    if (!s3_parts_table(&body))
+        return body;
+    if (!s3_parts_assemble(&body, s3_fetch_part, NULL, &whole))
+        fail_at(__FILE__, __LINE__, "%s is not complete", T.dsn);
+    s3_free(&body);
+    return whole;
+}
+
 /* The object as a file, for sqlite3; and back, when that has changed it. */
 static void s3_fetch_object(void)
 {
-    s3_text body = {NULL, 0, 0, false};
+    s3_text body = s3_whole_object();
     FILE *file = fopen(T.file, "wb");
-    if (!file || s3_object("GET", NULL, 0, &body) != 200)
-        fail_at(__FILE__, __LINE__, "%s cannot be fetched", T.dsn);
-    if (s3_parts_table(&body)) {
-        s3_text whole = {NULL, 0, 0, false};
-        if (!s3_parts_assemble(&body, s3_fetch_part, NULL, &whole))
-            fail_at(__FILE__, __LINE__, "%s is not complete", T.dsn);
-        s3_free(&body);
-        body = whole;
-    }
+    assert_non_null(file);
     fwrite(body.data, 1, body.size, file);
     fclose(file);
     T.object_counter = pgqrsi_s3_big32((const unsigned char *)body.data + 24);

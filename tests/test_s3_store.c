@@ -1,7 +1,23 @@
 /* The S3 backend alone: what a store does to it, what other machines do, what it costs, and everything that is wrong from the start.
  * test targets: s3
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #define PGQRS_THREADS
+#if defined(__linux__)
+#include <sys/statfs.h>
+/* What the library is told of the file system that the cache is on. */
+static long pretended_file_system;
+static int pretending_statfs(const char *path, struct statfs *out)
+{
+    int result = statfs(path, out);
+    if (pretended_file_system)
+        out->f_type = pretended_file_system;
+    return result;
+}
+#define statfs(path, out) pretending_statfs(path, out)
+#endif
 #include "support.h"
 
 static void control(const char *lines)
@@ -204,6 +220,116 @@ static void cache_directory_must_be_usable(void)
     free(kept_cache);
 }
 
+#if defined(__linux__)
+static void cache_directory_on_a_network_file_system_is_refused(void)
+{
+    static const long systems[] = {0x6969, 0x517b, (long)0xff534d42, (long)0xfe534d42}; /* NFS, SMB, CIFS, SMB2 */
+    size_t i;
+    for (i = 0; i < COUNT_OF(systems); i++) {
+        pretended_file_system = systems[i];
+        open_fails(T.dsn, test_s3_desc(), PGQRS_ERR_BAD_CONFIG, "network file system");
+    }
+    pretended_file_system = 0x9fa0; /* any other */
+    T.store = open_store(NULL);
+    pretended_file_system = 0;
+}
+#endif
+
+/* Root may write everywhere, so the child becomes somebody else. */
+static int open_where_nothing_can_be_written(void *user)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    pgqrs_store_desc desc = test_desc();
+    pgqrs_error err;
+    pgqrs_store *store;
+    if (geteuid() == 0 && setuid(65534) != 0)
+        return 2;
+    s3.cache_dir = (const char *)user;
+    desc.s3 = &s3;
+    store = pgqrs_open(T.dsn, &desc, &err);
+    if (!store && err.code == PGQRS_ERR_BAD_CONFIG && strstr(err.message, s3.cache_dir))
+        return 0;
+    fprintf(stderr, "# child: %s\n", store ? "it was opened" : err.message);
+    pgqrs_close(store);
+    return 1;
+}
+
+static void cache_directory_that_cannot_be_written_is_refused(void)
+{
+    char place[] = "/tmp/pgqrs-read-only.XXXXXX";
+    pid_t child;
+    assert_non_null(mkdtemp(place));
+    assert_int_equal(chmod(place, 0555), 0);
+    child = start_child(open_where_nothing_can_be_written, place);
+    child_ended_well(child);
+    assert_int_equal(rmdir(place), 0);
+}
+
+static int64_t total(void)
+{
+    return count_where((pgqrs_message_filter){.queue = T.queue});
+}
+
+/* A store without a Date, whose clock is another one: there is nothing to set ours by. */
+static void clock_skew_that_the_store_refuses_is_an_error(void)
+{
+    pgqrs_s3_desc s3 = *test_s3_desc();
+    pgqrs_store *store = T.store;
+    int64_t before = total(), skewed;
+    control("date=0\nclock_s=7200");
+    s3.deadline_ms = 1000;
+    open_fails(T.dsn, &s3, PGQRS_ERR_ACCESS_DENIED, "clocks");
+    T.store = store;
+    FAILS_NAMING(ERR_ACCESS_DENIED, "clocks", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    skewed = counted("status.403");
+    YES(skewed >= 2);
+    control("date=1\nclock_s=0");
+    EQ(before, total());
+    put();
+    EQ(before + 1, total());
+}
+
+static int nonsense_of_puts(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply)
+{
+    return strcmp(request->method, "PUT") == 0 ? nonsense(user, request, reply) : s3_exchange_plain(request, reply);
+}
+
+/* Whatever the function says about a commit that it never sent, the object tells. */
+static void nonsense_about_a_commit_loses_nothing(void)
+{
+    static const int statuses[] = {200, 201, 204, 7, -5, 99999, 304, 301, 404, 412, 409, 418, 500};
+    size_t i;
+    for (i = 0; i < COUNT_OF(statuses); i++) {
+        int64_t before = total();
+        pgqrs_result result;
+        nonsense_status = statuses[i];
+        S3.instead.exchange = nonsense_of_puts;
+        result = pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL);
+        S3.instead.exchange = NULL;
+        if (result == PGQRS_OK || result == PGQRS_ERR_INTERNAL)
+            fail_at(__FILE__, __LINE__, "status %d was %s", statuses[i], pgqrs_result_name(result));
+        check_error(pgqrs_last_error(T.store), result, "enqueue", __FILE__, __LINE__);
+        EQ(before, total());
+        put();
+        EQ(before + 1, total());
+    }
+}
+
+/* The key may read, and no more; or the session token has run out: each while the store is open. */
+static void refusals_while_the_store_is_open_change_nothing(void)
+{
+    int64_t before = total();
+    control("read_only=1");
+    FAILS_NAMING(ERR_ACCESS_DENIED, "403", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    EQ(before, total());
+    control("read_only=0\nexpired=1");
+    FAILS_NAMING(ERR_ACCESS_DENIED, "ExpiredToken", pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, NULL));
+    control("expired=0");
+    EQ(before, total());
+    put();
+    EQ(before + 1, total());
+}
+
 static void object_that_is_not_ours_is_refused(void)
 {
     s3_text good = object();
@@ -211,6 +337,7 @@ static void object_that_is_not_ours_is_refused(void)
     size_t image = pgqrsi_s3_image_size((unsigned char *)good.data, good.size);
     assert_non_null(copy);
     overwrite("<html>not a database</html>", 27);
+    FAILS_NAMING(ERR_OUTCOME_UNKNOWN, "not a SQLite file", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     FAILS_NAMING(ERR_DATABASE, "no", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     overwrite("", 0);
     FAILS_NAMING(ERR_DATABASE, "not a SQLite file", pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
@@ -560,6 +687,25 @@ static void outcome_that_cannot_be_known_is_said_to_be(void)
     NUMBERS(0, 0, 2, 0, 0);
 }
 
+/* Carried out, and a 412: a proxy sent it twice. Whoever cannot look after that, or cannot read what there is, does not know. */
+static void refusal_without_a_look_says_nothing(void)
+{
+    static const char *const bad_looks[] = {"error_before=GET:1.0", "reset=GET:1.0", "corrupted=GET:1.0", "shortened=GET:1.0"};
+    size_t i;
+    for (i = 0; i < COUNT_OF(bad_looks); i++) {
+        int64_t id;
+        impatient_store(i < 2 ? 200 : 3000); /* time for every look that is made */
+        control("own_412=PUT:x1");
+        control(bad_looks[i]);
+        FAILS(ERR_OUTCOME_UNKNOWN, pgqrs_enqueue(T.store, T.queue, "\"first\"", NULL, NULL));
+        no_more_faults();
+        id = put();
+        NUMBERS(2, 0, 2 * (int64_t)i, 0, 0);
+        SAME("\"first\"", must_take()->payload);
+        EQ(id, must_take()->id);
+    }
+}
+
 /* Given up, and carried out later, also behind the back of the next one. */
 static void put_that_comes_late_is_no_harm(void)
 {
@@ -574,6 +720,23 @@ static void put_that_comes_late_is_no_harm(void)
     YES(after > before);
     BETWEEN(2, 3, numbers().ready);
     OK(pgqrs_verify(T.store));
+}
+
+/* It may have been damaged on its way: the object is called damaged only when there was time to ask again. */
+static void damaged_reply_is_no_verdict(void)
+{
+    static const char *const damage[] = {"corrupted=GET:1.0", "shortened=GET:1.0"};
+    pgqrs_s3_desc s3 = *desc_elsewhere().s3; /* with nothing cached */
+    size_t i;
+    for (i = 0; i < COUNT_OF(damage); i++) {
+        control(damage[i]);
+        s3.deadline_ms = 9; /* less than any pause before another try */
+        s3.request_timeout_ms = 500;
+        open_fails(T.dsn, &s3, PGQRS_ERR_CONNECTION, i == 0 ? "damaged" : "s3://");
+        s3.deadline_ms = 3000;
+        open_fails(T.dsn, &s3, PGQRS_ERR_DATABASE, i == 0 ? "damaged" : "s3://");
+        no_more_faults();
+    }
 }
 
 static void store_that_is_away_is_an_error(void)
@@ -1276,6 +1439,8 @@ static void part_without_a_head_is_removed(void)
 /* Whatever becomes of a part's PUT, the commit is made, with it or without. */
 static void faults_of_parts_do_no_harm(void)
 {
+    static const char *const of_reading[] = {"reset",      "slow",     "error_before", "busy",      "slow_down", "stale",
+                                             "slow_reply", "cut_head", "garbage",      "truncated", "shortened", "corrupted"};
     char line[64];
     int64_t messages = 100;
     size_t i;
@@ -1297,12 +1462,10 @@ static void faults_of_parts_do_no_harm(void)
             check_whole(messages);
         }
     /* And for whoever fetches them. */
-    for (i = 0; i < COUNT_OF(faults); i++) {
+    for (i = 0; i < COUNT_OF(of_reading); i++) {
         pgqrs_store *other;
         char command[900];
-        if (strcmp(faults[i], "conflict") == 0 || strcmp(faults[i], "false_412") == 0 || strcmp(faults[i], "own_412") == 0)
-            continue; /* answers to writes */
-        snprintf(line, sizeof(line), "%s=GET:0.3", faults[i]);
+        snprintf(line, sizeof(line), "%s=GET:0.3", of_reading[i]);
         control(line);
         other = store_elsewhere();
         EQ(messages, ready_on(other));
@@ -1354,6 +1517,32 @@ static void object_in_parts_becomes_one_again(void)
     YES(parts_of(now) >= 1);
     OK(pgqrs_verify(T.store));
     control("clock_s=0");
+}
+
+/* Nobody is bothered by a store that lets nothing be deleted, and it is not asked at every commit. */
+static void parts_that_cannot_be_deleted_stay(void)
+{
+    char names[64][64], now[64][64];
+    int i;
+    reopen_split(1);
+    fill_on(T.store, 100);
+    put();
+    YES(parts_of(names) >= 1);
+    for (i = 0; i < 8; i++)
+        fill_on(T.store, 60);
+    control("counters=0\nerror_before=DELETE:1\nclock_s=30");
+    for (i = 0; i < 30; i++)
+        put();
+    EQ(1, counted("requests.DELETE"));
+    YES(part_is_there(names[0]));
+    control("error_before=0");
+    reopen_split(1); /* a new process tries again */
+    for (i = 0; i < 30; i++)
+        put();
+    control("clock_s=0");
+    YES(!part_is_there(names[0]));
+    YES(parts_of(now) >= 1);
+    check_whole(101 + 8 * 60 + 60);
 }
 
 /* Growing, shrinking, messages of many pages, two machines by turns: each version put together in the three ways there are, by who was
@@ -1438,6 +1627,7 @@ static void head_without_its_parts_is_an_error(void)
     YES(!part_is_there(names[0]));
     now = object();
     overwrite(old.data, old.size);
+    FAILS_NAMING(ERR_OUTCOME_UNKNOWN, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     FAILS_NAMING(ERR_DATABASE, names[0], pgqrs_enqueue(T.store, T.queue, "1", NULL, NULL));
     open_fails(T.dsn, desc_elsewhere().s3, PGQRS_ERR_DATABASE, names[0]);
     overwrite(now.data, now.size);
@@ -1782,6 +1972,13 @@ static const test_case s3_cases[] = {
     CASE(refusals_of_the_store_are_told_apart, NO_STORE),
     CASE(nonsense_from_the_callback_is_an_error, NO_STORE),
     CASE(cache_directory_must_be_usable, NO_STORE),
+#if defined(__linux__)
+    CASE(cache_directory_on_a_network_file_system_is_refused, NO_STORE),
+#endif
+    CASE(cache_directory_that_cannot_be_written_is_refused, NO_STORE),
+    CASE(clock_skew_that_the_store_refuses_is_an_error, PLAIN),
+    CASE(nonsense_about_a_commit_loses_nothing, PLAIN),
+    CASE(refusals_while_the_store_is_open_change_nothing, PLAIN),
     CASE(object_that_is_not_ours_is_refused, PLAIN),
     CASE(sqlite_file_that_was_uploaded_is_taken_over, NO_STORE),
     CASE(store_that_ignores_conditions_is_refused, UNINSTALLED),
@@ -1795,6 +1992,8 @@ static const test_case s3_cases[] = {
     CASE(single_faults_do_no_harm, PLAIN),
     CASE(many_faults_do_no_harm, PLAIN),
     CASE(outcome_that_cannot_be_known_is_said_to_be, PLAIN),
+    CASE(refusal_without_a_look_says_nothing, PLAIN),
+    CASE(damaged_reply_is_no_verdict, PLAIN),
     CASE(put_that_comes_late_is_no_harm, PLAIN),
     CASE(store_that_is_away_is_an_error, PLAIN),
     CASE(etags_may_be_compared_without_their_quotes, PLAIN),
@@ -1803,8 +2002,8 @@ static const test_case s3_cases[] = {
     CASE(clock_is_the_stores, PLAIN),
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
-    CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
+    CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
     CASE(cache_may_go_and_be_shared, PLAIN),
     CASE(object_shrinks_with_what_is_removed, PLAIN),
@@ -1815,6 +2014,7 @@ static const test_case s3_cases[] = {
     CASE(part_without_a_head_is_removed, PLAIN),
     CASE(faults_of_parts_do_no_harm, PLAIN),
     CASE(object_in_parts_becomes_one_again, PLAIN),
+    CASE(parts_that_cannot_be_deleted_stay, PLAIN),
     CASE(parts_follow_every_change, PLAIN),
     CASE(head_without_its_parts_is_an_error, PLAIN),
     CASE(export_is_one_file, PLAIN),

@@ -32,7 +32,7 @@ static exit_code bring_up_to_date(cli *c, schema_state *s)
 exit_code admin_install(cli *c)
 {
     schema_state s = {0};
-    exit_code code = cli_check(c, pgqrs_schema_version(c->store, &s.before));
+    exit_code code = given(c, OPT_AGAIN) ? cli_begin_again(c) : cli_check(c, pgqrs_schema_version(c->store, &s.before));
     return code == DONE ? bring_up_to_date(c, &s) : code;
 }
 

@@ -46,6 +46,7 @@ typedef enum option_id {
     OPT_YES,
     OPT_FORCE,
     OPT_ALL,
+    OPT_AGAIN,
     OPT_LIMIT,
     OPT_AFTER,
     OPT_STATE,
@@ -244,6 +245,7 @@ exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **c
 /* On any backend. What lies below S3 is released at the end, when the stores are closed. */
 pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error);
 void cli_release_http(void);
+exit_code cli_begin_again(cli *c); /* an object that was deleted, with nothing in it */
 /* What the library says about the call that failed, in the words of this tool. */
 exit_code cli_store_failed(cli *c);
 exit_code cli_error(const pgqrs_error *error);

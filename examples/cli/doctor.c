@@ -144,8 +144,8 @@ static void check_queue(patient *p, const pgqrs_queue_metrics *m)
                m->queue, m->ready, age, m->queue);
     if (m->dead > 0)
         report(p, "queues", STATUS_WARNING,
-               "\"%s\" has %" PRId64 " dead letters\tpgqrs dead list %s, then pgqrs dead replay %s", m->queue, m->dead,
-               m->queue, m->queue);
+               "\"%s\" has %" PRId64 " dead letters\tpgqrs dead list %s, then pgqrs dead replay %s --all", m->queue,
+               m->dead, m->queue, m->queue);
 }
 
 static void check_queues(patient *p)

@@ -195,7 +195,8 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
     if (code == DONE) show_progress(b, true);
     deed d = {.action = "sent", .object = "queue", .name = c->operands[0], .count = b->sent};
     if (code == DONE)
-        output_said(&c->out, deed_fields, &d, "sent %" PRId64 " messages to queue \"%s\"", d.count, d.name);
+        output_said(&c->out, deed_fields, &d, "sent %" PRId64 " message%s to queue \"%s\"", d.count,
+                    d.count == 1 ? "" : "s", d.name);
     if (code == DONE && cli_interrupted()) code = cli_fail(FAILED, "interrupted at line %" PRId64, b->line);
     drop_group(b);
     free(line);
@@ -554,6 +555,7 @@ exit_code dead_replay(cli *c)
     deed d = {.action = "replayed", .object = "queue", .name = c->operands[0]};
     exit_code code = cli_check(c, pgqrs_dead_replay_all(c->store, c->operands[0], &d.count));
     if (code == DONE)
-        output_said(&c->out, deed_fields, &d, "replayed %" PRId64 " dead letters of queue \"%s\"", d.count, d.name);
+        output_said(&c->out, deed_fields, &d, "replayed %" PRId64 " dead letter%s of queue \"%s\"", d.count,
+                    d.count == 1 ? "" : "s", d.name);
     return code;
 }

@@ -7,7 +7,7 @@
 
 /* clang-format off */
 static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
-    [OPT_DSN] = {"dsn", 'd', KIND_TEXT, "DSN", "the store: sqlite://FILE, postgresql://USER@HOST/DATABASE [PGQRS_DSN]", 0, 0},
+    [OPT_DSN] = {"dsn", 'd', KIND_TEXT, "DSN", "sqlite://FILE, postgresql://USER@HOST/DATABASE, s3://BUCKET/KEY [PGQRS_DSN]", 0, 0},
     [OPT_CONFIG] = {"config", 'c', KIND_TEXT, "FILE", "the configuration [PGQRS_CONFIG_FILE, ./pgqrs.yaml, ./pgqrs.yml]", 0, 0},
     [OPT_SCHEMA] = {"schema", 's', KIND_TEXT, "NAME", "the Postgres schema [PGQRS_SCHEMA, public]", 0, 0},
     [OPT_FORMAT] = {"format", 0, KIND_CHOICE, "table|json|jsonl|csv", "how results are written [table]", 0, 0},
@@ -21,6 +21,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_YES] = {"yes", 'y', KIND_FLAG, NULL, "do not ask", 0, 0},
     [OPT_FORCE] = {"force", 0, KIND_FLAG, NULL, "even when it is in use: what is held, not empty or not ended goes too", 0, 0},
     [OPT_ALL] = {"all", 0, KIND_FLAG, NULL, "all of them", 0, 0},
+    [OPT_AGAIN] = {"again", 0, KIND_FLAG, NULL, "make an object anew that was deleted from its bucket", 0, 0},
     [OPT_LIMIT] = {"limit", 0, KIND_NUMBER, "N", "at most so many records [100]", 1, INT32_MAX},
     [OPT_AFTER] = {"after", 0, KIND_NUMBER, "ID", "go on behind the last id of the list before", 1, INT64_MAX},
     [OPT_STATE] = {"state", 0, KIND_TEXT, "STATE", "only those in this state", 0, 0},
@@ -58,7 +59,7 @@ static const option_info infos[OPT_COUNT_OF_OPTIONS] = {
     [OPT_STEP] = {"step", 0, KIND_TEXT, "NAME", "go on with this step; those before it are taken over [the first]", 0, 0},
     [OPT_BY] = {"by", 0, KIND_TEXT, "WHO", "who asks for it, for people", 0, 0},
     [OPT_JOBS] = {"jobs", 'j', KIND_NUMBER, "N", "so many commands at a time [1]", 1, 256},
-    [OPT_UNTIL_EMPTY] = {"until-empty", 0, KIND_FLAG, NULL, "end when there is nothing left to do", 0, 0},
+    [OPT_UNTIL_EMPTY] = {"until-empty", 0, KIND_FLAG, NULL, "end when no message is ready and those that failed here were tried again", 0, 0},
     [OPT_MAX_MESSAGES] = {"max-messages", 0, KIND_NUMBER, "N", "end after so many", 1, INT64_MAX},
     [OPT_NAME] = {"name", 0, KIND_TEXT, "NAME", "of the worker in lists [made up]", 0, 0},
     [OPT_GRACE] = {"grace", 0, KIND_DURATION, "TIME", "after Ctrl-C, how long commands may take to end [10s]", 0, 0},
@@ -177,20 +178,23 @@ const char *command_note(const command *cmd)
         const char *words, *text;
     } notes[] = {
         {"message send", "The payload is JSON: '{\"to\":\"ada\"}', 42, or a text in double quotes, '\"hello\"'.\n"},
-        {"message read",
-         "Each message is yours until its lease ends. Say what became of it before: pgqrs message\n"
-         "archive (done), release (failed: again later), delete or extend, with --lease for scripts.\n"},
-        {"work", "The command gets the payload on its standard input, without a line feed at the end, and\n"
+        {"message read", "Each message is yours until its lease ends. Say what became of it before: pgqrs message\n"
+                         "archive (done), release (failed: again later), delete or extend, with --lease for scripts.\n"
+                         "Without --lock-time the lease is 5 s, whatever the queue says.\n"},
+        {"work", "The command gets the payload on its standard input, with a line feed at the end, and\n"
                  "PGQRS_MESSAGE_ID, PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY in its environment.\n"
                  "Exit status 0: done, the message is archived. 65: hopeless, it goes to the dead letters at\n"
-                 "once. Any other, a signal or the timeout: it is tried again after the queue's backoff.\n"
+                 "once. Any other, a signal or the timeout: it is tried again after the queue's backoff,\n"
+                 "and goes to the dead letters after its last attempt. The exit status of pgqrs work itself\n"
+                 "does not tell: see pgqrs dead list.\n"
                  "Ctrl-C (SIGTERM) starts no more commands and waits for those that run, for --grace at most;\n"
                  "a second one ends them now, a third one kills them. What they had is given back, and the\n"
                  "try does not count.\n"},
-        {"copy", "The queues are paused in both stores, so that nobody changes what is copied. A copy that was\n"
-                 "interrupted is begun again with the same command: what has arrived is left alone. In the end\n"
-                 "counts and checksums of both are compared. --force copies messages that somebody holds, too:\n"
-                 "there they are delivered again when their leases would have ended.\n"
+        {"copy", "The queues are paused in both stores, so that nobody changes what is copied. Tables that the\n"
+                 "second store does not have yet are made. A copy that was interrupted is begun again with\n"
+                 "the same command: what has arrived is left alone. In the end counts and checksums of both\n"
+                 "are compared. --force copies messages that somebody holds, too: there they are delivered\n"
+                 "again when their leases would have ended.\n"
                  "Then: pgqrs queue resume --all --dsn TO-DSN\n"},
     };
     for (size_t i = 0; i < sizeof notes / sizeof notes[0]; i++)

@@ -17,7 +17,7 @@
 
 /* clang-format off */
 const command commands[] = {
-    {"install", "", "create the tables, or bring them up to date", admin_install, schema_fields, {0}, 0, false},
+    {"install", "", "create the tables, or bring them up to date", admin_install, schema_fields, {OPT_AGAIN}, 0, false},
     {"uninstall", "", "drop the tables, with all messages", admin_uninstall, schema_fields, {OPT_YES}, 0, false},
     {"verify", "", "check that the tables are whole", admin_verify, schema_fields, {0}, 0, false},
     {"migrate", "", "bring the tables up to date", admin_migrate, schema_fields, {0}, 0, false},
@@ -167,8 +167,10 @@ void cli_reword(char *text, size_t room)
         const char *from, *to;
     } words[] = {
         {"call pgqrs_install", "run: pgqrs install"},
+        {"call pgqrs_s3_bootstrap", "run: pgqrs install --again"},
+        {": pgqrs_queue_resume", "; run: pgqrs queue resume, with its name"},
         {"pgqrs_queue_", "pgqrs queue "},
-        {"pgqrs_message_replay", "pgqrs message requeue"},
+        {"pgqrs_message_replay", "pgqrs dead replay"},
         {"pgqrs_run_send_event", "pgqrs run send-event"},
         {"pgqrs_run_restart", "pgqrs run restart"},
         {"pgqrs_worker_reclaim", "pgqrs worker reclaim"},

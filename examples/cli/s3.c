@@ -34,6 +34,11 @@ pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error)
     return open_with(curl, config, error);
 }
 
+exit_code cli_begin_again(cli *c)
+{
+    return cli_check(c, pgqrs_s3_bootstrap(c->store));
+}
+
 void cli_release_http(void)
 {
     for (int i = 0; i < adapter_count; i++) {

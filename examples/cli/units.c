@@ -98,5 +98,5 @@ void units_write_relative(char *buffer, size_t size, int64_t time_us, int64_t no
     char duration[UNITS_ROOM];
     int64_t away_ms = (time_us - now_us) / 1000;
     units_write_duration(duration, sizeof duration, away_ms < 0 ? -away_ms : away_ms);
-    snprintf(buffer, size, away_ms < 0 ? "%s ago" : "in %s", duration);
+    snprintf(buffer, size, away_ms <= 0 ? "%s ago" : "in %s", duration);
 }

@@ -1,7 +1,7 @@
 /* pgqrs work QUEUE -- COMMAND: the queue for shell scripts.
  *
- * The command gets the payload on its standard input; PGQRS_MESSAGE_ID, PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY are in its
- * environment. Its exit status decides:
+ * The command gets the payload on its standard input, with a line feed at the end, for a shell's read wants one;
+ * PGQRS_MESSAGE_ID, PGQRS_QUEUE, PGQRS_ATTEMPT and PGQRS_PRIORITY are in its environment. Its exit status decides:
  *
  *     0        done, the message is archived
  *     65       hopeless (EX_DATAERR of sysexits.h): to the dead letters at once
@@ -164,11 +164,12 @@ static void feed(job *j)
 {
     const pgqrs_message *message = j->message;
     while (j->input >= 0) {
-        if (j->written == message->payload_size) {
+        size_t left = message->payload_size - j->written;
+        if (j->written > message->payload_size) {
             close_input(j);
             return;
         }
-        ssize_t put = write(j->input, message->payload + j->written, message->payload_size - j->written);
+        ssize_t put = left > 0 ? write(j->input, message->payload + j->written, left) : write(j->input, "\n", 1);
         if (put > 0)
             j->written += (size_t)put;
         else if (errno == EAGAIN || errno == EINTR)
