@@ -9,9 +9,26 @@ out=$2
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/pgqrs-plots.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
+# A system has the same colour in all plots.
+colour() {
+    case $1 in
+    pgqrs.h) echo "#c00000" ;;
+    pgqrs.h-single) echo "#f4a6a0" ;;
+    graphile-worker) echo "#0072b2" ;;
+    pg-boss) echo "#7ec8f2" ;;
+    river) echo "#009e73" ;;
+    procrastinate) echo "#e69f00" ;;
+    pgqrs-rust) echo "#7a4a21" ;;
+    pgqrs-python) echo "#d9c72f" ;;
+    dbos) echo "#8a2be2" ;;
+    litequeue) echo "#8c8c8c" ;;
+    *) echo "#202020" ;;
+    esac
+}
+
 # bars SCENARIO BACKEND FIELD TITLE LABEL: groups are the cells, the medians of the systems stand side by side.
 bars() {
-    local scenario=$1 backend=$2 field=$3 title=$4 label=$5 data=$scratch/bars.tsv columns terminal
+    local scenario=$1 backend=$2 field=$3 title=$4 label=$5 data=$scratch/bars.tsv clauses='' column=2 peer terminal
     jq -s -r --arg scenario "$scenario" --arg backend "$backend" --arg field "$field" '
         def median: sort | .[length / 2 | floor];
         def unique_in_order: reduce .[] as $x ([]; if index([$x]) then . else . + [$x] end);
@@ -24,7 +41,10 @@ bars() {
                 | [$all[] | select(.cell == $cell and .peer == $peer) | .[$field]] | if . == [] then "NaN" else median end] | @tsv)
           end' "$results" >"$data"
     [ -s "$data" ] || return 0
-    columns=$(head -n 1 "$data" | awk -F '\t' '{ print NF }')
+    for peer in $(head -n 1 "$data" | cut -f2-); do
+        clauses="$clauses${clauses:+, }\"$data\" every ::1 using $column:xtic(1) title \"$peer\" linecolor rgb \"$(colour "$peer")\""
+        column=$((column + 1))
+    done
     for terminal in 'svg size 900,500 dynamic background "white":svg' 'pngcairo size 900,500:png'; do
         gnuplot <<END
 set terminal ${terminal%:*}
@@ -39,7 +59,7 @@ set boxwidth 0.9
 set logscale y
 set grid ytics
 set key outside right
-plot for [c=2:$columns] "$data" using c:xtic(1) title columnheader(c)
+plot $clauses
 END
     done
 }
