@@ -106,7 +106,7 @@ can() {
     sqlite-*-drain) [ "${cell#*x}" = 1 ] ;; # no batches
     sqlite-litequeue-handlers) return 1 ;; # no workers
     postgres-dbos-million) return 1 ;;     # filling takes an hour
-    sqlite-*-handlers) ;;
+    sqlite-*-handlers) [ -z "$quick" ] || [ "$cell" = 4 ] ;;
     sqlite-*-enqueue) ;;
     sqlite-*) return 1 ;;
     esac
@@ -476,7 +476,7 @@ chaos() {
     procrastinate | dbos | pgqrs-rust | pgqrs-python) count=$(pick 1000 300) ;;
     *) count=$(pick 4000 800) ;;
     esac
-    if ! chaos_turn "$count" "$(pick 90 7)"; then
+    if ! chaos_turn "$count" "$(pick 90 6)"; then
         end_all
         record '{"error":"the driver failed"}'
         say "  chaos $cell, $peer: failed"
@@ -499,7 +499,7 @@ run_turn() {
         case $scenario in
         steady) s=$(pick 30 3) ;;
         pinned) s=$(pick 180 5) ;;
-        wakeup) s=$(pick 30 3) ;;
+        wakeup) s=$(pick 30 2) ;;
         esac
         if [ "$cell" = half ]; then steady "$s" "$(half_of_peak)"; else steady "$s" "$cell"; fi
         ;;
