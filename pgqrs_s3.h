@@ -3962,7 +3962,7 @@ static int pgqrsi_s3_wait_for_file(void *context, int times)
     return 1;
 }
 
-/* A connection to the local file, for now; NULL: there is no such file, or no memory. */
+/* A connection to the local file, which the caller closes; NULL: there is no such file, or no memory. */
 static sqlite3 *pgqrsi_s3_connect_local(pgqrsi_s3 *self, int flags)
 {
     sqlite3 *db = NULL;
