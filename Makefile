@@ -48,10 +48,11 @@ quickstart: ## build and run the first example on a new SQLite database (needs n
 	@rm -rf build/quickstart-run && mkdir -p build/quickstart-run && program=$$PWD/build/quickstart && \
 	  echo "--- examples/quickstart.c:" && cd build/quickstart-run && env -u PGQRS_DSN "$$program"
 
-test: ## run every test; installs what is missing, starts private servers (a few minutes)
+test: ## run every test; installs what is missing, starts private servers (a quarter of an hour)
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-tests build-sanitized build-fuzz $(CLI_PROGRAMS)
 	@PGQRS_TEST_RADOSGW_SHARE=$${PGQRS_TEST_RADOSGW_SHARE:-4} PGQRS_TEST_PGBOUNCER_SHARE=$${PGQRS_TEST_PGBOUNCER_SHARE:-3} \
+	  PGQRS_TEST_SANITIZED_SHARE=$${PGQRS_TEST_SANITIZED_SHARE:-2} \
 	  tests/run.sh $(call test_binaries,$(ALL_TESTS)) $(call sanitized_binaries,$(UNIT) $(CONFORMANCE)) \
 	  $(CLI_TESTS) tests/fault_list.sh tests/matrix.sh tests/adapters.sh tests/examples.sh tests/manual.sh tests/peers.sh tests/fuzz.sh tests/valgrind.sh tests/proof.sh
 
@@ -127,10 +128,11 @@ bench: ## measure against the floor on real servers (35 minutes; PGQRS_BENCH_QUI
 	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
 
-bench-peers: ## measure beside other queues, installed below build/peers (hours; QUICK=1: 10 minutes); report in bench/results
+bench-peers: ## measure beside other queues, installed below build/peers (75 minutes; QUICK=1: 10; RESUME=1 goes on); report in bench/results
 	@tests/install-deps.sh bench
 	@$(MAKE) --no-print-directory build/bench/peers/pgqrs
-	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' CELLS='$(CELLS)' ROUNDS='$(ROUNDS)' bench/peers/run.sh
+	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' CELLS='$(CELLS)' BACKENDS='$(BACKENDS)' \
+	  ROUNDS='$(ROUNDS)' RESUME='$(RESUME)' bench/peers/run.sh
 
 cli: ## build the command-line tool, build/pgqrs (see: build/pgqrs --help)
 	@tests/install-deps.sh cli

@@ -386,9 +386,16 @@
     12  WAITING AND WAKING
 
     A consumer that waits is woken by an enqueue: through NOTIFY on Postgres, and only when somebody sleeps, since a NOTIFY in
-    every enqueue would serialise the commits of all producers; through inotify between processes on one SQLite file. Behind
-    a transaction pooler, and for enqueues inside somebody else's transaction, it looks every poll_ms (250). It also wakes when a
-    delay or a lease of its queue ends. Whoever waits in pgqrs_run_result is woken in the same ways by the end of the run.
+    every enqueue would serialise the commits of all producers; through inotify between processes on one SQLite file. It also
+    wakes when a delay of its queue ends, or a lease that it knew of when it looked last. For the rest it looks every poll_ms (250);
+    on Postgres, where it is woken for nearly everything, only every fourth poll_ms, and when it has found nothing for some time
+    every twelfth, but at least every 3 seconds. The rest is there: what comes in a transaction that was open before the consumer
+    lay down, leases that others take meanwhile and let end, a dead connection. Behind a transaction pooler nothing wakes it, and it
+    looks every poll_ms. Whoever waits in pgqrs_run_result is woken in the same ways by the end of the run.
+
+    Messages that come one by one in quick succession are taken together by a pool of threads (chapter 16): once several claims have
+    followed each other within 3 ms, the next one waits until 2 ms after the one before, as long as it finds more than one then.
+    settle_ms = -1 switches that off.
 
 
     13  BATCHES, AND WHAT IS FAST
@@ -535,7 +542,8 @@
     interrupted is done again: what is there already is left alone. The command-line tool has it as `pgqrs copy`.
 
     A worker whose heartbeat is old can be reclaimed (pgqrs_worker_reclaim), which frees its messages before their leases end;
-    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves.
+    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves. In a bucket a worker
+    that holds no message writes its heartbeat seldom, and counts as alive for longer (idle_heartbeat_ms in pgqrs_s3.h).
 
 
     18  CONFIGURATION
@@ -587,7 +595,9 @@
     transaction pooler such as pgBouncer it notices, sets nothing for the session, prepares nothing and does not LISTEN;
     store_desc.pooler overrides, pgqrs_store_pooled tells. Times are the server's; no consumer's clock matters. A connection that
     breaks is made again with backoff; what is safe to repeat is repeated, the rest is PGQRS_ERR_OUTCOME_UNKNOWN. A transaction left open for hours somewhere
-    in the database keeps vacuum from cleaning up; claims stay fast all the same, the tables just grow.
+    in the database keeps vacuum from cleaning up; claims stay fast all the same, the tables just grow. What has piled up is then
+    walked through in slices, all of it within half a minute; so a delayed message, or a lease that ended, may come back up to half a minute late
+    when the transaction that made it was itself open until five seconds after it was due.
 
 
     20  HOOKS
@@ -948,6 +958,7 @@ typedef struct pgqrs_store_desc {
     int64_t poll_ms;                /* [250] a waiting consumer looks this often even when nobody wakes it */
     pgqrs_switch pooler;            /* [auto] Postgres: is there a transaction pooler between? on: no session state */
     pgqrs_switch sqlite_wal;        /* [on] SQLite: write-ahead log; off: rollback journal */
+    pgqrs_switch sqlite_create;     /* [on] SQLite: makes a file that is missing; off: that is PGQRS_ERR_BAD_DSN */
     const struct pgqrs_s3_desc *s3; /* S3: required, see pgqrs_s3.h; read by pgqrs_open only */
 } pgqrs_store_desc;
 
@@ -1256,7 +1267,8 @@ PGQRS_API pgqrs_settlement pgqrs_settlement_for(const pgqrs_message *message, pg
 PGQRS_API pgqrs_result pgqrs_settle(pgqrs_store *store, pgqrs_settlement *items, size_t count, const char *queue,
                                     const pgqrs_dequeue_desc *claim, pgqrs_messages **next);
 
-/* The everyday forms. A lease that has ended gives PGQRS_ERR_LEASE_LOST and changes nothing. */
+/* The everyday forms. A lease that has ended gives PGQRS_ERR_LEASE_LOST and changes nothing. When the connection broke in the middle and
+ * the lease is gone afterwards, what only frees a message (release, retry, give back) is PGQRS_OK, whoever freed it. */
 PGQRS_API pgqrs_result pgqrs_archive(pgqrs_store *store, const pgqrs_message *message);
 PGQRS_API pgqrs_result pgqrs_delete(pgqrs_store *store, const pgqrs_message *message);
 PGQRS_API pgqrs_result pgqrs_retry(pgqrs_store *store, const pgqrs_message *message, const char *reason);
@@ -1413,7 +1425,7 @@ typedef struct pgqrs_work_desc {
                              or asked again; other delayed messages, sleeping runs and events are not */
     /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
      * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; `batch` [32 for each
-     * thread; runs: 2] is how many are taken and not settled at most. See chapter 16 */
+     * thread, at least 512; runs: 2 for each] is how many are taken and not settled at most. See chapter 16 */
     int32_t threads; /* [0: the calling thread handles them] */
     int64_t
         stop_ms; /* [0: as long as they take] with threads: how long handlers have to return once the loop is told to stop.
@@ -2157,6 +2169,7 @@ typedef struct pgqrs_backend_open {
     struct sqlite3 *database;
     const pgqrs_store_desc *settings; /* resolved; lives as long as the store */
     const char *name;                 /* for messages about `database`, lives as long as the store; NULL: it has none */
+    int64_t quiet_us; /* with `database`: a worker that holds nothing is not stale before it was silent for so long */
 } pgqrs_backend_open;
 
 typedef struct pgqrs_backend_message {
@@ -2202,10 +2215,12 @@ typedef struct pgqrs_backend_claim {
     struct pgqrs_backend_run **runs;
     /* out */
     pgqrs_messages *messages; /* a result object; NULL when nothing was claimed */
-    int64_t next_due_us;      /* when nothing was claimed: microseconds until the queue's next message falls due by
-                                    itself (delay, lease end); -1: never */
-    bool paused;              /* when nothing was claimed: because the queue is paused */
-    pgqrs_result refused;     /* PGQRS_OK, or why the worker may not claim: PGQRS_ERR_WORKER_STOPPED, _SUSPENDED,
+    int64_t next_due_us; /* when nothing was claimed or all of it: microseconds until the queue's next message falls due
+                                    by itself (delay, lease end); -1: never */
+    bool paused;         /* when nothing was claimed: because the queue is paused */
+    bool seen_all;       /* nothing else is deliverable now; what will be, by itself (but for leases that others take
+                                    later) is in next_due_us, and everything else wakes those who lie here */
+    pgqrs_result refused; /* PGQRS_OK, or why the worker may not claim: PGQRS_ERR_WORKER_STOPPED, _SUSPENDED,
                                     _INTERRUPTED. Verdicts of the same exchange are carried out all the same */
 } pgqrs_backend_claim;
 
@@ -3672,6 +3687,7 @@ static pgqrs_result pgqrsi_settings_check(const pgqrs_store_desc *desc, pgqrs_er
         {"poll_ms", desc->poll_ms, 0, INT32_MAX},
         {"pooler", (int64_t)desc->pooler, PGQRS_AUTO, PGQRS_OFF},
         {"sqlite_wal", (int64_t)desc->sqlite_wal, PGQRS_AUTO, PGQRS_OFF},
+        {"sqlite_create", (int64_t)desc->sqlite_create, PGQRS_AUTO, PGQRS_OFF},
         {"logger.level", (int64_t)desc->logger.level, 0, PGQRS_LOG_DEBUG},
     };
     pgqrs_result result = desc->schema ? pgqrsi_check_schema_name(desc->schema, err) : PGQRS_OK;
@@ -4350,7 +4366,11 @@ static pgqrs_result pgqrsi_enqueue(pgqrs_store *store, const char *queue, const 
 
 /* After lying down, look again soon: a producer whose transaction began before we lay down wakes nobody. */
 static const int64_t pgqrsi_wait_probes_us[] = {2000, 10000, 50000};
-#define PGQRSI_WAIT_ARM_US (10 * PGQRSI_US_PER_S)
+#define PGQRSI_WAIT_ARM_S 10
+#define PGQRSI_WAIT_ARM_US (PGQRSI_WAIT_ARM_S * PGQRSI_US_PER_S)
+#define PGQRSI_WAIT_SELDOM 4  /* so many times as long between looks when only few things wake nobody, */
+#define PGQRSI_WAIT_RARELY 12 /* and so many times when so many looks in a row have found nothing */
+#define PGQRSI_WAIT_QUIET 6
 
 typedef struct pgqrsi_wait {
     pgqrs_store *store;
@@ -4361,8 +4381,11 @@ typedef struct pgqrsi_wait {
     int64_t end_us;      /* by pgqrsi_elapsed_us */
     int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still while we really sleep */
     int64_t armed_at_us; /* 0: not armed */
+    int64_t told_us;     /* monotonic; when the backend was last told that somebody lies here */
     size_t probe;
-    bool over; /* the last look has been granted */
+    size_t quiet; /* looks in a row that found nothing */
+    bool seldom;  /* the last claim saw all there is, and whatever comes wakes us */
+    bool over;    /* the last look has been granted */
 } pgqrsi_wait;
 
 static int64_t pgqrsi_later_us(int64_t now_us, int64_t delay_ms)
@@ -4426,11 +4449,19 @@ static pgqrs_result pgqrsi_wait_arm(pgqrsi_wait *wait)
     int64_t now_us = pgqrsi_now(store);
     pgqrs_result result = wait->run_id ? backend->run_wait_begin(store->self, now_us, wait->run_id, PGQRSI_WAIT_ARM_US)
                                        : backend->wait_begin(store->self, now_us, wait->queue, PGQRSI_WAIT_ARM_US);
-    if (!result && !wait->armed_at_us) {
-        wait->armed_at_us = pgqrsi_monotonic_us();
+    int64_t monotonic_us = pgqrsi_monotonic_us();
+    if (!result && (!wait->armed_at_us || monotonic_us - wait->told_us > PGQRSI_WAIT_ARM_US / 2)) {
+        wait->armed_at_us = monotonic_us; /* or again, after a time in which nobody would have woken us */
         wait->probe = 0;
     }
+    if (!result) wait->told_us = monotonic_us;
     return result;
+}
+
+/* Whether whatever comes wakes us, also while the next claim is made. Who was busy for long has to lie down again. */
+static bool pgqrsi_wait_is_down(const pgqrsi_wait *wait)
+{
+    return wait->armed_at_us && pgqrsi_monotonic_us() - wait->told_us < PGQRSI_WAIT_ARM_US * 2 / 5;
 }
 
 static void pgqrsi_wait_sleep(pgqrsi_wait *wait, int64_t us)
@@ -4445,10 +4476,26 @@ static void pgqrsi_wait_sleep(pgqrsi_wait *wait, int64_t us)
     pgqrsi_pipe_drain(store->wake); /* the flags are looked at after this */
 }
 
+/* Looking without being woken is for what wakes nobody: leases of others that end, commits of transactions that were open for
+ * long, a connection that is dead without saying so. */
+static int64_t pgqrsi_wait_poll_us(const pgqrsi_wait *wait)
+{
+    if (!wait->armed_at_us || !wait->seldom) return wait->poll_us;
+    int64_t polls = wait->quiet < PGQRSI_WAIT_QUIET ? PGQRSI_WAIT_SELDOM : PGQRSI_WAIT_RARELY;
+    return pgqrsi_min(wait->poll_us * polls, PGQRSI_WAIT_ARM_US * 3 / 10); /* and stays told */
+}
+
+static void pgqrsi_wait_looked(pgqrsi_wait *wait, const pgqrs_backend_claim *claim)
+{
+    bool nothing = claim->seen_all && (!claim->messages || claim->messages->count == 0);
+    wait->seldom = claim->seen_all;
+    wait->quiet = nothing ? wait->quiet + 1 : 0;
+}
+
 static int64_t pgqrsi_wait_step_us(pgqrsi_wait *wait)
 {
     size_t probes = sizeof pgqrsi_wait_probes_us / sizeof pgqrsi_wait_probes_us[0];
-    if ((!wait->armed_at_us && !wait->run_id) || wait->probe >= probes) return wait->poll_us;
+    if ((!wait->armed_at_us && !wait->run_id) || wait->probe >= probes) return pgqrsi_wait_poll_us(wait);
     return pgqrsi_min(wait->poll_us, pgqrsi_wait_probes_us[wait->probe++]);
 }
 
@@ -4459,7 +4506,7 @@ static pgqrs_result pgqrsi_wait_next(pgqrsi_wait *wait, int64_t next_due_us, boo
     *again = false;
     int64_t left_us = pgqrsi_wait_left_us(wait);
     if (pgqrsi_wait_stopped(wait) || wait->over || left_us <= 0) return PGQRS_OK;
-    if (pgqrsi_wait_can_arm(wait) && !wait->armed_at_us) {
+    if (pgqrsi_wait_can_arm(wait) && !pgqrsi_wait_is_down(wait)) {
         *again = true;
         return pgqrsi_wait_arm(wait);
     }
@@ -4516,6 +4563,7 @@ static pgqrs_result pgqrsi_exchange(pgqrs_store *store, pgqrs_backend_verdict *v
         claim->messages = NULL;
         claim->next_due_us = -1;
         claim->paused = false;
+        claim->seen_all = false;
         claim->refused = PGQRS_OK;
     }
     pgqrs_result result = store->backend->exchange(store->self, &exchange);
@@ -4579,6 +4627,7 @@ static pgqrs_result pgqrsi_claim(pgqrs_store *store, pgqrs_backend_claim *claim,
         result = pgqrsi_exchange(store, NULL, 0, claim);
         if (!result) result = pgqrsi_claim_refused(store, claim);
         if (result || claim->messages || wait_ms == 0) break;
+        pgqrsi_wait_looked(&wait, claim);
         result = pgqrsi_wait_next(&wait, claim->next_due_us, &again);
         if (result) break;
     }
@@ -4934,6 +4983,7 @@ struct pgqrs_worker {
     bool registered;
     bool suspended;  /* seen suspended: polling must begin again afterwards */
     bool refused;    /* the last claim was: that nothing came says nothing about the queue */
+    bool seen_all;   /* the last claim took all there was, and what comes afterwards wakes us */
     bool in_handler; /* the worker itself must not be used meanwhile */
     int stop;
     char queue[PGQRSI_NAME_MAX + 1];
@@ -4949,8 +4999,9 @@ struct pgqrs_worker {
     int64_t lease_end_us; /* of `held`, by pgqrsi_elapsed_us; counted from before the claim, so never too late */
     int64_t beat_at_us;   /* last heartbeat, by pgqrsi_elapsed_us */
     int64_t tended_at_us; /* last housekeeping, likewise; 0: never */
-    uint64_t swallowed;   /* of the store, at the last claim */
-    size_t window;        /* how many to take next */
+    int64_t tend_took_us;
+    uint64_t swallowed; /* of the store, at the last claim */
+    size_t window;      /* how many to take next */
     int64_t handled;
     int64_t retry_until_us; /* until_empty waits for its own retries; by pgqrsi_elapsed_us, 0: none */
     int64_t asked_at_us;    /* likewise: when the last claim began */
@@ -4976,6 +5027,12 @@ static pgqrs_result pgqrsi_threads_check(pgqrs_store *store)
 #endif
 }
 
+/* Quick handlers need many to have in hand, however few threads there are; for slow ones settle_ms bounds what is taken ahead. */
+static int32_t pgqrsi_pool_batch(int32_t threads)
+{
+    return threads > 16 ? threads * 32 : 512;
+}
+
 static pgqrs_result pgqrsi_work_check(pgqrs_store *store, const pgqrs_work_desc *given, pgqrs_work_desc *desc)
 {
     const pgqrs_store_desc *settings = &store->settings;
@@ -4992,7 +5049,7 @@ static pgqrs_result pgqrsi_work_check(pgqrs_store *store, const pgqrs_work_desc 
     if (!result) result = pgqrsi_check_range(store, "stop_ms", desc->stop_ms, 0, PGQRSI_LEASE_MAX_MS);
     if (!result && desc->threads) result = pgqrsi_threads_check(store);
     if (!result && desc->name) result = pgqrsi_check_name("worker name", desc->name, &store->error);
-    if (desc->threads) desc->batch = PGQRSI_DEFAULT(desc->batch, desc->threads * 32);
+    if (desc->threads) desc->batch = PGQRSI_DEFAULT(desc->batch, pgqrsi_pool_batch(desc->threads));
     desc->batch = PGQRSI_DEFAULT(desc->batch, settings->default_batch);
     desc->settle_ms = PGQRSI_DEFAULT(desc->settle_ms, 50);
     desc->heartbeat_ms = PGQRSI_DEFAULT(desc->heartbeat_ms, settings->heartbeat_ms);
@@ -5290,6 +5347,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     claim.heartbeat = pgqrsi_worker_beat_due(worker);
     if (worker->runs) pgqrsi_runs_claim(worker, &claim);
     worker->swallowed = store->swallowed;
+    bool told = pgqrsi_wait_is_down(&worker->wait);
     pgqrs_result result = pgqrsi_exchange(store, worker->owed, worker->owed_count, &claim);
     if (result) return result;
     worker->looked_at_us = pgqrsi_monotonic_us();
@@ -5300,6 +5358,8 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     worker->next = 0;
     worker->next_due_us = claim.next_due_us;
     worker->refused = claim.refused != PGQRS_OK;
+    pgqrsi_wait_looked(&worker->wait, &claim);
+    worker->seen_all = claim.seen_all && told;
     worker->lease_end_us = started_us + worker->lease_ms * PGQRSI_US_PER_MS;
     if (claim.heartbeat) worker->beat_at_us = started_us;
     return pgqrsi_worker_refusal(worker, &claim);
@@ -5510,18 +5570,27 @@ static pgqrs_result pgqrsi_worker_handle(pgqrs_worker *worker)
 
 /* --- one turn, and the loop around it */
 
+/* What takes long, as beside an old snapshot in Postgres, is done less often: handlers wait for it. */
+static int64_t pgqrsi_worker_tend_pause(const pgqrs_worker *worker)
+{
+    int64_t most_us = 60 * PGQRSI_US_PER_S, rest_us = 0;
+    if (worker->tend_took_us > 0) rest_us = worker->tend_took_us < most_us / 200 ? worker->tend_took_us * 200 : most_us;
+    return (worker->held ? 60 : 10) * PGQRSI_US_PER_S + rest_us;
+}
+
 /* Retention, and queues nobody claims from, need somebody to look after them: each worker does, most of all when it is idle. */
 static pgqrs_result pgqrsi_worker_tend(pgqrs_worker *worker)
 {
     int64_t now_us = pgqrsi_elapsed_us(worker->store);
-    int64_t pause_us = (worker->held ? 60 : 10) * PGQRSI_US_PER_S;
     int64_t changed = 0;
-    if (worker->tended_at_us && now_us - worker->tended_at_us < pause_us) return PGQRS_OK;
+    if (worker->tended_at_us && now_us - worker->tended_at_us < pgqrsi_worker_tend_pause(worker)) return PGQRS_OK;
     if (worker->held && !worker->tended_at_us) /* a loop that starts with work does the work first */
         worker->tended_at_us = now_us;
     if (worker->held && now_us == worker->tended_at_us) return PGQRS_OK;
     worker->tended_at_us = now_us;
-    return worker->store->backend->maintain(worker->store->self, pgqrsi_now(worker->store), &changed);
+    pgqrs_result result = worker->store->backend->maintain(worker->store->self, pgqrsi_now(worker->store), &changed);
+    worker->tend_took_us = pgqrsi_elapsed_us(worker->store) - now_us;
+    return result;
 }
 
 /* A failed settlement leaves its verdicts owed and unstarted messages held: finish these before claiming anew. */
@@ -5532,10 +5601,32 @@ static pgqrs_result pgqrsi_worker_resume(pgqrs_worker *worker)
     return result;
 }
 
+/* After a claim that took all there was, another one would find nothing: what was done is settled by itself. What comes back
+ * later has to be known, and until_empty asks the queue itself. */
+static bool pgqrsi_worker_need_not_claim(const pgqrs_worker *worker)
+{
+    if (!worker->seen_all || worker->owed_count == 0 || worker->desc.until_empty || worker->runs) return false;
+    for (size_t i = 0; i < worker->owed_count; i++)
+        if (worker->deliveries[i].awaited_us >= 0) return false;
+    return !pgqrsi_worker_beat_due(worker) && !pgqrsi_readable(worker->store->backend->wait_fd(worker->store->self));
+}
+
+static pgqrs_result pgqrsi_worker_settle_alone(pgqrs_worker *worker)
+{
+    pgqrs_result result = pgqrsi_worker_flush(worker);
+    if (result) return result;
+    pgqrs_free(worker->held);
+    worker->held = NULL;
+    worker->next = 0;
+    return PGQRS_OK;
+}
+
 static pgqrs_result pgqrsi_worker_turn(pgqrs_worker *worker)
 {
     pgqrs_result result = pgqrsi_worker_resume(worker);
-    if (!result) result = pgqrsi_worker_claim(worker);
+    if (!result)
+        result =
+            pgqrsi_worker_need_not_claim(worker) ? pgqrsi_worker_settle_alone(worker) : pgqrsi_worker_claim(worker);
     if (!result && worker->held) result = pgqrsi_worker_handle(worker);
     return result ? result : pgqrsi_worker_tend(worker);
 }
@@ -5562,16 +5653,26 @@ static int64_t pgqrsi_worker_beat_left_ms(const pgqrs_worker *worker)
     return left_us <= 0 ? 0 : left_us / PGQRSI_US_PER_MS + 1;
 }
 
+/* Until the queue's next message falls due by itself; -1: unknown. */
+static int64_t pgqrsi_worker_due_left_us(const pgqrs_worker *worker)
+{
+    if (worker->next_due_us < 0) return -1;
+    int64_t left_us = worker->next_due_us - (pgqrsi_monotonic_us() - worker->looked_at_us);
+    return left_us > 0 ? left_us : 0;
+}
+
 /* Lies down until something may have come, the heartbeat is due or `timeout_ms` is over. */
 static pgqrs_result pgqrsi_worker_rest(pgqrs_worker *worker, int64_t timeout_ms, bool *again)
 {
     pgqrsi_wait *wait = &worker->wait;
-    int64_t armed_at_us = wait->armed_at_us;
-    size_t probe = wait->probe;
+    pgqrsi_wait before = *wait;
     pgqrsi_wait_open(wait, worker->store, worker->queue, &worker->stop, worker->desc.poll_ms, timeout_ms);
-    wait->armed_at_us = armed_at_us;
-    wait->probe = probe;
-    pgqrs_result result = pgqrsi_wait_next(wait, worker->next_due_us, again);
+    wait->armed_at_us = before.armed_at_us;
+    wait->told_us = before.told_us;
+    wait->probe = before.probe;
+    wait->quiet = before.quiet;
+    wait->seldom = before.seldom;
+    pgqrs_result result = pgqrsi_wait_next(wait, pgqrsi_worker_due_left_us(worker), again);
     *again = !pgqrsi_worker_stopping(worker); /* whether the whole time is over is the caller's to say */
     return result;
 }
@@ -5686,16 +5787,14 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
 
 static int64_t pgqrsi_worker_next_ms(pgqrs_worker *worker)
 {
-    int64_t next_ms = pgqrsi_min(pgqrsi_worker_beat_left_ms(worker), worker->desc.poll_ms);
+    int64_t poll_ms = pgqrsi_wait_poll_us(&worker->wait) / PGQRSI_US_PER_MS;
+    int64_t next_ms = pgqrsi_min(pgqrsi_worker_beat_left_ms(worker), poll_ms);
     bool looked = worker->looked_at_us && worker->looked_at_us >= worker->wait.armed_at_us;
     if (worker->held || pgqrsi_worker_stopping(worker) || worker->owed_count || !looked ||
         worker->swallowed != worker->store->swallowed)
         return 0;
-    if (worker->next_due_us >= 0) {
-        int64_t left_us = worker->next_due_us - (pgqrsi_monotonic_us() - worker->looked_at_us);
-        next_ms = pgqrsi_min(next_ms, left_us <= 0 ? 0 : left_us / PGQRSI_US_PER_MS + 1);
-    }
-    return next_ms;
+    int64_t left_us = pgqrsi_worker_due_left_us(worker);
+    return left_us < 0 ? next_ms : pgqrsi_min(next_ms, left_us == 0 ? 0 : left_us / PGQRSI_US_PER_MS + 1);
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -6980,6 +7079,9 @@ static pgqrs_result pgqrsi_work_workflows(pgqrs_store *store, const pgqrs_workfl
  * Everything that both sides touch is under `mutex`. Lanes take the oldest ready job, so none is overtaken while it waits.
  * --------------------------------------------------------------------------------------------------------------- */
 
+#define PGQRSI_POOL_QUICK_US 50              /* a handler that takes less is done before another lane is awake */
+#define PGQRSI_POOL_BRIEF_US 1000            /* a batch that is handled in less need not be handled beside an exchange */
+#define PGQRSI_POOL_CALL_US 10000            /* a lane that was woken has looked by then */
 #define PGQRSI_POOL_READY_US PGQRSI_US_PER_S /* a message no lane had time for by then goes back to others */
 
 #ifndef PGQRS_THREADS
@@ -7083,6 +7185,7 @@ struct pgqrsi_pool {
     pgqrsi_ask *asks, **asks_end;
     size_t ask_count;
     size_t running, waiting; /* lanes with a job; those of them that wait for the coordinator */
+    size_t resting, called;  /* lanes without a job; those of them that were woken and have not looked yet */
     size_t alive;            /* lanes whose thread has not ended */
     /* the coordinator's own */
     size_t batch, lane_count, started;
@@ -7104,8 +7207,12 @@ struct pgqrsi_pool {
     bool stuck;           /* no lane has become free for long */
     int64_t commit_us;    /* of the last exchange */
     int gather_misses;    /* in a row */
-    bool empty;           /* the last claim found nothing */
+    bool empty;           /* the last claim found nothing, or left nothing */
     bool look;            /* look again now */
+    int64_t found_at_us;  /* monotonic; when the last claim that found something began */
+    int trickle;          /* claims in a row that it pays to hold back */
+    bool awake;           /* claims go by the clock: nobody needs to wake us */
+    bool patient;         /* lanes need not wake the coordinator when all of them are done */
     int64_t look_at_us;   /* monotonic; look again then */
     int64_t retry_at_us;  /* monotonic; after a store error */
     bool closing;         /* nothing new is taken */
@@ -7323,18 +7430,25 @@ static void pgqrsi_lane_backend(pgqrs_backend *table)
     table->transaction = pgqrsi_lane_transaction;
 }
 
-/* The coordinator may have renewed the lease, or found it lost, since this lane looked last. */
-static void pgqrsi_lane_sync(pgqrs_worker *worker)
+/* With the mutex held. */
+static void pgqrsi_lane_learn_lease(pgqrsi_lane *lane)
 {
-    pgqrsi_lane *lane = worker->lane;
-    if (!lane || !lane->job) return;
-    pthread_mutex_lock(&lane->pool->mutex);
+    pgqrs_worker *worker = lane->worker;
     int64_t lease_end_us = lane->job->haul->lease_end_us;
     if (lane->pool->worker) worker->self = lane->pool->worker->self; /* it may have been registered again */
     if (lane->job->lost)
         worker->lease_end_us = 0;
     else if (lease_end_us > worker->lease_end_us)
         worker->lease_end_us = lease_end_us;
+}
+
+/* The coordinator may have renewed the lease, or found it lost, since this lane looked last. */
+static void pgqrsi_lane_sync(pgqrs_worker *worker)
+{
+    pgqrsi_lane *lane = worker->lane;
+    if (!lane || !lane->job) return;
+    pthread_mutex_lock(&lane->pool->mutex);
+    pgqrsi_lane_learn_lease(lane);
     pthread_mutex_unlock(&lane->pool->mutex);
 }
 
@@ -7346,16 +7460,39 @@ static pgqrs_store *pgqrsi_lane_store(const pgqrs_worker *worker)
 
 /* --- a lane */
 
-/* The oldest ready job, or NULL when the lane is to end. Waits with the mutex held. */
+/* Wakes lanes for ready jobs until so many are on their way. Quick handlers are done by the few that are up: they call one at a time,
+ * for a wake-up costs more than such a message. With the mutex held. */
+static void pgqrsi_pool_call(pgqrsi_pool *pool, size_t lanes)
+{
+    lanes = lanes < pool->resting ? lanes : pool->resting;
+    lanes = lanes < pool->ready.count ? lanes : pool->ready.count;
+    for (; pool->called < lanes; pool->called++)
+        pthread_cond_signal(&pool->work);
+}
+
+static void pgqrsi_lane_rest(pgqrsi_pool *pool)
+{
+    pool->resting++;
+    pthread_cond_wait(&pool->work, &pool->mutex);
+    pool->resting--;
+    if (pool->called) pool->called--;
+}
+
+/* The oldest ready job, or NULL when the lane is to end. Waits with the mutex held. Before it goes on, it calls the next lane, for its
+ * handler may take long. */
 static pgqrsi_job *pgqrsi_lane_take(pgqrsi_lane *lane)
 {
     pgqrsi_pool *pool = lane->pool;
     pgqrsi_job *job = NULL;
     while (!pool->quit && (job = pgqrsi_jobs_take(&pool->ready)) == NULL)
-        pthread_cond_wait(&pool->work, &pool->mutex);
+        pgqrsi_lane_rest(pool);
     if (!job) return NULL;
     job->state = PGQRSI_JOB_RUNNING;
     pool->running++;
+    lane->job = job;
+    lane->worker->lease_end_us = 0;
+    pgqrsi_lane_learn_lease(lane);
+    pgqrsi_pool_call(pool, 1);
     return job;
 }
 
@@ -7363,7 +7500,6 @@ static bool pgqrsi_lane_lease_ok(pgqrsi_lane *lane)
 {
     pgqrs_worker *worker = lane->worker;
     long long id = (long long)worker->held->items[worker->next].id;
-    pgqrsi_lane_sync(worker);
     if (worker->lease_end_us > pgqrsi_elapsed_us(worker->store)) return true;
     pgqrsi_log(worker->store, PGQRS_LOG_WARN,
                "queue \"%s\": the lease of message %lld ended before it was started; it is delivered again",
@@ -7377,10 +7513,8 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
     pgqrs_worker *worker = lane->worker;
     int64_t started_us = pgqrsi_monotonic_us();
     int64_t handled = worker->handled;
-    lane->job = job;
     worker->held = job->haul->messages;
     worker->next = job->index;
-    worker->lease_end_us = 0;
     if (worker->runs) {
         worker->runs->loads[0] = job->load;
         worker->runs->load_first = job->index;
@@ -7407,7 +7541,7 @@ static void pgqrsi_lane_handle(pgqrsi_lane *lane, pgqrsi_job *job)
 static bool pgqrsi_pool_is_worth_waking(const pgqrsi_pool *pool)
 {
     return pool->finished.count >= pool->enough || (pool->claims && pool->ready.count <= pool->scarce) ||
-           (pool->running == 1 && pool->ready.count == 0);
+           (pool->running == 1 && pool->ready.count == 0 && !pool->patient);
 }
 
 /* Hands the job over. True: the verdict points to texts of the lane's run, and has been waited for. With the mutex held. */
@@ -7505,7 +7639,8 @@ static void pgqrsi_pool_collect_finished(pgqrsi_pool *pool)
     pgqrsi_job *job;
     while ((job = pgqrsi_jobs_take(&pool->finished)) != NULL) {
         pool->stuck = false;
-        pool->average_us = pool->average_us ? (pool->average_us * 7 + job->took_us) / 8 : job->took_us + 1;
+        pool->average_us = pool->average_us ? (pool->average_us * 7 + job->took_us) / 8 : job->took_us;
+        if (pool->average_us == 0) pool->average_us = 1; /* 0 would say that nothing is known */
         worker->handled += job->counts;
         if (job->judged && pool->failure)
             pgqrsi_pool_settled_one(pool, job, pool->failure);
@@ -7696,6 +7831,50 @@ static pgqrs_result pgqrsi_pool_renew(pgqrsi_pool *pool)
 
 /* --- the coordinator: claim and settle */
 
+/* Messages that come one by one in quick succession are taken together, and those before settled with the same call, by waiting a moment
+ * after each claim, as a network card does with its interrupts. What comes alone is taken at once: only when claims kept following each
+ * other within that moment is it waited for, and only as long as more than one message has come when it is over. When that goes on,
+ * the consumer gets up, and producers are spared the notifications. */
+#define PGQRSI_TRICKLE_US 2000
+#define PGQRSI_TRICKLE_BEGINS 4
+#define PGQRSI_TRICKLE_MOST 8
+
+/* Until when a claim is held back; monotonic, 0: it is not. */
+static int64_t pgqrsi_pool_held_until_us(const pgqrsi_pool *pool)
+{
+    bool holds = pool->trickle >= PGQRSI_TRICKLE_BEGINS && pool->empty && !pool->closing && !pool->impatient;
+    return holds ? pool->found_at_us + PGQRSI_TRICKLE_US : 0;
+}
+
+static bool pgqrsi_pool_holds(const pgqrsi_pool *pool)
+{
+    return pgqrsi_monotonic_us() < pgqrsi_pool_held_until_us(pool);
+}
+
+static void pgqrsi_pool_learn_trickle(pgqrsi_pool *pool, size_t count, int64_t begun_us)
+{
+    bool quick = begun_us - pool->found_at_us < PGQRSI_TRICKLE_US * 3 / 2;
+    bool held = pool->trickle >= PGQRSI_TRICKLE_BEGINS;
+    if (pool->worker->runs || pool->worker->desc.settle_ms < 0) return; /* lanes wait for each settlement */
+    if (!quick || count == 0)
+        pool->trickle = 0;
+    else if (held && count == 1)
+        pool->trickle -= 2;
+    else if (pool->trickle < PGQRSI_TRICKLE_MOST)
+        pool->trickle++;
+    if (count) pool->found_at_us = begun_us;
+    pool->awake = pool->trickle >= (pool->awake ? PGQRSI_TRICKLE_BEGINS : PGQRSI_TRICKLE_MOST);
+}
+
+/* Handlers are done with a batch far sooner than the exchange that brought it: little is gained by exchanging half of it meanwhile,
+ * and whole batches cost the store less. */
+static bool pgqrsi_pool_is_quick(const pgqrsi_pool *pool)
+{
+    if (pool->worker->runs || pool->worker->desc.settle_ms < 0) return false; /* lanes wait for each settlement */
+    int64_t takes_us = (int64_t)pool->batch * pool->average_us;
+    return takes_us && takes_us < pool->commit_us && (takes_us < PGQRSI_POOL_BRIEF_US || takes_us < pool->commit_us / 4);
+}
+
 /* How many messages to have ready, so that no lane waits for the next claim: what the lanes get done within settle_ms. */
 static size_t pgqrsi_pool_ahead(const pgqrsi_pool *pool)
 {
@@ -7705,7 +7884,7 @@ static size_t pgqrsi_pool_ahead(const pgqrsi_pool *pool)
     if (!pool->average_us || pool->stuck) return 0;
     int64_t each = pgqrsi_min(budget_us / pool->average_us, (int64_t)pool->batch);
     if (worker->runs) each = pgqrsi_min(each, 1);
-    return pool->lane_count * (size_t)each;
+    return (size_t)pgqrsi_min((int64_t)pool->lane_count * each, (int64_t)pool->batch);
 }
 
 /* How many to claim; 0: none. A claim for less than half of what should be ready can wait, unless a lane has nothing to do. */
@@ -7721,6 +7900,7 @@ static size_t pgqrsi_pool_wanted(pgqrsi_pool *pool)
     size_t idle = pool->lane_count - pool->running + pool->impatient, ready = pool->ready.count;
     pthread_mutex_unlock(&pool->mutex);
     if (ready >= idle + ahead || (ready >= idle && ready * 2 > ahead)) return 0;
+    if (ready && pgqrsi_pool_is_quick(pool)) return 0;
     size_t wanted = idle + ahead - ready;
     if (wanted > room) wanted = room;
     return left < (int64_t)wanted ? (size_t)left : wanted;
@@ -7731,11 +7911,15 @@ static bool pgqrsi_pool_may_look(const pgqrsi_pool *pool)
     return !pool->empty || pool->look || pgqrsi_monotonic_us() >= pool->look_at_us;
 }
 
-static bool pgqrsi_pool_must_settle(const pgqrsi_pool *pool)
+static bool pgqrsi_pool_must_settle(pgqrsi_pool *pool)
 {
     int64_t settle_us = pool->worker->desc.settle_ms * PGQRSI_US_PER_MS;
     if (pool->owed_count == 0) return false;
-    return pool->impatient || pool->owed_count * 2 >= pool->batch || pool->owed_count == pool->taken ||
+    pthread_mutex_lock(&pool->mutex);
+    bool more = pool->ready.first && pgqrsi_pool_is_quick(pool);
+    pthread_mutex_unlock(&pool->mutex);
+    return pool->impatient || (pool->owed_count * 2 >= pool->batch && !more) ||
+           (pool->owed_count == pool->taken && !pgqrsi_pool_holds(pool)) ||
            pgqrsi_monotonic_us() - pool->owed_since_us >= settle_us;
 }
 
@@ -7744,6 +7928,7 @@ static void pgqrsi_pool_stock(pgqrsi_pool *pool, pgqrs_messages *messages, int64
 {
     pgqrs_worker *worker = pool->worker;
     pgqrsi_haul *haul = pool->hauls;
+    int64_t taken_at_us = pgqrsi_monotonic_us();
     pthread_mutex_lock(&pool->mutex);
     while (haul->messages)
         haul++;
@@ -7757,24 +7942,28 @@ static void pgqrsi_pool_stock(pgqrsi_pool *pool, pgqrs_messages *messages, int64
         job->state = PGQRSI_JOB_READY;
         job->haul = haul;
         job->index = i;
-        job->taken_at_us = pgqrsi_monotonic_us();
+        job->taken_at_us = taken_at_us;
         job->loaded_at_us = started_us;
         job->load = pool->loads[i];
         pool->loads[i] = NULL;
         pgqrsi_jobs_add(&pool->ready, job);
         pool->taken++;
     }
-    pthread_cond_broadcast(&pool->work);
+    pgqrsi_pool_call(pool, pool->average_us && pool->average_us < PGQRSI_POOL_QUICK_US ? 1 : pool->lane_count);
     pthread_mutex_unlock(&pool->mutex);
 }
 
 static void pgqrsi_pool_found_nothing(pgqrsi_pool *pool)
 {
     pool->empty = true;
-    pool->look_at_us = pgqrsi_monotonic_us() + pgqrsi_wait_step_us(&pool->worker->wait);
+    if (pool->awake)
+        pool->look_at_us = pool->found_at_us + PGQRSI_TRICKLE_US;
+    else
+        pool->look_at_us = pgqrsi_monotonic_us() + pgqrsi_wait_step_us(&pool->worker->wait);
 }
 
-static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *claim, int64_t started_us)
+/* `told`: since before the claim, whatever comes wakes us. So when it took all there was, nothing is left to look for. */
+static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *claim, int64_t started_us, bool told)
 {
     pgqrs_worker *worker = pool->worker;
     worker->looked_at_us = pgqrsi_monotonic_us();
@@ -7784,13 +7973,15 @@ static pgqrs_result pgqrsi_pool_claimed(pgqrsi_pool *pool, pgqrs_backend_claim *
     if (claim->heartbeat) worker->beat_at_us = started_us;
     pool->look = false;
     pool->empty = false;
-    if (claim->messages && claim->messages->count) {
-        worker->wait.probe = 0;
-        pgqrsi_pool_stock(pool, claim->messages, started_us);
-    } else {
+    pgqrsi_pool_learn_trickle(pool, claim->messages ? claim->messages->count : 0,
+                              worker->looked_at_us - pool->commit_us);
+    pgqrsi_wait_looked(&worker->wait, claim);
+    bool nothing = !claim->messages || claim->messages->count == 0;
+    if (nothing)
         pgqrs_free(claim->messages);
-        pgqrsi_pool_found_nothing(pool);
-    }
+    else
+        pgqrsi_pool_stock(pool, claim->messages, started_us);
+    if (nothing || (claim->seen_all && (told || pool->awake))) pgqrsi_pool_found_nothing(pool);
     return pgqrsi_worker_refusal(worker, claim);
 }
 
@@ -7830,6 +8021,14 @@ static void pgqrsi_pool_answer_writes(pgqrsi_pool *pool, bool stored)
     pool->write_count = 0;
 }
 
+static bool pgqrsi_pool_gives_back(const pgqrsi_pool *pool)
+{
+    bool back = false;
+    for (size_t i = 0; i < pool->owed_count; i++)
+        back = back || pool->owed[i]->awaited_us >= 0;
+    return back;
+}
+
 static pgqrs_result pgqrsi_pool_exchange(pgqrsi_pool *pool, size_t wanted)
 {
     pgqrs_store *store = pgqrsi_pool_store(pool);
@@ -7838,16 +8037,18 @@ static pgqrs_result pgqrsi_pool_exchange(pgqrsi_pool *pool, size_t wanted)
     size_t count = pgqrsi_pool_verdicts_fill(pool);
     pgqrsi_pool_claim_fill(pool, &claim, wanted);
     int64_t begun_us = pgqrsi_monotonic_us();
+    bool told = pgqrsi_wait_is_down(&pool->worker->wait);
     pgqrs_result result = pgqrsi_exchange(store, pool->verdicts, count, wanted ? &claim : NULL);
     pgqrs_error error = store->error;
     pool->commit_us = pgqrsi_monotonic_us() - begun_us;
     pgqrsi_pool_answer_writes(pool, result == PGQRS_OK);
     store->error = error;
     if (result) return result;
-    /* what was just given back may be deliverable at once */
-    if (pool->owed_count && !wanted && pool->worker->desc.until_empty) pool->empty = false;
+    /* what was just given back may be deliverable at once, or soon */
+    if (pool->owed_count && !wanted && (pool->worker->desc.until_empty || pgqrsi_pool_gives_back(pool)))
+        pool->empty = false;
     pgqrsi_pool_settled(pool, PGQRS_OK);
-    return wanted ? pgqrsi_pool_claimed(pool, &claim, started_us) : PGQRS_OK;
+    return wanted ? pgqrsi_pool_claimed(pool, &claim, started_us, told) : PGQRS_OK;
 }
 
 /* --- the coordinator: one turn, and the loop around it */
@@ -7877,6 +8078,7 @@ static int64_t pgqrsi_gather_us(int64_t commit_us)
 static bool pgqrsi_pool_should_gather(const pgqrsi_pool *pool)
 {
     return pool->write_count || pool->impatient ||
+           (pool->owed_count * 2 >= pool->batch && pgqrsi_pool_is_quick(pool)) ||
            (pool->owed_count && pgqrsi_gather_us(pool->commit_us) > PGQRSI_GATHER_US);
 }
 
@@ -7925,10 +8127,23 @@ static void pgqrsi_pool_return_stale(pgqrsi_pool *pool)
     pthread_mutex_unlock(&pool->mutex);
 }
 
+/* A lane that was called and does not come, because its thread gets no time, holds up no message that another lane could take. */
+static void pgqrsi_pool_call_others(pgqrsi_pool *pool)
+{
+    pthread_mutex_lock(&pool->mutex);
+    const pgqrsi_job *oldest = pool->ready.first;
+    if (oldest && pgqrsi_monotonic_us() - oldest->taken_at_us > PGQRSI_POOL_CALL_US) {
+        pool->called = 0;
+        pgqrsi_pool_call(pool, pool->lane_count);
+    }
+    pthread_mutex_unlock(&pool->mutex);
+}
+
 static pgqrs_result pgqrsi_pool_turn(pgqrsi_pool *pool)
 {
     pgqrs_worker *worker = pool->worker;
     pgqrsi_pool_collect(pool);
+    pgqrsi_pool_call_others(pool);
     if (pgqrsi_worker_stopping(worker)) pgqrsi_pool_shut(pool);
     if (pool->failure) return PGQRS_OK;
     if (pgqrsi_monotonic_us() < pool->retry_at_us) {
@@ -7963,9 +8178,11 @@ static int64_t pgqrsi_pool_next_us(pgqrsi_pool *pool, bool looks)
     for (size_t i = 0; i < pool->batch; i++)
         if (pgqrsi_job_is_held(&pool->jobs[i]))
             next_us = pgqrsi_min(next_us, pool->jobs[i].haul->lease_end_us + lead_us);
+    if (pgqrsi_pool_holds(pool)) next_us = pgqrsi_min(next_us, pgqrsi_pool_held_until_us(pool));
     if (looks) next_us = pgqrsi_min(next_us, pool->look_at_us);
     if (looks && worker->next_due_us >= 0) next_us = pgqrsi_min(next_us, worker->looked_at_us + worker->next_due_us);
     if (pool->ready.first) next_us = pgqrsi_min(next_us, pool->ready.first->taken_at_us + PGQRSI_POOL_READY_US);
+    if (pool->ready.first && pool->resting) next_us = pgqrsi_min(next_us, now_us + PGQRSI_POOL_CALL_US);
     if (now_us < pool->retry_at_us) next_us = pool->retry_at_us; /* until then nothing is done */
     return pool->stop_at_us ? pgqrsi_min(next_us, pool->stop_at_us) : next_us;
 }
@@ -7977,6 +8194,11 @@ static bool pgqrsi_pool_has_news(pgqrsi_pool *pool)
     pool->enough = pool->owed_count < half ? half - pool->owed_count : 1;
     pool->claims = !pool->closing && !pool->empty && pool->taken - pool->owed_count < pool->batch;
     pool->scarce = pgqrsi_pool_ahead(pool) / 2;
+    if (pgqrsi_pool_is_quick(pool)) {
+        pool->scarce = 0;
+        pool->enough = pool->batch;
+    }
+    pool->patient = pgqrsi_pool_holds(pool);
     bool waits = pool->worker->runs || pool->worker->desc.settle_ms < 0;
     return pool->finished.first && (waits || pgqrsi_pool_is_worth_waking(pool) || pool->running == 0);
 }
@@ -8004,15 +8226,17 @@ static pgqrs_result pgqrsi_pool_rest(pgqrsi_pool *pool)
     bool trouble = pool->failure || pgqrsi_monotonic_us() < pool->retry_at_us;
     bool looks = !trouble && pgqrsi_pool_wanted(pool) > 0;
     if (looks && pgqrsi_pool_may_look(pool)) return PGQRS_OK;
-    if (looks && pgqrsi_wait_can_arm(wait) && !wait->armed_at_us) {
+    if (pool->awake) pgqrsi_wait_close(wait);
+    if (looks && !pool->awake && pgqrsi_wait_can_arm(wait) && !pgqrsi_wait_is_down(wait)) {
         pool->look = true; /* what came before it lay down wakes nobody */
         return pgqrsi_wait_arm(wait);
     }
     int fd = looks && wait->armed_at_us ? worker->store->backend->wait_fd(worker->store->self) : -1;
-    pgqrsi_pool_sleep(pool, fd, looks);
+    pgqrsi_pool_sleep(pool, pgqrsi_pool_holds(pool) ? -1 : fd, looks);
+    if (pgqrsi_pool_holds(pool)) return PGQRS_OK;
     int64_t due_us = worker->next_due_us >= 0 ? worker->looked_at_us + worker->next_due_us : INT64_MAX;
     pool->look = looks && (pgqrsi_readable(fd) || pgqrsi_monotonic_us() >= pgqrsi_min(pool->look_at_us, due_us));
-    return pool->look ? pgqrsi_wait_arm(wait) : PGQRS_OK;
+    return pool->look && !pool->awake ? pgqrsi_wait_arm(wait) : PGQRS_OK;
 }
 
 /* A store that fails for a passing reason is asked again, ever more slowly; lanes go on meanwhile with what they have. */
@@ -9086,18 +9310,19 @@ static void pgqrsi_explain_ready(const pgqrsi_facts *facts, pgqrs_explanation *o
     else if (facts->live_workers == 0)
         pgqrsi_say(
             out, PGQRS_WHY_NO_WORKER, 0,
-            "message %lld is ready, but no worker for queue \"%s\" showed a heartbeat within a minute: start one", id,
-            m->queue);
+            "message %lld is ready, but no worker for queue \"%s\" shows by its heartbeat that it is there: start one",
+            id, m->queue);
     else if (m->lease_until_us)
         pgqrsi_say(out, PGQRS_WHY_LEASE_OVER, 0,
                    "the lease on message %lld ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes it back",
                    id, pgqrsi_seconds(m->lease_until_us, facts->now_us), (int)m->attempt, m->queue);
     else
         pgqrsi_say(out, PGQRS_WHY_NEXT, 0,
-                   "message %lld is ready, and %lld %s for queue \"%s\" showed a heartbeat within a minute: it is "
+                   "message %lld is ready, and %lld %s for queue \"%s\" %s there by the heartbeat: it is "
                    "taken when its turn "
                    "comes, or when their leases end",
-                   id, (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue);
+                   id, (long long)facts->live_workers, facts->live_workers == 1 ? "worker" : "workers", m->queue,
+                   facts->live_workers == 1 ? "is" : "are");
 }
 
 #define PGQRSI_HOLDER 200
@@ -10343,18 +10568,36 @@ static pgqrs_result pgqrsi_message_import(pgqrs_store *store, const pgqrs_messag
 
 /* --- workers */
 
+/* A heartbeat that is older may still be within what the store asks of a worker that holds nothing. */
+static pgqrs_result pgqrsi_worker_stale(pgqrs_store *store, int64_t worker_id, int64_t max_age_ms, bool *stale)
+{
+    pgqrs_workers *found = NULL;
+    pgqrs_worker_filter filter;
+    memset(&filter, 0, sizeof filter);
+    filter.stale_ms = max_age_ms;
+    filter.limit = 1;
+    pgqrs_result result = store->backend->worker_list(store->self, pgqrsi_now(store), worker_id, &filter, &found);
+    *stale = result || found->count > 0;
+    pgqrs_free(found);
+    return result;
+}
+
 static pgqrs_result pgqrsi_worker_healthy(pgqrs_store *store, int64_t worker_id, int64_t max_age_ms, bool *healthy)
 {
     pgqrs_workers *found = NULL;
     int64_t now_us = 0;
+    bool stale;
     if (!healthy) return pgqrsi_null_argument(store, "healthy");
     *healthy = false;
     pgqrs_result result = pgqrsi_check_range(store, "max_age_ms", max_age_ms, 0, PGQRSI_DELAY_MAX_MS);
     if (!result) result = pgqrsi_worker_find(store, worker_id, &found);
     if (!result && !found) result = pgqrsi_worker_unknown(store, worker_id);
     if (!result) result = store->backend->now(store->self, &now_us);
-    if (!result && max_age_ms > 0 && found->items[0].state != PGQRS_WORKER_STOPPED)
-        *healthy = now_us - found->items[0].heartbeat_at_us <= max_age_ms * PGQRSI_US_PER_MS;
+    if (!result && max_age_ms > 0 && found->items[0].state != PGQRS_WORKER_STOPPED) {
+        stale = now_us - found->items[0].heartbeat_at_us > max_age_ms * PGQRSI_US_PER_MS;
+        if (stale && found->items[0].held == 0) result = pgqrsi_worker_stale(store, worker_id, max_age_ms, &stale);
+        *healthy = !stale;
+    }
     pgqrs_free(found);
     return result;
 }
@@ -10516,25 +10759,56 @@ static pgqrs_result pgqrsi_system_metrics(pgqrs_store *store, pgqrs_system_metri
 typedef struct pgqrsi_pg_level {
     int32_t prio;
     int64_t from;      /* no live row of this priority has a smaller ord, and none will */
-    int64_t candidate; /* will be the next `from` once every transaction before `horizon` has ended; 0: none */
+    int64_t candidate; /* will be the next `from` once every transaction up to `horizon` has ended; 0: none */
     int64_t horizon;
     int64_t since_us; /* monotonic time of the candidate */
+    int64_t seen;     /* the smallest live ord that the last claim saw, which will be the next candidate; 0: none */
+    int64_t seen_xid; /* the number of that claim's transaction; 0: it had none */
 } pgqrsi_pg_level;
+
+/* A walk in slices, from the newest to the oldest: see "what is due". */
+typedef struct pgqrsi_pg_sweep {
+    bool going;
+    bool ready; /* through the ready messages of priority `prio`, otherwise through times */
+    int32_t prio;
+    int64_t below;    /* what is left of these: ords, or times by the server's clock; 0: nothing; -1: it begins anew */
+    int64_t span;     /* of the next slice */
+    int64_t began_us; /* monotonic time of its beginning, */
+    int64_t next_us;  /* monotonic time of the next slice */
+    int64_t cost_us;  /* what the slices of this walk took the server, as far as it was for the dead, */
+    int64_t whole_us; /* and those of the last walk */
+} pgqrsi_pg_sweep;
 
 /* What this store remembers of a queue between claims. Nothing here is needed for correctness. */
 typedef struct pgqrsi_pg_queue {
     char name[PGQRSI_NAME_MAX + 1];
     int64_t id;
     int64_t used_us;
-    int64_t tended_us;
+    int64_t looked_us;     /* monotonic time of the last look at what is due, */
+    int64_t started_us;    /* and of the last that began at the queue's start; */
+    int64_t look_cost_us;  /* what the server took for the last look, */
+    int64_t start_cost_us; /* and for the last from the start; */
+    int64_t from_us;       /* by the server's clock: where the next look begins (see "what is due"); 0: unknown */
+    int64_t due_us;        /* monotonic: when the next message falls due, as far as the last look knew */
     int64_t retained_us;
+    bool tend;         /* something was due then */
     int64_t runs_us;   /* the same for runs */
     int64_t rescan_us; /* monotonic time of the next scan from the start */
+    pgqrsi_pg_sweep sweep;
     int64_t marked_us; /* monotonic time of the last look at the mark */
     int lean;          /* claims since then that did not look */
     int odd;           /* so many claims from now on are not of the everyday kind, by experience */
     int64_t doubt_us;  /* monotonic time of the last look at who holds the mark up */
-    bool idle;         /* the last claim found nothing */
+    bool idle;         /* the last claim found nothing, */
+    bool scarce;       /* or less than it wanted, */
+    size_t got;        /* so many */
+    int64_t left;      /* in the row it took a part of; 0: it took no part */
+    int64_t rows;      /* so many whole rows had all it wanted, */
+    size_t rows_limit; /* which was this; 0: other than that */
+    bool ended;        /* it took the rest of a row that others had taken a part of */
+    bool splits;       /* and after such a rest comes the next row of many, by experience */
+    int64_t shared_us; /* until then it takes others to be taking from the same rows; monotonic, */
+    int64_t short_us;  /* but until then not, because the rows are no multiple of what is wanted */
     int level_count;
     pgqrsi_pg_level levels[PGQRSI_PG_LEVELS];
 } pgqrsi_pg_queue;
@@ -10560,10 +10834,11 @@ typedef struct pgqrsi_pg {
     size_t text_sizes[PGQRSI_PG_STATEMENTS];
     bool prepared[PGQRSI_PG_STATEMENTS];
     char wait_queue[PGQRSI_NAME_MAX + 1];
-    int64_t wait_token;
-    int nudge_fd;          /* always readable; opened when it is needed first, -1 until then */
-    int64_t wait_until_us; /* monotonic; 0: no sleepers row is ours */
-    int64_t keyed_us;      /* monotonic time of the last claim or settlement of messages with keys; 0: never */
+    int64_t wait_id, wait_token; /* the key of the last sleepers row */
+    int64_t swept_us;            /* monotonic time of the last look for others' rows */
+    int nudge_fd;                /* always readable; opened when it is needed first, -1 until then */
+    int64_t wait_until_us;       /* monotonic; 0: no sleepers row is ours */
+    int64_t keyed_us;            /* monotonic time of the last claim or settlement of messages with keys; 0: never */
     pgqrsi_pg_queue queues[PGQRSI_PG_QUEUES];
 } pgqrsi_pg;
 
@@ -10866,6 +11141,7 @@ static pgqrs_result pgqrsi_pg_code(const char *sqlstate)
     if (pgqrsi_pg_class(sqlstate, "40001") || pgqrsi_pg_class(sqlstate, "40P01")) return PGQRS_ERR_CONFLICT;
     if (pgqrsi_pg_class(sqlstate, "55P03") || pgqrsi_pg_class(sqlstate, "57014")) return PGQRS_ERR_BUSY; /* in time */
     if (pgqrsi_pg_class(sqlstate, "42P01") || pgqrsi_pg_class(sqlstate, "3F000")) return PGQRS_ERR_SCHEMA_MISSING;
+    if (pgqrsi_pg_class(sqlstate, "42703")) return PGQRS_ERR_SCHEMA_DAMAGED; /* a column */
     return PGQRS_ERR_DATABASE;
 }
 
@@ -10889,6 +11165,9 @@ static pgqrs_result pgqrsi_pg_refuse(pgqrsi_pg *pg, const PGresult *r)
     if (code == PGQRS_ERR_SCHEMA_MISSING)
         return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "the tables are not in schema %s: call pgqrs_install",
                                   pg->schema);
+    if (code == PGQRS_ERR_SCHEMA_DAMAGED)
+        return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "the tables in schema %s are not as installed: %s",
+                                  pg->schema, text ? text : "(nothing)");
     if (code == PGQRS_ERR_CONFLICT)
         return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "others kept changing the same rows: try again");
     return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "the database says: %s", text ? text : "(nothing)");
@@ -10929,12 +11208,20 @@ static void pgqrsi_pg_hang_up(pgqrsi_pg *pg)
     }
 }
 
+/* Where claims and looks begin: in another database it may be elsewhere. */
+static void pgqrsi_pg_forget_queue(pgqrsi_pg_queue *slot)
+{
+    slot->level_count = 0;
+    slot->started_us = slot->look_cost_us = slot->start_cost_us = slot->from_us = 0;
+    slot->sweep.going = false;
+}
+
 /* Everything that lived in the session is gone with it. */
 static void pgqrsi_pg_forget(pgqrsi_pg *pg)
 {
     memset(pg->prepared, 0, sizeof pg->prepared);
     for (int i = 0; i < PGQRSI_PG_QUEUES; i++)
-        pg->queues[i].level_count = 0;
+        pgqrsi_pg_forget_queue(&pg->queues[i]);
     pg->listening = false;
     pg->wait_until_us = 0;
     pg->depth = 0;
@@ -11561,12 +11848,15 @@ static pgqrs_result pgqrsi_pg_rollback(pgqrsi_pg *pg)
     return PGQRS_OK;
 }
 
+/* Whatever the database, the role or a lent session has as its default: what waited for a lock must then see what the other did. */
+#define PGQRSI_PG_BEGIN "BEGIN ISOLATION LEVEL READ COMMITTED"
+
 static pgqrs_result pgqrsi_pg_begin_once(pgqrsi_pg *pg)
 {
     pgqrs_result result = pgqrsi_pg_connected(pg);
     if (result) return result;
     pg->savepoint = !pgqrsi_pg_alone(pg) && PQtransactionStatus(pg->connection) == PQTRANS_INTRANS;
-    result = pgqrsi_pg_simple(pg, pg->savepoint ? "SAVEPOINT pgqrs" : "BEGIN");
+    result = pgqrsi_pg_simple(pg, pg->savepoint ? "SAVEPOINT pgqrs" : PGQRSI_PG_BEGIN);
     if (result) return result;
     pg->depth = 1;
     if (pgqrsi_pg_alone(pg)) result = pgqrsi_pg_simple(pg, pgqrsi_pg_relax_sql);
@@ -11609,7 +11899,7 @@ static pgqrs_result pgqrsi_pg_commit(pgqrsi_pg *pg)
 
 static pgqrs_result pgqrsi_pg_open_once(pgqrsi_pg *pg)
 {
-    static const char begin[] = "BEGIN; ";
+    static const char begin[] = PGQRSI_PG_BEGIN "; ";
     char sql[sizeof begin + sizeof pgqrsi_pg_relax_sql];
     pgqrs_result result = pgqrsi_pg_connected(pg);
     if (!result && !pg->checked) result = pgqrsi_pg_check_version(pg);
@@ -11617,7 +11907,7 @@ static pgqrs_result pgqrsi_pg_open_once(pgqrsi_pg *pg)
     if (PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
         return pgqrs_backend_fail(pg->store, PGQRS_ERR_TRANSACTION, 0, "25001",
                                   "a transaction is open on the caller's connection already: end it first");
-    snprintf(sql, sizeof sql, "%s%s", begin, pg->own ? pgqrsi_pg_relax_sql : "");
+    snprintf(sql, sizeof sql, "%s%s", pg->own ? begin : "BEGIN", pg->own ? pgqrsi_pg_relax_sql : "");
     result = pgqrsi_pg_simple(pg, sql);
     pg->open = result == PGQRS_OK;
     if (result && PQstatus(pg->connection) == CONNECTION_OK && PQtransactionStatus(pg->connection) != PQTRANS_IDLE)
@@ -12169,14 +12459,36 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_CLAIM 36      /* and 37 */
 #define PGQRSI_PG_CLAIM_RUNS 38 /* and 39 */
 #define PGQRSI_PG_ENQUEUE_FEW 40
+#define PGQRSI_PG_LOOK 41
+#define PGQRSI_PG_CLAIM_FEW 42
+#define PGQRSI_PG_CLAIM_PART 43
+#define PGQRSI_PG_FORGETS 44
+#define PGQRSI_PG_CLAIM_ROWS 45
+#define PGQRSI_PG_CLAIM_FRONT 46
+#define PGQRSI_PG_SWEEP 47
 
 /* The time of every decision is parameter 2, or the server's clock when that is NULL. */
 #define PGQRSI_PG_NOW "coalesce($2::timestamptz, statement_timestamp())"
 
+/* Statements that know the lease's number say (until > ...) IS TRUE, which no index serves, and lease = ANY(...) beside a join: what is
+ * left is the primary key. Beside an old snapshot, when hardly one of the rows that fill the table is alive, the planner takes the index of
+ * `until`, or the whole of any, to be as good. */
+
+/* A row of somebody who lies down. Tokens begin with the time of it, so that what is left of those who lay down before is not walked
+ * through: beside an old snapshot all of it is there. A row stands so many times as long as was asked (see pgqrsi_pg_lie_down), and
+ * two seconds are for who lay down in a transaction that took long to commit. */
+#define PGQRSI_PG_SLEEP_TIMES 3
+#define PGQRSI_PG_AS_TEXT(digits) #digits
+#define PGQRSI_PG_DIGITS(macro) PGQRSI_PG_AS_TEXT(macro)
+#define PGQRSI_PG_TOKEN(seconds) "((date_part('epoch', statement_timestamp()) - " seconds ") * 1000000)::bigint * 1024"
+#define PGQRSI_PG_LYING                                                                                                \
+    "token > " PGQRSI_PG_TOKEN("(" PGQRSI_PG_DIGITS(PGQRSI_PG_SLEEP_TIMES) " * " PGQRSI_PG_DIGITS(                     \
+        PGQRSI_WAIT_ARM_S) " + 2)") " AND until > statement_timestamp()"
+
 /* Somebody sleeps on the queue: a NOTIFY only then, because it makes the server serialize commits. Sleeping is about real time. */
 #define PGQRSI_PG_NOTIFY(queue)                                                                                        \
     "(SELECT pg_notify('@!', z.id::text) FROM " queue " z WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers s"              \
-    " WHERE s.queue_id = z.id AND s.until > statement_timestamp()))"
+    " WHERE s.queue_id = z.id AND " PGQRSI_PG_LYING "))"
 
 /* Rows for `ready` are always made from what a writing statement returned. Thereby the transaction has its number before ord
  * is drawn, which "the mark" relies on. */
@@ -12190,7 +12502,7 @@ static uint32_t pgqrsi_pg_capabilities(void *self)
 #define PGQRSI_PG_READY_ONE(source)                                                                                    \
     " INSERT INTO @.pgqrs_ready AS z (queue_id, prio, lo, n) SELECT queue_id, -$4::int, id, 1 FROM " source            \
     " RETURNING lo, (SELECT pg_notify('@!', z.queue_id::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers s"          \
-    " WHERE s.queue_id = z.queue_id AND s.until > statement_timestamp()))::text"
+    " WHERE s.queue_id = z.queue_id AND " PGQRSI_PG_LYING "))::text"
 
 /* 1 queue, 2 now, 3 payload, 4 priority, 5 producer: one message, deliverable at once. */
 static const char pgqrsi_pg_enqueue_one[] =
@@ -12282,8 +12594,9 @@ static const char pgqrsi_pg_enqueue_any[] =
 static const char pgqrsi_pg_settle_whole[] =
     "WITH i AS MATERIALIZED (SELECT * FROM unnest($1::bigint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[])"
     " AS u(lease, total, lo, hi, sum)),"
-    " x AS (DELETE FROM @.pgqrs_leases l USING i WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW
-    " AND l.total = i.total AND l.lo_min = i.lo AND l.hi_max = i.hi AND (l.hi_max - l.lo_min = l.total - 1 OR"
+    " x AS (DELETE FROM @.pgqrs_leases l USING i WHERE l.lease = ANY($1) AND l.lease = i.lease"
+    " AND (l.until > " PGQRSI_PG_NOW
+    ") IS TRUE AND l.total = i.total AND l.lo_min = i.lo AND l.hi_max = i.hi AND (l.hi_max - l.lo_min = l.total - 1 OR"
     " (SELECT sum(u.lo * u.n + u.n * (u.n - 1) / 2) FROM unnest(l.lo, l.n) AS u(lo, n)) = i.sum) RETURNING l.*),"
     " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, "
     "n, attempt)"
@@ -12295,13 +12608,13 @@ static const char pgqrsi_pg_settle_whole[] =
     " k AS (DELETE FROM @.pgqrs_dedup e USING x, unnest(x.lo, x.n) AS u(lo, n)"
     " WHERE x.keyed AND e.queue_id = x.queue_id AND e.message_id >= u.lo AND e.message_id < u.lo + u.n)"
     " SELECT i.lease, CASE WHEN x.lease IS NOT NULL THEN 1 ELSE 0 / (SELECT count(*) - 1 FROM @.pgqrs_leases l"
-    " WHERE l.lease = i.lease AND l.until > " PGQRSI_PG_NOW ") END FROM i LEFT JOIN x ON x.lease = i.lease";
+    " WHERE l.lease = i.lease AND (l.until > " PGQRSI_PG_NOW ") IS TRUE) END FROM i LEFT JOIN x ON x.lease = i.lease";
 
 /* The everyday case of it: one lease, not many messages, none with a key. 1 lease, 2 now, 3 count, 4 smallest id, 5 greatest id. Fails
  * likewise when the lease is alive and does not match. */
 static const char pgqrsi_pg_settle_one[] =
-    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND until > " PGQRSI_PG_NOW
-    " RETURNING queue_id, lease, worker_id, claimed_at, total, lo_min, hi_max, lo, n, attempt,"
+    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND (until > " PGQRSI_PG_NOW
+    ") IS TRUE RETURNING queue_id, lease, worker_id, claimed_at, total, lo_min, hi_max, lo, n, attempt,"
     " 1 / (CASE WHEN total = $3::int AND lo_min = $4::bigint AND hi_max = $5::bigint AND NOT keyed THEN 1 ELSE 0 END)"
     " AS matches)"
     " INSERT INTO @.pgqrs_done(queue_id, lease, worker_id, at, claimed_at, outcome, total, lo_min, hi_max, lo, n,"
@@ -12316,8 +12629,8 @@ static const char pgqrsi_pg_settle_any[] =
     " $5::timestamptz[], $6::bigint[], $7::text[]) WITH ORDINALITY AS u(lease, id, verdict, due, delay_us, reason, "
     "place)"
     " ORDER BY lease, id, place),"
-    " l AS MATERIALIZED (SELECT * FROM @.pgqrs_leases WHERE lease = ANY($1) AND until > " PGQRSI_PG_NOW
-    " ORDER BY lease FOR UPDATE),"
+    " l AS MATERIALIZED (SELECT * FROM @.pgqrs_leases WHERE lease = ANY($1) AND (until > " PGQRSI_PG_NOW
+    ") IS TRUE ORDER BY lease FOR UPDATE),"
     " e AS MATERIALIZED (SELECT l.lease, u.lo + s.k AS id, u.attempt, u.prio FROM l,"
     " unnest(l.lo, l.n, l.attempt, l.prio) AS u(lo, n, attempt, prio), generate_series(0, u.n - 1) AS s(k)),"
     " h AS MATERIALIZED (SELECT e.*, v.verdict, v.due, v.delay_us, v.reason, v.place FROM e"
@@ -12330,12 +12643,12 @@ static const char pgqrsi_pg_settle_any[] =
     " array_agg(lo ORDER BY prio, lo) AS lo, array_agg(n ORDER BY prio, lo) AS n,"
     " array_agg(attempt ORDER BY prio, lo) AS attempt, array_agg(prio ORDER BY prio, lo) AS prio FROM c GROUP BY "
     "lease),"
-    " x AS (DELETE FROM @.pgqrs_leases t USING l WHERE t.lease = l.lease"
+    " x AS (DELETE FROM @.pgqrs_leases t USING l WHERE t.lease = ANY($1) AND t.lease = l.lease"
     " AND NOT EXISTS (SELECT 1 FROM left_over WHERE left_over.lease = l.lease)"
     " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
     " y AS (UPDATE @.pgqrs_leases t SET total = f.total, lo_min = f.lo_min, hi_max = f.hi_max, lo = f.lo, n = f.n,"
-    " attempt = f.attempt, prio = f.prio FROM left_over f WHERE t.lease = f.lease"
-    " AND EXISTS (SELECT 1 FROM h WHERE h.lease = f.lease AND h.verdict IS NOT NULL)"
+    " attempt = f.attempt, prio = f.prio FROM left_over f WHERE t.lease = ANY($1)"
+    " AND t.lease = f.lease AND EXISTS (SELECT 1 FROM h WHERE h.lease = f.lease AND h.verdict IS NOT NULL)"
     " RETURNING t.lease, t.queue_id, t.worker_id, t.claimed_at, t.keyed),"
     " b AS (SELECT * FROM x UNION ALL SELECT * FROM y),"
     " z AS MATERIALIZED (SELECT b.*, h.id, h.prio, h.reason, h.place, " PGQRSI_PG_NOW " AS now,"
@@ -12373,10 +12686,8 @@ static const char pgqrsi_pg_settle_any_more[] =
     " SELECT due, queue_id, prio, id, 1, attempt, expires, keyed FROM g WHERE due > now ORDER BY place),"
     " k AS (DELETE FROM @.pgqrs_dedup t USING z WHERE z.keyed AND z.verdict IN (1, 2, 6) AND t.queue_id = z.queue_id"
     " AND t.message_id = z.id),"
-    " n AS (SELECT count(pg_notify('@!', s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM g WHERE due <= "
-    "now) s"
-    " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND p.until > "
-    "statement_timestamp()))"
+    " n AS (SELECT count(pg_notify('@!', s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM g) s"
+    " WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers p WHERE p.queue_id = s.queue_id AND " PGQRSI_PG_LYING "))"
     " SELECT place, (SELECT count FROM n) FROM z";
 
 /* A claim. 1 queue, 2 now, 3 limit, 4 lease_us (0: the queue's), 5 worker id (0: nobody), 6 its epoch, 7 fail when the queue is
@@ -12408,7 +12719,7 @@ static const char pgqrsi_pg_claim_sql[] =
     " FOR UPDATE SKIP LOCKED) s LIMIT coalesce((SELECT guess FROM f), 0)),"
     " k AS MATERIALIZED (SELECT tid, n, least(n, $3 - before)::smallint AS take FROM"
     " (SELECT tid, n, sum(n) OVER (ROWS UNBOUNDED PRECEDING) - n AS before FROM c) b WHERE before < $3),"
-    " z AS MATERIALIZED (SELECT tid, take FROM k WHERE take < n),"
+    " z AS MATERIALIZED (SELECT tid, n, take FROM k WHERE take < n),"
     " d AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT tid FROM k WHERE take = n))"
     " RETURNING queue_id, prio, ord, lo, n, attempt, keyed),"
     " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + (SELECT take FROM z), n = t.n - (SELECT take FROM z)"
@@ -12429,8 +12740,9 @@ static const char pgqrsi_pg_claim_sql[] =
     " SELECT NULL::bigint, NULL::bigint, NULL::int, NULL::smallint, (SELECT until FROM l), NULL::text,"                \
     " ARRAY[(SELECT id FROM q), (SELECT paused::int FROM q), (SELECT state FROM w), (SELECT lease FROM l),"            \
     " (SELECT total FROM l), (SELECT count(*) FROM c), (SELECT guess FROM f), (SELECT prio FROM f),"                   \
-    " (SELECT ord FROM f), txid_snapshot_xmin(txid_current_snapshot()), txid_snapshot_xmax(txid_current_snapshot()),"  \
-    " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END, (SELECT keyed::int FROM l)]::bigint[]" nulls   \
+    " (SELECT ord FROM f), txid_snapshot_xmin(txid_current_snapshot()), txid_current_if_assigned(),"                   \
+    " CASE WHEN $7::boolean THEN 1 / (SELECT count(*)::int FROM q) END, (SELECT keyed::int FROM l),"                   \
+    " (SELECT n - take FROM z)]::bigint[]" nulls                                                                       \
     " UNION ALL SELECT m.id, y.ord, y.prio, (y.attempt + 1)::smallint, m.enqueued_at, m.payload, NULL" columns         \
     " FROM y CROSS JOIN LATERAL (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t"                        \
     " WHERE t.queue_id = y.queue_id AND t.id >= y.lo AND t.id < y.lo + y.n OFFSET 0) m" tables
@@ -12442,47 +12754,111 @@ static const char pgqrsi_pg_claim_messages[] = PGQRSI_PG_CLAIMED("", "", "");
  * asked then. It does not look for the mark either, so every now and then the general one takes its place (see pgqrsi_pg_mark_due). 1, 2 and 4 to 6 as
  * above. A queue that is missing fails it (a volatile division by zero, which no planner works out beforehand). "Anything of a
  * higher priority?" asks in index order: as an EXISTS it was planned through the other index, past every ready message. */
-#define PGQRSI_PG_LEAN_ROWS(columns)                                                                                   \
+#define PGQRSI_PG_LEAN_ROWS(columns, most)                                                                             \
     "SELECT " columns " FROM @.pgqrs_ready t"                                                                          \
     " WHERE t.queue_id = (SELECT coalesce((SELECT id FROM g), 1 / (random() * 0)::int))"                               \
     " AND (t.prio, t.ord) >= ($3, $7::bigint)"                                                                         \
     " AND (t.expires_at IS NULL OR t.expires_at > (SELECT now FROM g) OR t.attempt > 0)"                               \
-    " ORDER BY t.prio, t.ord, t.lo LIMIT $8::int FOR UPDATE SKIP LOCKED"
-#define PGQRSI_PG_LEAN_ONE "ctid = ANY(ARRAY(" PGQRSI_PG_LEAN_ROWS("t.ctid") ")) AND n = 1"
+    " ORDER BY t.prio, t.ord, t.lo LIMIT " most " FOR UPDATE SKIP LOCKED"
+#define PGQRSI_PG_LEAN_ONE "ctid = ANY(ARRAY(" PGQRSI_PG_LEAN_ROWS("t.ctid", "$8::int") ")) AND n = 1"
 #define PGQRSI_PG_LEAN_FEW "ctid = ANY(ARRAY(SELECT tid FROM c)) AND NOT EXISTS (SELECT 1 FROM c WHERE n > 1)"
-#define PGQRSI_PG_LEAN_CLAIM(rows, chosen, columns, tables)                                                            \
+#define PGQRSI_PG_LEAN_HEAD                                                                                            \
     "WITH g AS MATERIALIZED (SELECT " PGQRSI_PG_NOW " AS now, coalesce(nullif($4::bigint, 0), q.lease_ms * 1000)"      \
     " * interval '1 microsecond' AS span, CASE WHEN NOT q.paused AND ($5::bigint = 0 OR EXISTS (SELECT 1"              \
     " FROM @.pgqrs_workers w WHERE w.id = $5 AND w.epoch = $6::bigint AND w.state IN (1, 2)))"                         \
     " AND (SELECT b.prio FROM @.pgqrs_ready b WHERE b.queue_id = q.id AND b.prio < $3::int ORDER BY b.prio, b.ord"     \
-    " LIMIT 1) IS NULL THEN q.id ELSE 0 END AS id FROM @.pgqrs_queues q WHERE q.name = $1)," rows                      \
-    " d AS (DELETE FROM @.pgqrs_ready WHERE " chosen " RETURNING queue_id, prio, ord, lo, keyed,"                      \
-    " (attempt + 1)::smallint AS attempt, nextval('@.pgqrs_lease_id') AS lease),"                                      \
-    " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed,"   \
-    " lo, n, attempt, prio) SELECT d.lease, d.queue_id, g.now + g.span, g.now, nullif($5, 0), 1, d.lo, d.lo,"          \
-    " d.keyed, ARRAY[d.lo], '{1}'::smallint[], ARRAY[d.attempt], ARRAY[d.prio] FROM d, g)"                             \
-    " SELECT m.id, d.ord, d.prio, d.attempt, m.enqueued_at, m.payload, d.lease, g.now + g.span, d.keyed" columns       \
-    " FROM d CROSS JOIN g JOIN @.pgqrs_messages m ON m.queue_id = d.queue_id AND m.id = d.lo" tables
+    " LIMIT 1) IS NULL THEN q.id ELSE 0 END AS id FROM @.pgqrs_queues q WHERE q.name = $1),"
+#define PGQRSI_PG_LEAN_CLAIM(rows, chosen, columns, tables)                                                            \
+    PGQRSI_PG_LEAN_HEAD rows                                                                                           \
+        " d AS (DELETE FROM @.pgqrs_ready WHERE " chosen " RETURNING queue_id, prio, ord, lo, keyed,"                  \
+        " (attempt + 1)::smallint AS attempt, nextval('@.pgqrs_lease_id') AS lease),"                                  \
+        " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, "     \
+        "keyed,"                                                                                                       \
+        " lo, n, attempt, prio) SELECT d.lease, d.queue_id, g.now + g.span, g.now, nullif($5, 0), 1, d.lo, d.lo,"      \
+        " d.keyed, ARRAY[d.lo], '{1}'::smallint[], ARRAY[d.attempt], ARRAY[d.prio] FROM d, g)"                         \
+        " SELECT m.id, d.ord, d.prio, d.attempt, m.enqueued_at, m.payload, d.lease, g.now + g.span, d.keyed" columns   \
+        " FROM d CROSS JOIN g JOIN @.pgqrs_messages m ON m.queue_id = d.queue_id AND m.id = d.lo" tables
+/* The everyday case of messages that were enqueued together: the first row has more than are wanted (8: how many), which are taken
+ * off its front, with one lease. The last column is how many the row has left. */
+static const char pgqrsi_pg_claim_part[] = PGQRSI_PG_LEAN_HEAD
+    " d AS (UPDATE @.pgqrs_ready t SET lo = t.lo + $8::int, n = t.n - $8::int"
+    " WHERE t.ctid = ANY(ARRAY(" PGQRSI_PG_LEAN_ROWS(
+        "t.ctid",
+        "1") ")) AND t.n > $8"
+             " RETURNING t.queue_id, t.prio, t.ord, t.lo - $8 AS lo, t.n AS left_over, t.keyed,"
+             " (t.attempt + 1)::smallint AS attempt, nextval('@.pgqrs_lease_id') AS lease),"
+             " l AS (INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, "
+             "keyed,"
+             " lo, n, attempt, prio) SELECT d.lease, d.queue_id, g.now + g.span, g.now, nullif($5, 0), $8, d.lo, d.lo "
+             "+ $8 - 1,"
+             " d.keyed, ARRAY[d.lo], ARRAY[$8::smallint], ARRAY[d.attempt], ARRAY[d.prio] FROM d, g)"
+             " SELECT m.id, d.ord, d.prio, d.attempt, m.enqueued_at, m.payload, d.lease, g.now + g.span, d.keyed, "
+             "d.left_over"
+             " FROM d CROSS JOIN g CROSS JOIN LATERAL (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t"
+             " WHERE t.queue_id = d.queue_id AND t.id >= d.lo AND t.id < d.lo + $8 OFFSET 0) m";
 static const char pgqrsi_pg_claim_one[] = PGQRSI_PG_LEAN_CLAIM("", PGQRSI_PG_LEAN_ONE, "", "");
+/* The messages of x, which has their rows as they were. */
+#define PGQRSI_PG_LEAN_MESSAGES(x)                                                                                     \
+    " CROSS JOIN LATERAL (SELECT t.id, t.enqueued_at, t.payload FROM @.pgqrs_messages t WHERE t.queue_id = " x         \
+    ".queue_id AND t.id >= " x ".lo AND t.id < " x ".lo + " x ".n OFFSET 0) m"
+#define PGQRSI_PG_LEASE_INSERT                                                                                         \
+    "INSERT INTO @.pgqrs_leases(lease, queue_id, until, claimed_at, worker_id, total, lo_min, hi_max, keyed, lo, n,"   \
+    " attempt, prio)"
+/* The same whatever the first row has, for when several consumers take from it: no consumer knows how much the others have left. When
+ * another claim has taken its part since the snapshot, the row is locked in a version that cannot be seen, and so cannot be
+ * written: then it is the next row's turn. The last column is how many were taken. */
+#define PGQRSI_PG_FRONT_ROWS PGQRSI_PG_LEAN_ROWS("t.ctid AS tid, t.n", "ALL")
+static const char pgqrsi_pg_claim_front[] = PGQRSI_PG_LEAN_HEAD
+    " c AS MATERIALIZED (SELECT s.tid, s.n FROM (" PGQRSI_PG_FRONT_ROWS ") s"
+    " CROSS JOIN LATERAL (SELECT 1 FROM @.pgqrs_ready v WHERE v.ctid = s.tid OFFSET 0) v LIMIT 1),"
+    " d AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT tid FROM c WHERE n <= $8::int))"
+    " RETURNING queue_id, prio, ord, lo, n, attempt, keyed, 0 AS left_over),"
+    " u AS (UPDATE @.pgqrs_ready t SET lo = t.lo + $8, n = t.n - $8"
+    " WHERE t.ctid = ANY(ARRAY(SELECT tid FROM c WHERE n > $8)) RETURNING t.queue_id, t.prio, t.ord,"
+    " t.lo - $8 AS lo, $8::smallint AS n, t.attempt, t.keyed, t.n::int AS left_over),"
+    " y AS MATERIALIZED (SELECT z.*, (z.attempt + 1)::smallint AS tries, nextval('@.pgqrs_lease_id') AS lease"
+    " FROM (SELECT * FROM d UNION ALL SELECT * FROM u) z),"
+    " l AS (" PGQRSI_PG_LEASE_INSERT " SELECT y.lease, y.queue_id, g.now + g.span, g.now, nullif($5, 0), y.n, y.lo,"
+    " y.lo + y.n - 1, y.keyed, ARRAY[y.lo], ARRAY[y.n], ARRAY[y.tries], ARRAY[y.prio] FROM y, g)"
+    " SELECT m.id, y.ord, y.prio, y.tries, m.enqueued_at, m.payload, y.lease, g.now + g.span, y.keyed, y.left_over, y.n"
+    " FROM y CROSS JOIN g" PGQRSI_PG_LEAN_MESSAGES("y");
+
+/* The everyday case of rows that make up what is wanted: the first rows (9: how many) are taken whole, with one lease, unless they have
+ * more than 8 messages. The last columns are how many rows there were, and messages. */
+#define PGQRSI_PG_FIRST_ROWS PGQRSI_PG_LEAN_ROWS("t.ctid AS tid, t.n", "$9::int")
+static const char pgqrsi_pg_claim_rows[] = PGQRSI_PG_LEAN_HEAD
+    " c AS MATERIALIZED (" PGQRSI_PG_FIRST_ROWS "),"
+    " d AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT tid FROM c))"
+    " AND (SELECT sum(n) FROM c) <= $8::int"
+    " RETURNING queue_id, prio, ord, lo, n, keyed, (attempt + 1)::smallint AS attempt),"
+    " l AS (" PGQRSI_PG_LEASE_INSERT " SELECT nextval('@.pgqrs_lease_id'), (SELECT id FROM g),"
+    " (SELECT now + span FROM g), (SELECT now FROM g), nullif($5, 0), sum(n), min(lo), max(lo + n - 1), bool_or(keyed),"
+    " array_agg(lo), array_agg(n), array_agg(attempt), array_agg(prio) FROM d HAVING count(*) > 0"
+    " RETURNING lease, until, keyed, total, cardinality(lo) AS rows)"
+    " SELECT m.id, d.ord, d.prio, d.attempt, m.enqueued_at, m.payload, l.lease, l.until, l.keyed, l.rows, l.total"
+    " FROM l CROSS JOIN d" PGQRSI_PG_LEAN_MESSAGES("d");
 
 /* 1 worker, 2 now, 3 epoch. */
 static const char pgqrsi_pg_beat_sql[] = "UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
-                                         " WHERE id = $1::bigint AND epoch = $3::bigint AND state <> 5";
+                                         " WHERE id = $1::bigint AND epoch = $3::bigint AND state <> 5 RETURNING state";
 
-/* 1 queue, 2 now: a bounded step of what happens by itself. Delayed messages that are due become ready (or expire), leases that
+/* 1 queue, 2 now, 3 no earlier time is looked at (NULL: all are): a bounded step of what happens by itself. Delayed messages that are due become ready (or expire), leases that
  * ran out give their messages back or to the dead letters, ready ones that expired are archived. Returns the queue's id, now, when
  * the next of these falls due (NULL: never), and how many messages moved. */
 static const char pgqrsi_pg_tend_sql[] =
-    "WITH q AS MATERIALIZED (SELECT id, max_attempts, " PGQRSI_PG_NOW " AS now FROM @.pgqrs_queues WHERE name = $1),"
+    "WITH q AS MATERIALIZED (SELECT id, max_attempts, " PGQRSI_PG_NOW " AS now,"
+    " coalesce($3::timestamptz, '-infinity') AS since FROM @.pgqrs_queues WHERE name = $1),"
     " p AS (DELETE FROM @.pgqrs_delayed WHERE ctid = ANY(ARRAY(SELECT t.ctid FROM @.pgqrs_delayed t"
-    " WHERE t.queue_id = (SELECT id FROM q) AND t.due_at <= (SELECT now FROM q) ORDER BY t.due_at, t.lo LIMIT 1000"
+    " WHERE t.queue_id = (SELECT id FROM q) AND t.due_at <= (SELECT now FROM q)"
+    " AND t.due_at >= (SELECT since FROM q) ORDER BY t.due_at, t.lo LIMIT 1000"
     " FOR UPDATE SKIP LOCKED)) RETURNING *),"
     " pr AS (INSERT INTO @.pgqrs_ready(queue_id, prio, lo, n, attempt, expires_at, keyed)"
     " SELECT p.queue_id, p.prio, p.lo, p.n, p.attempt, p.expires_at, p.keyed FROM p, q"
     " WHERE p.attempt > 0 OR p.expires_at > q.now IS NOT FALSE ORDER BY p.due_at, p.lo),"
     " x AS (DELETE FROM @.pgqrs_leases WHERE lease = ANY(ARRAY(SELECT t.lease FROM @.pgqrs_leases t"
-    " WHERE t.queue_id = (SELECT id FROM q) AND t.until <= (SELECT now FROM q) ORDER BY t.until LIMIT 100"
-    " FOR UPDATE SKIP LOCKED)) AND until <= (SELECT now FROM q) RETURNING *),"
+    " WHERE t.queue_id = (SELECT id FROM q) AND t.until <= (SELECT now FROM q)"
+    " AND t.until >= (SELECT since FROM q) ORDER BY t.until LIMIT 100"
+    " FOR UPDATE SKIP LOCKED)) AND (until <= (SELECT now FROM q)) IS TRUE RETURNING *),"
     " b AS MATERIALIZED (SELECT x.queue_id, x.until, x.worker_id, x.keyed, u.*, u.attempt >= q.max_attempts AS dies, "
     "q.now,"
     " q.max_attempts FROM x, q, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)),"
@@ -12500,7 +12876,8 @@ static const char pgqrsi_pg_tend_sql[] =
     " WHERE id = (SELECT queue_id FROM b LIMIT 1)),"
     " r AS (DELETE FROM @.pgqrs_ready WHERE ctid = ANY(ARRAY(SELECT t.ctid FROM @.pgqrs_ready t"
     " WHERE t.queue_id = (SELECT id FROM q) AND t.expires_at <= (SELECT now FROM q) AND t.attempt = 0"
-    " ORDER BY t.expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) RETURNING queue_id, lo, n, keyed),"
+    " AND t.expires_at >= (SELECT since FROM q) ORDER BY t.expires_at LIMIT 1000 FOR UPDATE SKIP LOCKED)) RETURNING "
+    "queue_id, lo, n, keyed),"
     " e AS MATERIALIZED (SELECT queue_id, lo, n, keyed FROM r UNION ALL SELECT p.queue_id, p.lo, p.n, p.keyed FROM p, q"
     " WHERE p.attempt = 0 AND p.expires_at <= q.now),"
     " ea AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
@@ -12517,13 +12894,56 @@ static const char pgqrsi_pg_tend_sql[] =
     " (SELECT coalesce(sum(n), 0)::bigint FROM p) + (SELECT coalesce(sum(n), 0)::bigint FROM b)"
     " + (SELECT count(*) FROM r), s.late = 1000 FROM q, s";
 
-/* 1 id, 2 now: the next queue in which housekeeping has something to do. A thousand queues at rest are one statement. */
+/* 1 queue, 2 now, 3 whether to look for ready messages, too, from the queue's start, 4 worker, 5 epoch, 6 no earlier time is looked at
+ * (NULL: all are), 7 nor what is later than now by more (0: all is): whether there is something to do. Whether the worker may claim, now, when the next message falls due by itself, when
+ * the first that nobody started expired, whether one is ready, and the time afterwards. Nearly always there is nothing, and the
+ * statement above costs several times as much when it does nothing. */
+static const char pgqrsi_pg_look_sql[] =
+    "SELECT NOT q.paused AND ($4::bigint = 0 OR EXISTS (SELECT 1 FROM @.pgqrs_workers w WHERE w.id = $4"
+    " AND w.epoch = $5::bigint AND w.state IN (1, 2))), q.now, least("
+    "(SELECT t.due_at FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at BETWEEN q.since AND q.till"
+    " ORDER BY t.due_at LIMIT 1), (SELECT t.until FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until BETWEEN "
+    "q.since AND q.till"
+    " ORDER BY t.until LIMIT 1)),"
+    " (SELECT t.expires_at FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.expires_at BETWEEN q.since AND q.now"
+    " AND t.attempt = 0 ORDER BY t.expires_at LIMIT 1),"
+    " $3::boolean AND (SELECT t.ord FROM @.pgqrs_ready t WHERE t.queue_id = q.id ORDER BY t.prio, t.ord LIMIT 1)"
+    " IS NOT NULL, clock_timestamp() FROM (SELECT id, paused, " PGQRSI_PG_NOW " AS now,"
+    " coalesce($6::timestamptz, '-infinity') AS since, coalesce(" PGQRSI_PG_NOW
+    " + nullif($7::bigint, 0) * interval '1 microsecond', 'infinity') AS till FROM @.pgqrs_queues WHERE name = $1) q";
+
+/* 1 queue; a slice of times: 2 from (NULL: all there are), 3 to (NULL: none); or of the ready messages of priority 4: 5 from ord, 6 to ord:
+ * the first that falls due or expires there, the first ord there, and the time before and afterwards. Only a range of the index bounds
+ * what is read of it: a LIMIT does not count what is dead. */
+static const char pgqrsi_pg_sweep_sql[] =
+    "SELECT least((SELECT t.due_at FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at >= q.since"
+    " AND t.due_at < q.till ORDER BY t.due_at LIMIT 1), (SELECT t.until FROM @.pgqrs_leases t"
+    " WHERE t.queue_id = q.id AND t.until >= q.since AND t.until < q.till ORDER BY t.until LIMIT 1),"
+    " (SELECT t.expires_at FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.expires_at >= q.since"
+    " AND t.expires_at < q.till AND t.attempt = 0 ORDER BY t.expires_at LIMIT 1)),"
+    " (SELECT t.ord FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.prio = $4::int AND t.ord >= $5::bigint"
+    " AND t.ord < $6::bigint ORDER BY t.prio, t.ord LIMIT 1), statement_timestamp(), clock_timestamp() FROM (SELECT id,"
+    " coalesce($2::timestamptz, '-infinity') AS since, coalesce($3::timestamptz, '-infinity') AS till"
+    " FROM @.pgqrs_queues WHERE name = $1) q";
+
+/* 1 queue: a row when it has runs that are to be removed some day. */
+static const char pgqrsi_pg_forgets_sql[] =
+    "SELECT 1 FROM @.pgqrs_queues q JOIN @.pgqrs_workflows w ON w.queue_id = q.id WHERE q.name = $1"
+    " AND (w.retention_ms > 0 OR w.failed_retention_ms > 0) LIMIT 1";
+
+/* 1 id, 2 now, 3 queues and 4 from when what falls due in them is looked for (in all others from the very start): the next queue in which
+ * housekeeping has something to do. A thousand queues at rest are one statement. */
 static const char pgqrsi_pg_next_needy_sql[] =
-    "SELECT q.id, q.name FROM @.pgqrs_queues q WHERE q.id > $1::bigint AND (q.retention_ms > 0 OR q.dead_retention_ms "
-    "> 0"
-    " OR EXISTS (SELECT 1 FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at <= " PGQRSI_PG_NOW " OFFSET 0)"
-    " OR EXISTS (SELECT 1 FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until <= " PGQRSI_PG_NOW " OFFSET 0)"
-    " OR EXISTS (SELECT 1 FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.expires_at <= " PGQRSI_PG_NOW " OFFSET 0)"
+    "SELECT q.id, q.name FROM @.pgqrs_queues q CROSS JOIN LATERAL (SELECT coalesce((SELECT min(u.since)"
+    " FROM unnest($3::bigint[], $4::timestamptz[]) AS u(id, since) WHERE u.id = q.id), '-infinity') AS since OFFSET 0) "
+    "s"
+    " WHERE q.id > $1::bigint AND (q.retention_ms > 0 OR q.dead_retention_ms > 0"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_delayed t WHERE t.queue_id = q.id AND t.due_at <= " PGQRSI_PG_NOW
+    " AND t.due_at >= s.since OFFSET 0)"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_leases t WHERE t.queue_id = q.id AND t.until <= " PGQRSI_PG_NOW
+    " AND t.until >= s.since OFFSET 0)"
+    " OR EXISTS (SELECT 1 FROM @.pgqrs_ready t WHERE t.queue_id = q.id AND t.expires_at <= " PGQRSI_PG_NOW
+    " AND t.expires_at >= s.since OFFSET 0)"
     " OR q.id IN (SELECT w.queue_id FROM @.pgqrs_workflows w WHERE w.retention_ms > 0 OR w.failed_retention_ms > 0))"
     " ORDER BY q.id LIMIT 1";
 
@@ -12557,8 +12977,8 @@ static const char pgqrsi_pg_retain_sql[] =
 static const char pgqrsi_pg_extend_sql[] =
     "WITH w AS (UPDATE @.pgqrs_workers SET heartbeat_at = " PGQRSI_PG_NOW
     " WHERE id = $5::bigint AND epoch = $6::bigint AND state <> 5),"
-    " l AS MATERIALIZED (SELECT lease, lo, n FROM @.pgqrs_leases WHERE lease = ANY($1::bigint[]) AND until "
-    "> " PGQRSI_PG_NOW " ORDER BY lease FOR UPDATE),"
+    " l AS MATERIALIZED (SELECT lease, lo, n FROM @.pgqrs_leases WHERE lease = ANY($1::bigint[])"
+    " AND (until > " PGQRSI_PG_NOW ") IS TRUE ORDER BY lease FOR UPDATE),"
     " h AS MATERIALIZED (SELECT lease, unnest(array_agg(place) FILTER (WHERE place IS NOT NULL)) AS place FROM"
     " (SELECT u.lease, u.id, u.place FROM unnest($1, $3::bigint[]) WITH ORDINALITY AS u(lease, id, place)"
     " UNION ALL SELECT l.lease, u.lo + s.k, NULL FROM l, unnest(l.lo, l.n) AS u(lo, n), generate_series(0, u.n - 1) AS "
@@ -12569,15 +12989,19 @@ static const char pgqrsi_pg_extend_sql[] =
     " WHERE t.lease = ANY(ARRAY(SELECT lease FROM h)))"
     " SELECT place FROM h";
 
-/* 1 queue, 2 for_us, 3 token. */
-static const char pgqrsi_pg_sleep_sql[] = "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
-                                          " SELECT id, $3::bigint, statement_timestamp() + $2::bigint * interval '1 "
-                                          "microsecond' FROM @.pgqrs_queues WHERE name = $1"
-                                          " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
+/* 1 queue, 2 for_us, 3 a number below 1024, 4 and 5 the row that goes: gives the new row's key. */
+#define PGQRSI_PG_LIE_DOWN                                                                                             \
+    "WITH o AS (DELETE FROM @.pgqrs_sleepers WHERE queue_id = $4::bigint AND token = $5::bigint)"                      \
+    " INSERT INTO @.pgqrs_sleepers(queue_id, token, until) SELECT id, " PGQRSI_PG_TOKEN(                               \
+        "0") " + $3::bigint,"                                                                                          \
+             " statement_timestamp() + $2::bigint * interval '1 microsecond' FROM "
+#define PGQRSI_PG_LAIN " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until RETURNING queue_id, token"
+static const char pgqrsi_pg_sleep_sql[] = PGQRSI_PG_LIE_DOWN "@.pgqrs_queues WHERE name = $1" PGQRSI_PG_LAIN;
 
-/* 1 token. Others' rows that are long over (their processes died) go as well. */
+/* 1 and 2 the row, 3 whether others' that are long over (their processes died) go as well. */
 static const char pgqrsi_pg_wake_sql[] =
-    "DELETE FROM @.pgqrs_sleepers WHERE token = $1::bigint OR until < statement_timestamp() - interval '1 hour'";
+    "WITH o AS (DELETE FROM @.pgqrs_sleepers WHERE $3::boolean AND until < statement_timestamp() - interval '1 hour')"
+    " DELETE FROM @.pgqrs_sleepers WHERE queue_id = $1::bigint AND token = $2::bigint";
 
 /* 1 leases, 2 ids, 3 verdicts: the places of those that look carried out already. For when a reply was lost and the repetition
  * found the lease gone. An archived message is known by the lease in its record, a deleted one by its absence, a rejected one by
@@ -12602,7 +13026,7 @@ static const char pgqrsi_pg_unclaim_sql[] =
     " FROM @.pgqrs_messages m WHERE m.queue_id = x.queue_id AND m.id = u.lo) END, x.keyed"
     " FROM x, unnest(x.lo, x.n, x.attempt, x.prio) AS u(lo, n, attempt, prio)";
 
-/* 1 horizon: whether no transaction below it that still runs has written to `ready` (it would hold the lock of a writer). The
+/* 1 horizon: whether no transaction up to it that still runs has written to `ready` (it would hold the lock of a writer). The
  * locks are read once, so that a holder and its number are seen together; a prepared transaction has no process. */
 static const char pgqrsi_pg_doubt_sql[] =
     "WITH k AS MATERIALIZED (SELECT * FROM pg_locks) SELECT NOT EXISTS (SELECT 1 FROM k l LEFT JOIN k x ON x.pid = "
@@ -12611,7 +13035,7 @@ static const char pgqrsi_pg_doubt_sql[] =
     " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     " AND l.relation = '@.pgqrs_ready'::regclass AND l.mode = 'RowExclusiveLock' AND (l.pid IS NULL"
     " OR l.pid <> pg_backend_pid() AND x.transactionid::text::bigint = ANY(ARRAY(SELECT p % 4294967296"
-    " FROM txid_snapshot_xip(txid_current_snapshot()) AS p WHERE p < $1::bigint))))";
+    " FROM txid_snapshot_xip(txid_current_snapshot()) AS p WHERE p <= $1::bigint))))";
 
 /* 1 workflow, 2 now, 3 input, 4 priority: one run without a key, deliverable at once. */
 static const char pgqrsi_pg_trigger_one[] =
@@ -12668,10 +13092,10 @@ static const char pgqrsi_pg_run_write_sql[] =
     " d AS MATERIALIZED (SELECT $4 > 0 AND t.until < b.needed AS short FROM @.pgqrs_leases t, b"
     " WHERE t.lease = $1::bigint),"
     " l AS MATERIALIZED (SELECT t.lease FROM @.pgqrs_leases t WHERE t.lease = $1 AND NOT (SELECT short FROM d)"
-    " AND t.until > (SELECT now FROM b) AND t.lo_min <= $3::bigint AND t.hi_max >= $3"
+    " AND (t.until > (SELECT now FROM b)) IS TRUE AND t.lo_min <= $3::bigint AND t.hi_max >= $3"
     " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n) FOR UPDATE),"
     " x AS (UPDATE @.pgqrs_leases t SET until = greatest(t.until, (SELECT needed FROM b)) WHERE t.lease = $1"
-    " AND (SELECT short FROM d) AND t.until > (SELECT now FROM b) AND t.lo_min <= $3 AND t.hi_max >= $3"
+    " AND (SELECT short FROM d) AND (t.until > (SELECT now FROM b)) IS TRUE AND t.lo_min <= $3 AND t.hi_max >= $3"
     " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
     " RETURNING t.lease),"
     " h AS MATERIALIZED (SELECT lease FROM l UNION ALL SELECT lease FROM x),"
@@ -12708,7 +13132,7 @@ static const char pgqrsi_pg_run_write_more[] =
     " c AS (DELETE FROM @.pgqrs_run_values t USING g, unnest($28, $29) AS p(name, value)"
     " WHERE t.run_id = $3 AND t.name = p.name AND p.value IS NULL)"
     " SELECT cancel, (SELECT pg_notify('@!', (-$3)::text) WHERE $5 >= 5 AND EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"
-    " WHERE z.queue_id = -$3 AND z.until > statement_timestamp()))::text FROM g";
+    " WHERE z.queue_id = -$3 AND " PGQRSI_PG_LYING "))::text FROM g";
 
 /* The everyday case of it, one step and nothing else, in a third of the time. 1 lease, 2 now, 3 run, 4 started, 5 number, 6 kind, 7
  * state, 8 retries, 9 started, 10 finished, 11 due, 12 name, 13 key, 14 input, 15 output, 16 error code, 17 error message. */
@@ -12722,7 +13146,7 @@ static const char pgqrsi_pg_run_write_more[] =
     " due_at = excluded.due_at, name = excluded.name, key = excluded.key, input = excluded.input,"                     \
     " output = excluded.output, error_code = excluded.error_code, error_message = excluded.error_message"
 #define PGQRSI_PG_RUN_HELD                                                                                             \
-    "t.lease = $1::bigint AND t.until > " PGQRSI_PG_NOW " AND t.lo_min <= $3::bigint AND t.hi_max >= $3"               \
+    "t.lease = $1::bigint AND (t.until > " PGQRSI_PG_NOW ") IS TRUE AND t.lo_min <= $3::bigint AND t.hi_max >= $3"     \
     " AND EXISTS (SELECT 1 FROM unnest(t.lo, t.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
 #define PGQRSI_PG_STEP_BY(held)                                                                                        \
     "WITH r AS MATERIALIZED (SELECT r.cancel_requested_at IS NOT NULL AS cancel FROM @.pgqrs_leases t, @.pgqrs_runs r" \
@@ -12733,8 +13157,8 @@ static const char pgqrsi_pg_run_step_sql[] =
 /* The same for a step that is not there yet, of a run that has its lease for itself. When the step is there all the same it fails, by
  * unique_violation: making ready for that takes a third more. */
 static const char pgqrsi_pg_run_step_new[] =
-    PGQRSI_PG_STEP_BY("t.lease = $1::bigint AND t.until > " PGQRSI_PG_NOW
-                      " AND t.lo_min = $3::bigint AND t.hi_max = $3") ") SELECT cancel FROM r";
+    PGQRSI_PG_STEP_BY("t.lease = $1::bigint AND (t.until > " PGQRSI_PG_NOW
+                      ") IS TRUE AND t.lo_min = $3::bigint AND t.hi_max = $3") ") SELECT cancel FROM r";
 
 /* The everyday end: at most one step with it (number 0: none). 1 to 17 as above, 18 state, 19 output, 20 to 22 error code, message and
  * step. */
@@ -12746,7 +13170,7 @@ static const char pgqrsi_pg_run_step_new[] =
     " error_message = $21::text, error_step = $22::text"
 #define PGQRSI_PG_RUN_NOTIFY                                                                                           \
     "(SELECT pg_notify('@!', (-$3)::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"                              \
-    " WHERE z.queue_id = -$3 AND z.until > statement_timestamp()))::text"
+    " WHERE z.queue_id = -$3 AND " PGQRSI_PG_LYING "))::text"
 static const char pgqrsi_pg_run_end_sql[] =
     "WITH l AS MATERIALIZED (SELECT 1 FROM @.pgqrs_leases t WHERE " PGQRSI_PG_RUN_HELD " FOR UPDATE),"
     " u AS (UPDATE @.pgqrs_runs t SET " PGQRSI_PG_RUN_ENDS " FROM l WHERE t.id = $3 AND t.state = 0"
@@ -12757,8 +13181,8 @@ static const char pgqrsi_pg_run_end_sql[] =
 /* That, and the message is archived, when it is all of its lease. 1 to 22 as above. Fails when the lease is alive and has more than this
  * message, or a key (see pgqrsi_pg_settle_one), or the step is there already. */
 static const char pgqrsi_pg_settle_end[] =
-    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND until > " PGQRSI_PG_NOW
-    " AND lo_min <= $3::bigint AND hi_max >= $3 RETURNING queue_id, lease, worker_id, claimed_at, attempt,"
+    "WITH x AS (DELETE FROM @.pgqrs_leases WHERE lease = $1::bigint AND (until > " PGQRSI_PG_NOW
+    ") IS TRUE AND lo_min <= $3::bigint AND hi_max >= $3 RETURNING queue_id, lease, worker_id, claimed_at, attempt,"
     " 1 / (CASE WHEN lo_min = hi_max AND NOT keyed THEN 1 ELSE 0 END) AS matches),"
     " u AS (UPDATE @.pgqrs_runs t SET " PGQRSI_PG_RUN_ENDS " FROM x WHERE t.id = $3 AND t.state = 0"
     " RETURNING t.cancel_requested_at IS NOT NULL AS cancel),"
@@ -12794,9 +13218,10 @@ static const char pgqrsi_pg_run_load_sql[] =
 #define PGQRSI_PG_RUN_TABLES                                                                                           \
     " LEFT JOIN @.pgqrs_runs r ON r.id = m.id LEFT JOIN @.pgqrs_workflows w ON w.id = "                                \
     "r.workflow_id" PGQRSI_PG_RUN_FIRST " CROSS JOIN (SELECT $1::text AS name) q"
-#define PGQRSI_PG_LEAN_LOCK " c AS MATERIALIZED (" PGQRSI_PG_LEAN_ROWS("t.ctid AS tid, t.n") "),"
+#define PGQRSI_PG_LEAN_LOCK " c AS MATERIALIZED (" PGQRSI_PG_LEAN_ROWS("t.ctid AS tid, t.n", "$8::int") "),"
 static const char pgqrsi_pg_claim_one_run[] =
     PGQRSI_PG_LEAN_CLAIM("", PGQRSI_PG_LEAN_ONE, PGQRSI_PG_RUN_COLUMNS, PGQRSI_PG_RUN_TABLES);
+static const char pgqrsi_pg_claim_few[] = PGQRSI_PG_LEAN_CLAIM(PGQRSI_PG_LEAN_LOCK, PGQRSI_PG_LEAN_FEW, "", "");
 static const char pgqrsi_pg_claim_few_runs[] =
     PGQRSI_PG_LEAN_CLAIM(PGQRSI_PG_LEAN_LOCK, PGQRSI_PG_LEAN_FEW, PGQRSI_PG_RUN_COLUMNS, PGQRSI_PG_RUN_TABLES);
 static const char pgqrsi_pg_claim_runs[] =
@@ -12832,11 +13257,8 @@ static const char pgqrsi_pg_run_wake_sql[] =
     " SELECT queue_id, prio, lo, n, attempt, expires_at, keyed FROM d RETURNING queue_id)"
     " SELECT " PGQRSI_PG_NOTIFY("(SELECT queue_id AS id FROM i)") "::text";
 
-/* 1 run, 2 for_us, 3 token. */
-static const char pgqrsi_pg_run_sleep_sql[] =
-    "INSERT INTO @.pgqrs_sleepers AS s (queue_id, token, until)"
-    " SELECT -$1::bigint, $3::bigint, statement_timestamp() + $2::bigint * interval '1 microsecond'"
-    " ON CONFLICT (queue_id, token) DO UPDATE SET until = excluded.until";
+/* 1 run, 2 to 5 as above. */
+static const char pgqrsi_pg_run_sleep_sql[] = PGQRSI_PG_LIE_DOWN "(SELECT -$1::bigint AS id) r" PGQRSI_PG_LAIN;
 
 static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_relax_sql,       pgqrsi_pg_enqueue_one,
@@ -12859,7 +13281,10 @@ static const char *const pgqrsi_pg_hot[] = {
     pgqrsi_pg_claim_one_run,   pgqrsi_pg_claim_few_runs,
     pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_messages,
     pgqrsi_pg_claim_sql,       pgqrsi_pg_claim_runs,
-    pgqrsi_pg_enqueue_few,
+    pgqrsi_pg_enqueue_few,     pgqrsi_pg_look_sql,
+    pgqrsi_pg_claim_few,       pgqrsi_pg_claim_part,
+    pgqrsi_pg_forgets_sql,     pgqrsi_pg_claim_rows,
+    pgqrsi_pg_claim_front,     pgqrsi_pg_sweep_sql,
 };
 
 static const char *pgqrsi_pg_hot_sql(int statement)
@@ -12995,26 +13420,47 @@ static pgqrs_result pgqrsi_pg_enqueue(void *self, const pgqrs_backend_enqueue *r
     return result;
 }
 
+/* What a claim said about itself, in the order in which its statement lists it. */
+typedef struct pgqrsi_pg_claimed {
+    bool has_queue, paused, has_worker, has_lease, has_first;
+    int64_t queue_id;
+    int64_t worker_state;
+    int64_t lease;
+    int64_t lease_until_us;
+    int64_t total;
+    int64_t seen;
+    int64_t guess;
+    int64_t prio, ord;
+    int64_t xmin;
+    int64_t xid; /* of its transaction; 0: it has written nothing */
+    bool keyed;
+    int64_t left; /* in the row it took a part of */
+} pgqrsi_pg_claimed;
+
 /* --- the mark ----------------------------------------------------------------------------------------------------- */
 
 /* A claim need not walk the dead index entries of what was claimed before it: per queue and priority it starts at `from`, below
  * which no live row is and none will come.
  *
- * Why that holds. Let claim A see with its snapshot, looking from `from`, the smallest live ord m, and let X be the snapshot's xmax.
- * A row that A does not see and that comes later with an ord below m was drawn by a transaction numbered below X: one numbered X or
- * above got its number after the snapshot, its ord after its number (rows are made from what a writing statement returned), and
- * the sequence, which has no cache, had passed m before the snapshot. Now let claim B, looking from the same `from`, have a snapshot
- * whose xmin is at least X: all transactions below X are over, and what they wrote B sees. So below min(m, smallest ord B sees)
- * there is nothing live in B's snapshot, and nothing will come: that is the new `from`.
+ * Why that holds. Let claim A see with its snapshot, looking from `from`, the smallest live ord m, and let X be the number of a
+ * transaction that got it after that snapshot: a later claim of this store that took something. (The snapshot's own xmax would not do.
+ * It is the last number that has ended, and one: transactions beyond it may run already, and have drawn.) A row that A does not see
+ * and that comes later with an ord below m was drawn by a transaction numbered below X: one numbered above got its number after
+ * the snapshot, its ord after its number (rows are made from what a writing statement returned), and the sequence, which has no cache,
+ * had passed m before the snapshot. Now let claim B, looking from the same `from`, have a snapshot whose xmin is above X: all
+ * transactions up to X are over, and what they wrote B sees. So below min(m, smallest ord B sees) there is nothing live in B's
+ * snapshot, and nothing will come: that is the new `from`. If A belongs to a transaction that is rolled back, what it had taken is
+ * there again; but B sees that, because A's transaction is over, too: it is X itself, or was so before X.
  *
  * A transaction that has nothing to do with us, but runs for long, would hold X up for as long. So when a candidate has waited for
- * a while, the holders of locks are looked at: a transaction below X that has drawn an ord still holds the lock of a writer on
+ * a while, the holders of locks are looked at: a transaction up to X that has drawn an ord still holds the lock of a writer on
  * `ready` as long as it runs. When none of them does, what they may still insert lies above m, and the next claim, whose snapshot
  * is taken after that look, sees whatever has ended; so the candidate need not wait for the others.
  *
  * The ord is read without locking, so a row that another claim is just deleting counts as live until that deletion is
  * committed; its rollback cannot bring back a row below `from`. A restored or reinstalled database can, because its sequence starts
- * again: hence a claim that finds nothing looks again from the start, and every claim does every half minute. */
+ * again, and so can an import, because it keeps places: hence a claim that finds nothing looks again from the start, and every claim
+ * does every half minute. */
 #define PGQRSI_PG_RESCAN_US (30 * PGQRSI_US_PER_S)
 
 static pgqrsi_pg_queue *pgqrsi_pg_queue_slot(pgqrsi_pg *pg, const char *name)
@@ -13052,16 +13498,23 @@ static pgqrsi_pg_level *pgqrsi_pg_level_of(pgqrsi_pg_queue *slot, int32_t prio)
     return &slot->levels[at];
 }
 
-static void pgqrsi_pg_mark(pgqrsi_pg_queue *slot, int32_t prio, int64_t ord, int64_t xmin, int64_t xmax)
+static void pgqrsi_pg_mark(pgqrsi_pg_queue *slot, const pgqrsi_pg_claimed *claimed)
 {
-    pgqrsi_pg_level *level = pgqrsi_pg_level_of(slot, prio);
+    int64_t ord = claimed->ord;
+    pgqrsi_pg_level *level = pgqrsi_pg_level_of(slot, (int32_t)claimed->prio);
     if (!level) return;
     if (level->from > ord) level->from = ord;
-    if (level->candidate && xmin < level->horizon) return;
-    if (level->candidate) level->from = level->candidate < ord ? level->candidate : ord;
-    level->candidate = ord;
-    level->horizon = xmax;
-    level->since_us = pgqrs_backend_monotonic();
+    if (level->candidate && claimed->xmin > level->horizon) {
+        level->from = level->candidate < ord ? level->candidate : ord;
+        level->candidate = 0;
+    }
+    if (!level->candidate && level->seen && claimed->xid && claimed->xid != level->seen_xid) {
+        level->candidate = level->seen;
+        level->horizon = claimed->xid;
+        level->since_us = pgqrs_backend_monotonic();
+    }
+    level->seen = ord;
+    level->seen_xid = claimed->xid;
 }
 
 #define PGQRSI_PG_DOUBT_US (200 * PGQRSI_US_PER_MS)
@@ -13313,21 +13766,6 @@ static int64_t pgqrsi_pg_retain_runs(pgqrsi_pg *pg, int64_t now_us, const char *
 #define PGQRSI_PG_LOCAL_ITEMS 64
 #define PGQRSI_PG_CLAIM_ROUNDS 16
 
-/* What a claim said about itself, in the order in which its statement lists it. */
-typedef struct pgqrsi_pg_claimed {
-    bool has_queue, paused, has_worker, has_lease, has_first;
-    int64_t queue_id;
-    int64_t worker_state;
-    int64_t lease;
-    int64_t lease_until_us;
-    int64_t total;
-    int64_t seen;
-    int64_t guess;
-    int64_t prio, ord;
-    int64_t xmin, xmax;
-    bool keyed;
-} pgqrsi_pg_claimed;
-
 typedef struct pgqrsi_pg_work {
     pgqrsi_pg *pg;
     pgqrs_backend_exchange *exchange;
@@ -13344,9 +13782,18 @@ typedef struct pgqrsi_pg_work {
     char *block;
     size_t block_size;
     pgqrsi_pg_group group;
-    int runs;                                  /* place of the first run in the group, in the order of the items */
-    int whole, any, tend, retain, beat, claim; /* places in the group, -1: not part of it */
-    bool full;                                 /* the claim looks from the start */
+    int runs; /* place of the first run in the group, in the order of the items */
+    int whole, any, tend, retain, beat, claim, look; /* places in the group, -1: not part of it */
+    bool full;                                       /* the claim looks from the start */
+    bool start;                                      /* the look begins at the queue's start */
+    bool near;                                       /* it ends soon after now */
+    bool looked;                                     /* at what is due, or tended, */
+    bool due;                                        /* and it was; */
+    int lean;                                        /* the statement of the lean claim */
+    bool blind;                                      /* it found nothing, and does not say why; */
+    bool missed;                                     /* a row that it knew, or expected, was not there as it was */
+    bool cut_lean;                                   /* it found all it was to look for */
+    bool allowed;                                    /* the queue is not paused, and the worker may claim */
     PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
     pgqrsi_pg_claimed claimed[PGQRSI_PG_CLAIM_ROUNDS];
     int claim_count;
@@ -13461,6 +13908,51 @@ static void pgqrsi_pg_join_settle(pgqrsi_pg_work *work)
                                  work->chosen_count, work->exchange->now_us);
 }
 
+/* --- what is due
+ *
+ * Delays and leases that end are looked for in the order of time, past the index entries of all those that are over. Vacuum removes
+ * these, unless an old snapshot is in the way; a look that takes the server a millisecond shows it. Therefore:
+ *
+ * - A look begins at `from_us`: what the last one found, or some seconds before it when that is earlier. What becomes visible later has a later
+ *   time, because delays and leases end after the statement that makes them began; unless its transaction was open for longer than those
+ *   seconds.
+ * - That is met by the looks from the very start, of messages that are ready, too (for a restored database, see "the mark"). Who
+ *   dequeues by hand makes each look one of these, a loop every quarter of a second; but not when it is crowded.
+ * - Then there is a sweep instead, also in place of the claims' from the start: it goes through the times below `from_us`, then through
+ *   the ords below each mark, from the newest to the oldest, every ten seconds or without an end, and never all of it at once, because
+ *   handlers wait meanwhile. A slice is what takes a millisecond: the next one is shorter or twice as long, by what the last one took;
+ *   so beyond the oldest there are soon no more. Each takes a two-hundredth of the time, or a fifth of a second. As every place has its
+ *   turn within half a minute, slices are longer when there is more than that; and who comes seldom does several at a time.
+ * - Of a loop the other looks take a fiftieth of the time then, and come every second at least. In between the answer
+ *   of the last one counts. They end a second from now, because everything that is held and was settled meanwhile is beyond. */
+#define PGQRSI_PG_SINCE_US (5 * PGQRSI_US_PER_S)
+#define PGQRSI_PG_TILL_US PGQRSI_US_PER_S
+#define PGQRSI_PG_START_US (250 * PGQRSI_US_PER_MS)
+#define PGQRSI_PG_DEAR_US PGQRSI_US_PER_MS
+
+static bool pgqrsi_pg_is_crowded(const pgqrsi_pg_queue *slot)
+{
+    return slot->start_cost_us >= PGQRSI_PG_DEAR_US || slot->look_cost_us >= PGQRSI_PG_DEAR_US;
+}
+
+/* How long after what took so long the next one comes. */
+static int64_t pgqrsi_pg_rest_us(int64_t cost_us, int64_t times, int64_t most_us)
+{
+    return cost_us < most_us / times ? cost_us * times : most_us;
+}
+
+static int64_t pgqrsi_pg_look_again_us(const pgqrsi_pg_queue *slot)
+{
+    if (!pgqrsi_pg_is_crowded(slot)) return slot->looked_us;
+    return slot->looked_us + pgqrsi_pg_rest_us(slot->look_cost_us, 50, PGQRSI_US_PER_S);
+}
+
+/* By a program's clock, which may go anywhere, or with a snapshot that may be old, from the very start. */
+static int64_t pgqrsi_pg_since_us(const pgqrsi_pg_work *work)
+{
+    return work->exchange->now_us || !pgqrsi_pg_alone(work->pg) ? 0 : work->slot->from_us;
+}
+
 #define PGQRSI_PG_RETAIN_US (10 * PGQRSI_US_PER_S)
 #define PGQRSI_PG_RETAIN_RUNS 500 /* at a time */
 
@@ -13470,18 +13962,46 @@ static void pgqrsi_pg_join_tend(pgqrsi_pg_work *work)
     pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_TEND, &work->tend);
     pgqrsi_pg_text(call, work->exchange->claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_time(call, pgqrsi_pg_since_us(work));
     if (monotonic_us - work->slot->retained_us < PGQRSI_PG_RETAIN_US) return;
     call = pgqrsi_pg_join(work, PGQRSI_PG_RETAIN, &work->retain);
     pgqrsi_pg_text(call, work->exchange->claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
 }
 
+static void pgqrsi_pg_look_parameters(pgqrsi_pg_call *call, pgqrsi_pg_work *work)
+{
+    const pgqrs_backend_claim *claim = work->exchange->claim;
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    bool wanted = !claim->worker.id || monotonic_us - work->slot->started_us >= PGQRSI_PG_START_US;
+    work->start = wanted && !pgqrsi_pg_is_crowded(work->slot);
+    if (work->start) work->slot->started_us = monotonic_us;
+    pgqrsi_pg_text(call, claim->queue);
+    pgqrsi_pg_time(call, work->exchange->now_us);
+    pgqrsi_pg_bool(call, work->start);
+    pgqrsi_pg_int64(call, claim->worker.id);
+    pgqrsi_pg_int64(call, claim->worker.epoch);
+    pgqrsi_pg_time(call, work->start ? 0 : pgqrsi_pg_since_us(work));
+    work->near = !work->start && claim->worker.id && !work->exchange->now_us && pgqrsi_pg_is_crowded(work->slot);
+    pgqrsi_pg_int64(call, work->near ? PGQRSI_PG_TILL_US : 0);
+}
+
+static void pgqrsi_pg_join_look(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_look_parameters(pgqrsi_pg_join(work, PGQRSI_PG_LOOK, &work->look), work);
+}
+
+static void pgqrsi_pg_beat_parameters(pgqrsi_pg_call *call, pgqrs_worker_ref worker, int64_t now_us)
+{
+    pgqrsi_pg_int64(call, worker.id);
+    pgqrsi_pg_time(call, now_us);
+    pgqrsi_pg_int64(call, worker.epoch);
+}
+
 static void pgqrsi_pg_join_beat(pgqrsi_pg_work *work)
 {
-    pgqrsi_pg_call *call = pgqrsi_pg_join(work, PGQRSI_PG_BEAT, &work->beat);
-    pgqrsi_pg_int64(call, work->exchange->claim->worker.id);
-    pgqrsi_pg_time(call, work->exchange->now_us);
-    pgqrsi_pg_int64(call, work->exchange->claim->worker.epoch);
+    pgqrsi_pg_beat_parameters(pgqrsi_pg_join(work, PGQRSI_PG_BEAT, &work->beat), work->exchange->claim->worker,
+                              work->exchange->now_us);
 }
 
 static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
@@ -13498,17 +14018,47 @@ static void pgqrsi_pg_join_claim(pgqrsi_pg_work *work, bool guard)
     pgqrsi_pg_ranges(call, work->slot, work->full);
 }
 
-static int pgqrsi_pg_lean_statement(const pgqrs_backend_claim *claim)
+#define PGQRSI_PG_LEAN_MOST 16u
+
+static size_t pgqrsi_pg_lean_limit(const pgqrs_backend_claim *claim)
 {
-    if (!claim->runs) return PGQRSI_PG_CLAIM_ONE;
+    return claim->limit < PGQRSI_PG_LEAN_MOST ? claim->limit : PGQRSI_PG_LEAN_MOST;
+}
+
+/* What the rows at the front are like, by what was seen of them. */
+static int pgqrsi_pg_lean_by_rows(const pgqrsi_pg_queue *slot, size_t limit)
+{
+    bool part = slot->left > (int64_t)limit || (slot->left == 0 && slot->splits);
+    bool rest = slot->left > 0 && slot->left <= (int64_t)limit;
+    if ((part || rest) && pgqrs_backend_monotonic() < slot->shared_us) return PGQRSI_PG_CLAIM_FRONT;
+    if (part) return PGQRSI_PG_CLAIM_PART;
+    if (limit == 1 || (rest && slot->left < (int64_t)limit)) return 0;
+    return rest || (slot->rows > 0 && slot->rows_limit == limit) ? PGQRSI_PG_CLAIM_ROWS : 0;
+}
+
+static int pgqrsi_pg_lean_by_limit(const pgqrs_backend_claim *claim)
+{
+    if (!claim->runs) return claim->limit == 1 ? PGQRSI_PG_CLAIM_ONE : PGQRSI_PG_CLAIM_FEW;
     return claim->limit == 1 ? PGQRSI_PG_CLAIM_ONE_RUN : PGQRSI_PG_CLAIM_FEW_RUNS;
+}
+
+static int64_t pgqrsi_pg_rows_wanted(const pgqrsi_pg_queue *slot)
+{
+    return slot->left ? 1 : slot->rows;
+}
+
+/* All that it takes has one lease. */
+static bool pgqrsi_pg_is_together(int statement)
+{
+    return statement == PGQRSI_PG_CLAIM_PART || statement == PGQRSI_PG_CLAIM_ROWS || statement == PGQRSI_PG_CLAIM_FRONT;
 }
 
 static void pgqrsi_pg_join_lean_claim(pgqrsi_pg_work *work)
 {
     const pgqrs_backend_claim *claim = work->exchange->claim;
     const pgqrsi_pg_level *level = &work->slot->levels[0];
-    pgqrsi_pg_call *call = pgqrsi_pg_join(work, pgqrsi_pg_lean_statement(claim), &work->claim);
+    bool together = pgqrsi_pg_is_together(work->lean);
+    pgqrsi_pg_call *call = pgqrsi_pg_join(work, work->lean, &work->claim);
     pgqrsi_pg_text(call, claim->queue);
     pgqrsi_pg_time(call, work->exchange->now_us);
     pgqrsi_pg_int32(call, level->prio);
@@ -13516,20 +14066,21 @@ static void pgqrsi_pg_join_lean_claim(pgqrsi_pg_work *work)
     pgqrsi_pg_int64(call, claim->worker.id);
     pgqrsi_pg_int64(call, claim->worker.epoch);
     pgqrsi_pg_int64(call, level->from);
-    pgqrsi_pg_int32(call, (int32_t)claim->limit);
+    pgqrsi_pg_int32(call, (int32_t)(together ? claim->limit : pgqrsi_pg_lean_limit(claim)));
+    if (work->lean == PGQRSI_PG_CLAIM_ROWS) pgqrsi_pg_int32(call, (int32_t)pgqrsi_pg_rows_wanted(work->slot));
 }
 
 static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed *out)
 {
-    int64_t values[13];
-    bool there[13];
+    int64_t values[14];
+    bool there[14];
     memset(values, 0, sizeof values);
     memset(there, 0, sizeof there);
     memset(out, 0, sizeof *out);
     const char *in = PQgetvalue(r, row, 6);
     const char *end = in + PQgetlength(r, row, 6);
     in += PGQRSI_PG_ARRAY_HEADER;
-    for (int i = 0; i < 13 && in + 4 <= end; i++) {
+    for (int i = 0; i < 14 && in + 4 <= end; i++) {
         there[i] = (int32_t)(uint32_t)pgqrsi_pg_take(in, 4) == 8 && in + 12 <= end;
         values[i] = there[i] ? (int64_t)pgqrsi_pg_take(in + 4, 8) : 0;
         in += there[i] ? 12 : 4;
@@ -13548,8 +14099,9 @@ static void pgqrsi_pg_claimed_read(const PGresult *r, int row, pgqrsi_pg_claimed
     out->prio = values[7];
     out->ord = values[8];
     out->xmin = values[9];
-    out->xmax = values[10];
+    out->xid = values[10];
     out->keyed = values[12] != 0;
+    out->left = values[13];
     out->lease_until_us = pgqrsi_pg_get_int64(r, row, 4);
 }
 
@@ -13567,6 +14119,186 @@ static pgqrs_result pgqrsi_pg_refusal_of(const pgqrsi_pg_claimed *claimed)
     return claimed->worker_state == PGQRS_WORKER_INTERRUPTED ? PGQRS_ERR_WORKER_INTERRUPTED : PGQRS_OK;
 }
 
+/* What a look teaches for the next ones. */
+static void pgqrsi_pg_learn_look(pgqrsi_pg_work *work, const PGresult *r)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    int64_t next_us = work->exchange->claim->next_due_us, now_us = pgqrsi_pg_get_int64(r, 0, 1);
+    if (work->exchange->now_us || !pgqrsi_pg_alone(work->pg)) return;
+    *(work->start ? &slot->start_cost_us : &slot->look_cost_us) = pgqrsi_pg_get_int64(r, 0, 5) - now_us;
+    slot->due_us = next_us < 0 ? INT64_MAX : slot->looked_us + next_us;
+    slot->from_us = now_us - PGQRSI_PG_SINCE_US;
+    for (int column = 2; column <= 3; column++) {
+        int64_t found_us = pgqrsi_pg_get_int64(r, 0, column);
+        if (!PQgetisnull(r, 0, column) && found_us < slot->from_us) slot->from_us = found_us;
+    }
+}
+
+static void pgqrsi_pg_take_look(pgqrsi_pg_work *work, const PGresult *r)
+{
+    pgqrs_backend_claim *claim = work->exchange->claim;
+    work->slot->looked_us = pgqrs_backend_monotonic();
+    work->looked = true;
+    work->due = false;
+    claim->next_due_us = work->near ? PGQRSI_PG_TILL_US : -1;
+    if (PQntuples(r) == 0) return;
+    work->allowed = pgqrsi_pg_get_int64(r, 0, 0) != 0;
+    if (!PQgetisnull(r, 0, 2)) {
+        int64_t wait_us = pgqrsi_pg_get_int64(r, 0, 2) - pgqrsi_pg_get_int64(r, 0, 1);
+        work->due = wait_us <= 0;
+        claim->next_due_us = wait_us > 0 ? wait_us : 0;
+    }
+    work->due = work->due || !PQgetisnull(r, 0, 3) || pgqrsi_pg_get_int64(r, 0, 4) != 0;
+    work->slot->tend = work->due;
+    pgqrsi_pg_learn_look(work, r);
+}
+
+#define PGQRSI_PG_SLICE_US PGQRSI_US_PER_MS         /* what a slice is to take, */
+#define PGQRSI_PG_SLICES 60                         /* unless that would be so many of them, at least; */
+#define PGQRSI_PG_PAUSE_US (200 * PGQRSI_US_PER_MS) /* how far they are apart at most; */
+#define PGQRSI_PG_BARE_US 200                       /* and what one takes that finds nothing, dead or alive, at most */
+#define PGQRSI_PG_ROUND_US (10 * PGQRSI_US_PER_S)   /* no walk begins sooner after the last one began */
+
+static void pgqrsi_pg_sweep_begin(pgqrsi_pg_queue *slot)
+{
+    pgqrsi_pg_sweep *sweep = &slot->sweep;
+    sweep->ready = false;
+    sweep->below = slot->from_us;
+    sweep->span = PGQRSI_US_PER_S;
+    sweep->cost_us = 0;
+}
+
+/* The ready messages of the next known priority. */
+static bool pgqrsi_pg_sweep_level(pgqrsi_pg_queue *slot)
+{
+    pgqrsi_pg_sweep *sweep = &slot->sweep;
+    for (int i = 0; i < slot->level_count; i++) {
+        const pgqrsi_pg_level *level = &slot->levels[i];
+        if (level->from <= 0 || (sweep->ready && level->prio <= sweep->prio)) continue;
+        sweep->ready = true;
+        sweep->prio = level->prio;
+        sweep->below = level->from;
+        sweep->span = 1000;
+        return true;
+    }
+    return false;
+}
+
+/* All was walked through. When there is hardly anything any more, looks start from the very start again: not at what made them dear, or it
+ * would go to and fro. */
+static void pgqrsi_pg_sweep_end(pgqrsi_pg_queue *slot, int64_t monotonic_us)
+{
+    pgqrsi_pg_sweep *sweep = &slot->sweep;
+    sweep->whole_us = sweep->cost_us;
+    slot->start_cost_us = sweep->cost_us < PGQRSI_PG_DEAR_US / 4 ? 0 : sweep->cost_us + PGQRSI_PG_DEAR_US;
+    sweep->going = pgqrsi_pg_is_crowded(slot);
+    sweep->below = -1;
+    if (sweep->next_us < monotonic_us) sweep->next_us = monotonic_us;
+    if (sweep->next_us < sweep->began_us + PGQRSI_PG_ROUND_US) sweep->next_us = sweep->began_us + PGQRSI_PG_ROUND_US;
+    sweep->began_us = sweep->next_us;
+}
+
+/* What a slice teaches for the next one. */
+static void pgqrsi_pg_sweep_learn(pgqrsi_pg_sweep *sweep, int64_t cost_us)
+{
+    int64_t wanted_us = sweep->whole_us / PGQRSI_PG_SLICES;
+    if (wanted_us < PGQRSI_PG_SLICE_US) wanted_us = PGQRSI_PG_SLICE_US;
+    if (cost_us < wanted_us / 2 && sweep->span < INT64_MAX / 4)
+        sweep->span *= 2;
+    else if (cost_us > wanted_us)
+        sweep->span = sweep->span / (cost_us / wanted_us + 1) + 1;
+    if (cost_us > PGQRSI_PG_BARE_US) sweep->cost_us += cost_us - PGQRSI_PG_BARE_US;
+    sweep->next_us += pgqrsi_pg_rest_us(cost_us, 200, PGQRSI_PG_PAUSE_US);
+}
+
+/* Whether there was something: then the next claim sees to it. */
+static bool pgqrsi_pg_sweep_found(pgqrsi_pg_queue *slot, const PGresult *r)
+{
+    pgqrsi_pg_level *level = PQgetisnull(r, 0, 1) ? NULL : pgqrsi_pg_level_of(slot, slot->sweep.prio);
+    int64_t ord = level ? pgqrsi_pg_get_int64(r, 0, 1) : 0;
+    if (level && ord < level->from) level->from = ord;
+    if (PQgetisnull(r, 0, 0)) return level != NULL;
+    int64_t found_us = pgqrsi_pg_get_int64(r, 0, 0);
+    if (found_us < slot->from_us) slot->from_us = found_us;
+    slot->tend = true;
+    return true;
+}
+
+/* One slice. What cannot be read is read next time. */
+static bool pgqrsi_pg_sweep_slice(pgqrsi_pg *pg, pgqrsi_pg_queue *slot)
+{
+    pgqrsi_pg_sweep *sweep = &slot->sweep;
+    pgqrsi_pg_call call;
+    PGresult *r;
+    int64_t from = sweep->below > sweep->span ? sweep->below - sweep->span : 0;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_SWEEP);
+    pgqrsi_pg_text(&call, slot->name);
+    pgqrsi_pg_time(&call, sweep->ready ? 0 : from);
+    pgqrsi_pg_time(&call, sweep->ready ? 0 : sweep->below);
+    pgqrsi_pg_int32(&call, sweep->prio);
+    pgqrsi_pg_int64(&call, sweep->ready ? from : 0);
+    pgqrsi_pg_int64(&call, sweep->ready ? sweep->below : 0);
+    bool read = pgqrsi_pg_read(&call, &r) == PGQRS_OK && PQntuples(r) > 0;
+    bool found = read && pgqrsi_pg_sweep_found(slot, r);
+    if (!read) sweep->next_us = pgqrs_backend_monotonic() + PGQRSI_PG_PAUSE_US;
+    if (read) {
+        sweep->below = from;
+        pgqrsi_pg_sweep_learn(sweep, pgqrsi_pg_get_int64(r, 0, 3) - pgqrsi_pg_get_int64(r, 0, 2));
+    }
+    PQclear(r);
+    return read && !found;
+}
+
+/* Not in a transaction of somebody's, which may have an old snapshot, nor by a clock of the program's. */
+static bool pgqrsi_pg_may_sweep(const pgqrsi_pg_work *work)
+{
+    return work->slot && !work->exchange->now_us && pgqrsi_pg_alone(work->pg);
+}
+
+static bool pgqrsi_pg_sweeps(const pgqrsi_pg_work *work)
+{
+    return pgqrsi_pg_may_sweep(work) && work->slot->sweep.going;
+}
+
+/* The slices that are due. */
+static void pgqrsi_pg_sweep_due(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    pgqrsi_pg_sweep *sweep = &slot->sweep;
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    bool wanted = pgqrsi_pg_is_crowded(slot) && slot->from_us > 0;
+    if (wanted && !sweep->going) {
+        sweep->whole_us = slot->start_cost_us;
+        sweep->next_us = sweep->began_us = monotonic_us;
+        sweep->below = -1;
+    }
+    sweep->going = wanted;
+    while (sweep->going && sweep->next_us <= monotonic_us) {
+        if (sweep->below < 0) pgqrsi_pg_sweep_begin(slot);
+        if (!pgqrsi_pg_sweep_slice(work->pg, slot)) return;
+        if (sweep->below == 0 && !pgqrsi_pg_sweep_level(slot)) pgqrsi_pg_sweep_end(slot, monotonic_us);
+    }
+}
+
+/* Whether the last look still counts: see "what is due". */
+static bool pgqrsi_pg_looked_lately(const pgqrsi_pg_work *work)
+{
+    const pgqrsi_pg_queue *slot = work->slot;
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    if (!work->exchange->claim->worker.id || work->exchange->now_us || !pgqrsi_pg_alone(work->pg)) return false;
+    return !slot->tend && monotonic_us < slot->due_us && monotonic_us < pgqrsi_pg_look_again_us(slot);
+}
+
+static void pgqrsi_pg_take_last_look(pgqrsi_pg_work *work)
+{
+    const pgqrsi_pg_queue *slot = work->slot;
+    int64_t again_us = pgqrsi_pg_look_again_us(slot);
+    int64_t left_us = (slot->due_us < again_us ? slot->due_us : again_us) - pgqrs_backend_monotonic();
+    work->looked = true;
+    work->due = false;
+    work->exchange->claim->next_due_us = left_us > 0 ? left_us : 0;
+}
+
 static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
 {
     pgqrs_backend_claim *claim = work->exchange->claim;
@@ -13574,12 +14306,16 @@ static void pgqrsi_pg_take_tend(pgqrsi_pg_work *work)
     int64_t monotonic_us = pgqrs_backend_monotonic();
     /* many expired messages at the head are in the way of the next claim */
     bool late = PQntuples(r) > 0 && pgqrsi_pg_get_int64(r, 0, 4) != 0;
-    work->slot->tended_us = late ? monotonic_us - PGQRSI_US_PER_S : monotonic_us;
+    work->slot->looked_us = monotonic_us;
+    work->slot->tend = late;
+    work->looked = true;
+    work->due = false;
     claim->next_due_us = -1;
     if (PQntuples(r) > 0 && !PQgetisnull(r, 0, 2)) {
         int64_t wait_us = pgqrsi_pg_get_int64(r, 0, 2) - pgqrsi_pg_get_int64(r, 0, 1);
         claim->next_due_us = wait_us > 0 ? wait_us : 0;
     }
+    work->slot->due_us = claim->next_due_us < 0 ? INT64_MAX : monotonic_us + claim->next_due_us;
     if (work->retain < 0) return;
     /* a step that was full is followed by the next one soon */
     bool full = pgqrsi_pg_get_int64(work->group.results[work->retain], 0, 1) >= 400;
@@ -13612,31 +14348,109 @@ static void pgqrsi_pg_marked(pgqrsi_pg_queue *slot)
 static bool pgqrsi_pg_mark_due(const pgqrsi_pg_queue *slot)
 {
     int64_t age_us = pgqrs_backend_monotonic() - slot->marked_us;
-    return age_us >= (slot->lean < PGQRSI_PG_MARK_CLAIMS ? PGQRSI_PG_MARK_MAX_US : PGQRSI_PG_MARK_US);
+    if (slot->lean >= PGQRSI_PG_MARK_CLAIMS) return age_us >= PGQRSI_PG_MARK_US;
+    return age_us >= (slot->scarce ? PGQRSI_US_PER_S : PGQRSI_PG_MARK_MAX_US);
 }
 
-/* Whether the lean statement can do: see pgqrsi_pg_claim_one. Runs have a lease each as long as they are few, because they end one by one. */
-static bool pgqrsi_pg_everyday(const pgqrsi_pg_work *work)
+/* Whether the lean statement can do: see pgqrsi_pg_claim_one. Runs have a lease each as long as they are few, because they end one by
+ * one, and messages as long as they come one by one: a lease for several costs more than two for one each. */
+static bool pgqrsi_pg_everyday(pgqrsi_pg_work *work)
 {
     pgqrsi_pg_queue *slot = work->slot;
     if (!slot || work->full || slot->idle || slot->level_count != 1) return false;
-    if (work->exchange->claim->limit > (work->exchange->claim->runs ? 16u : 1u)) return false;
+    const pgqrs_backend_claim *claim = work->exchange->claim;
     if (pgqrsi_pg_mark_due(slot)) return false;
+    work->lean = claim->runs ? 0 : pgqrsi_pg_lean_by_rows(slot, claim->limit);
+    if (work->lean) return true;
+    work->lean = pgqrsi_pg_lean_by_limit(claim);
+    if (claim->limit > 1 && (claim->runs ? claim->limit > PGQRSI_PG_LEAN_MOST : !slot->scarce || slot->got > 2))
+        return false;
     return slot->odd == 0 || slot->odd-- == 0;
+}
+
+/* A claim of single messages: of a row that was split only the last one can be such. */
+static void pgqrsi_pg_took_rest(pgqrsi_pg_queue *slot, bool took)
+{
+    slot->ended = took && slot->left > 0;
+    slot->left = 0;
+}
+
+/* One lease for all of them. What was expected and was not there is not expected again. */
+static void pgqrsi_pg_take_lean_lease(pgqrsi_pg_work *work, const PGresult *r)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    int64_t limit = (int64_t)work->exchange->claim->limit, left = 0, total = limit;
+    bool rest = slot->left > 0 || work->lean == PGQRSI_PG_CLAIM_FRONT;
+    if (work->blind) {
+        work->missed = rest || slot->splits;
+        slot->left = 0;
+        slot->ended = slot->splits = false;
+        slot->rows_limit = 0;
+        return;
+    }
+    if (work->lean == PGQRSI_PG_CLAIM_ROWS) {
+        work->last.seen = pgqrsi_pg_get_int64(r, 0, 9);
+        work->last.guess = pgqrsi_pg_rows_wanted(slot);
+    } else {
+        left = pgqrsi_pg_get_int64(r, 0, 9);
+    }
+    if (work->lean != PGQRSI_PG_CLAIM_PART) total = pgqrsi_pg_get_int64(r, 0, 10);
+    slot->left = left;
+    slot->ended = rest && left == 0;
+    work->last.lease = pgqrsi_pg_get_int64(r, 0, 6);
+    work->last.lease_until_us = pgqrsi_pg_get_int64(r, 0, 7);
+    work->last.total = total;
+    if (total == limit) return;
+    slot->rows_limit = 0;
+    if (work->lean == PGQRSI_PG_CLAIM_ROWS) return;
+    slot->shared_us = 0;
+    slot->short_us = pgqrs_backend_monotonic() + 10 * PGQRSI_US_PER_S;
+    work->last.seen = work->last.guess = 1; /* the general statement takes what is missing from the next row */
 }
 
 static pgqrs_result pgqrsi_pg_take_lean_claim(pgqrsi_pg_work *work)
 {
     PGresult *r = work->group.results[work->claim];
     memset(&work->last, 0, sizeof work->last);
+    bool together = pgqrsi_pg_is_together(work->lean);
     work->slot->lean++;
+    work->blind = PQntuples(r) == 0;
+    work->cut_lean = together || (size_t)PQntuples(r) == pgqrsi_pg_lean_limit(work->exchange->claim);
+    if (together)
+        pgqrsi_pg_take_lean_lease(work, r);
+    else
+        pgqrsi_pg_took_rest(work->slot, !work->blind);
     for (int row = 0; row < PQntuples(r); row++)
         pgqrsi_pg_note_keys(work->pg, pgqrsi_pg_get_int64(r, row, 8) != 0);
+    if (together && work->blind) return PGQRS_OK;
     if (PQntuples(r) == 0)
         work->slot->odd = PGQRSI_PG_ODD;
     else
         pgqrsi_pg_take_messages(work);
     return PGQRS_OK;
+}
+
+/* What was expected was not there, and something else was. */
+static void pgqrsi_pg_learn_miss(pgqrsi_pg_queue *slot, bool split)
+{
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    if (monotonic_us >= slot->short_us) slot->shared_us = monotonic_us + PGQRSI_US_PER_S;
+    slot->splits = split;
+}
+
+/* What the rows of the queue are like, for the next claim. */
+static void pgqrsi_pg_learn_rows(pgqrsi_pg_queue *slot, const pgqrsi_pg_claimed *claimed, size_t limit)
+{
+    bool rest = slot->left > 0 && slot->left <= (int64_t)limit;
+    bool whole = claimed->left == 0 && claimed->total == (int64_t)limit && !rest;
+    if (claimed->left > 0)
+        slot->splits = slot->splits || slot->ended || rest;
+    else if (!rest)
+        slot->splits = false;
+    slot->ended = rest && claimed->left == 0;
+    slot->rows = claimed->seen;
+    slot->rows_limit = whole ? limit : 0;
+    slot->left = claimed->left;
 }
 
 static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
@@ -13652,24 +14466,38 @@ static pgqrs_result pgqrsi_pg_take_claim(pgqrsi_pg_work *work)
     if (!claimed->has_queue) return pgqrsi_pg_no_queue(pg, claim->queue);
     claim->paused = claimed->paused;
     claim->refused = claim->worker.id ? pgqrsi_pg_refusal_of(claimed) : PGQRS_OK;
-    if (work->slot->id != claimed->queue_id) work->slot->level_count = 0;
+    if (work->slot->id != claimed->queue_id) {
+        pgqrsi_pg_forget_queue(work->slot);
+        work->looked = false;
+    }
     work->slot->id = claimed->queue_id;
-    if (claimed->has_first)
-        pgqrsi_pg_mark(work->slot, (int32_t)claimed->prio, claimed->ord, claimed->xmin, claimed->xmax);
+    if (work->missed && claimed->total > 0) pgqrsi_pg_learn_miss(work->slot, claimed->left > 0);
+    pgqrsi_pg_learn_rows(work->slot, claimed, claim->limit);
+    work->blind = false;
+    if (claimed->has_first) pgqrsi_pg_mark(work->slot, claimed);
     if (work->full) work->slot->rescan_us = pgqrs_backend_monotonic() + PGQRSI_PG_RESCAN_US;
     pgqrsi_pg_note_keys(pg, claimed->keyed);
     if (claimed->has_first) pgqrsi_pg_marked(work->slot);
-    if (PQntuples(r) > 1) pgqrsi_pg_take_messages(work);
+    if (PQntuples(r) > 1)
+        pgqrsi_pg_take_messages(work);
+    else
+        work->slot->odd = 0; /* there was nothing: that is why the lean statement found nothing */
     return PGQRS_OK;
 }
 
-/* One transaction: settle and heartbeat (in the first round, if wanted), tend, claim. */
+/* A claim that will probably take all there is, or nothing, says in the same breath when the next message is due. */
+static bool pgqrsi_pg_look_due(const pgqrsi_pg_work *work)
+{
+    return work->slot && (work->slot->scarce || pgqrs_backend_monotonic() - work->slot->looked_us >= PGQRSI_US_PER_S);
+}
+
+/* One transaction: settle and heartbeat (in the first round, if wanted), tend, claim, look. */
 static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend, bool guard)
 {
     bool settle = first && work->exchange->verdict_count > 0;
     pgqrsi_pg_group_clear(&work->group);
     work->group.count = 0;
-    work->whole = work->any = work->tend = work->retain = work->beat = work->claim = -1;
+    work->whole = work->any = work->tend = work->retain = work->beat = work->claim = work->look = -1;
     bool lean = first && work->short_way && pgqrsi_pg_everyday(work);
     if (settle && work->run_count > 0) pgqrsi_pg_join_runs(work);
     if (settle) pgqrsi_pg_join_settle(work);
@@ -13680,12 +14508,18 @@ static pgqrs_result pgqrsi_pg_round(pgqrsi_pg_work *work, bool first, bool tend,
         pgqrsi_pg_join_lean_claim(work);
     else if (work->slot)
         pgqrsi_pg_join_claim(work, guard);
+    bool look = first && !tend && pgqrsi_pg_look_due(work);
+    if (look && pgqrsi_pg_looked_lately(work))
+        pgqrsi_pg_take_last_look(work);
+    else if (look)
+        pgqrsi_pg_join_look(work);
     /* the text for giving back is made while there is memory, not when it has run out */
     if (work->slot && !pgqrsi_pg_text_of(work->pg, PGQRSI_PG_UNCLAIM)) work->calls[work->claim].failed = true;
     work->group.repeatable = true; /* a settlement checks the lease; of a claim whose reply was lost the leases end */
     work->group.writes = settle;
     pgqrs_result result = pgqrsi_pg_run_group(work->pg, &work->group);
     if (!result && tend) pgqrsi_pg_take_tend(work);
+    if (!result && work->look >= 0) pgqrsi_pg_take_look(work, work->group.results[work->look]);
     if (result || !work->slot) return result;
     return lean ? pgqrsi_pg_take_lean_claim(work) : pgqrsi_pg_take_claim(work);
 }
@@ -13940,29 +14774,83 @@ static pgqrs_result pgqrsi_pg_messages(pgqrsi_pg_work *work)
     return messages ? PGQRS_OK : pgqrsi_pg_unclaim(work);
 }
 
+/* The guess how many rows would do was too low. */
+static bool pgqrsi_pg_is_cut(const pgqrsi_pg_work *work)
+{
+    return work->last.seen > 0 && work->last.seen == work->last.guess;
+}
+
+/* Whether it is worth tending: asked with the claim, or now. What cannot be asked counts as due. */
+static bool pgqrsi_pg_is_due(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    if (work->exchange->now_us) return true;
+    if (work->looked) return work->due;
+    pgqrsi_pg_start(&call, work->pg, PGQRSI_PG_LOOK);
+    pgqrsi_pg_look_parameters(&call, work);
+    bool due = pgqrsi_pg_read(&call, &r) != PGQRS_OK;
+    if (!due) pgqrsi_pg_take_look(work, r);
+    PQclear(r);
+    return due || work->due;
+}
+
+#define PGQRSI_PG_REST_US (200 * PGQRSI_US_PER_MS)
+
+/* A consumer that looks although nothing woke it mostly finds nothing: then a look is enough. */
+static bool pgqrsi_pg_look_is_enough(pgqrsi_pg_work *work)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    const pgqrs_backend_exchange *exchange = work->exchange;
+    int64_t monotonic_us = pgqrs_backend_monotonic();
+    if (!slot || !slot->idle || exchange->now_us || exchange->verdict_count || exchange->claim->heartbeat) return false;
+    if (!pgqrsi_pg_alone(work->pg) || monotonic_us - slot->looked_us < PGQRSI_PG_REST_US) return false;
+    if (pgqrsi_pg_is_crowded(slot)) return false;
+    slot->started_us = 0;
+    if (!pgqrsi_pg_is_due(work) && work->allowed) return true;
+    work->looked = false;
+    return false;
+}
+
 /* Later rounds of a claim: the guess was too low, or nothing was found where the first one looked. What the rounds before have
- * claimed is handed out even when a later one fails. */
+ * claimed is handed out even when a later one fails, unless that takes the caller's transaction with it. */
 static pgqrs_result pgqrsi_pg_more_rounds(pgqrsi_pg_work *work)
 {
     pgqrs_backend_claim *claim = work->exchange->claim;
-    bool tended = work->tend >= 0;
+    bool tended = work->tend >= 0, together = pgqrsi_pg_in_callers_transaction(work->pg);
     for (int rounds = 1; rounds < PGQRSI_PG_CLAIM_ROUNDS && work->got < claim->limit; rounds++) {
-        bool cut = work->last.seen > 0 && work->last.seen == work->last.guess;
-        bool bare = work->got == 0 && !(tended && work->full);
+        bool cut = pgqrsi_pg_is_cut(work);
+        bool bare = work->got == 0 && !(tended && (work->full || pgqrsi_pg_sweeps(work)));
         if (claim->paused || claim->refused || (!cut && !bare)) break;
-        bool tend = bare && !cut;
-        work->full = work->full || tend;
+        bool tend = bare && !cut && !work->blind;
+        if (tend && !pgqrsi_pg_is_due(work)) break;
+        work->full = work->full || (tend && !pgqrsi_pg_sweeps(work));
         tended = tended || tend;
         pgqrs_result result = pgqrsi_pg_round(work, false, tend, false);
-        if (result) return work->got > 0 || work->exchange->verdict_count > 0 ? PGQRS_OK : result;
+        bool gone = together && !pgqrsi_pg_in_callers_transaction(work->pg);
+        bool got = work->got > 0 || work->exchange->verdict_count > 0;
+        if (result) return got && !gone ? PGQRS_OK : result;
     }
     return PGQRS_OK;
 }
 
 static bool pgqrsi_pg_tend_due(const pgqrsi_pg_work *work)
 {
-    return work->slot && (work->exchange->now_us || work->slot->idle ||
-                          pgqrs_backend_monotonic() - work->slot->tended_us >= PGQRSI_US_PER_S);
+    return work->slot && (work->exchange->now_us || work->slot->tend ||
+                          pgqrs_backend_monotonic() - work->slot->retained_us >= PGQRSI_PG_RETAIN_US);
+}
+
+/* Mostly not; and what looks for old runs is planned each time, which takes longer than all else a worker does in ten seconds of rest.
+ * What cannot be asked counts as yes. */
+static bool pgqrsi_pg_forgets(pgqrsi_pg *pg, const char *queue)
+{
+    pgqrsi_pg_call call;
+    PGresult *r;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_FORGETS);
+    pgqrsi_pg_text(&call, queue);
+    bool forgets = pgqrsi_pg_read(&call, &r) != PGQRS_OK || PQntuples(r) > 0;
+    PQclear(r);
+    return forgets;
 }
 
 /* A transaction of its own now and then, before the claim. A failure only means that old runs stay for another while. */
@@ -13970,8 +14858,9 @@ static void pgqrsi_pg_retain_due(pgqrsi_pg_work *work)
 {
     int64_t monotonic_us = pgqrs_backend_monotonic();
     if (monotonic_us - work->slot->runs_us < PGQRSI_PG_RETAIN_US || pgqrsi_pg_in_callers_transaction(work->pg)) return;
-    bool full =
-        pgqrsi_pg_retain_runs(work->pg, work->exchange->now_us, work->exchange->claim->queue) >= PGQRSI_PG_RETAIN_RUNS;
+    const char *queue = work->exchange->claim->queue;
+    bool full = pgqrsi_pg_forgets(work->pg, queue) &&
+                pgqrsi_pg_retain_runs(work->pg, work->exchange->now_us, queue) >= PGQRSI_PG_RETAIN_RUNS;
     /* a step that was full is followed by the next one soon */
     work->slot->runs_us = full ? monotonic_us - PGQRSI_PG_RETAIN_US + 200 * PGQRSI_US_PER_MS : monotonic_us;
 }
@@ -13979,16 +14868,27 @@ static void pgqrsi_pg_retain_due(pgqrsi_pg_work *work)
 static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
 {
     pgqrs_backend_claim *claim = work->exchange->claim;
+    if (pgqrsi_pg_may_sweep(work)) pgqrsi_pg_sweep_due(work);
     bool tend = pgqrsi_pg_tend_due(work);
+    if (!tend && pgqrsi_pg_look_is_enough(work)) {
+        claim->seen_all = true;
+        return PGQRS_OK;
+    }
     if (tend) pgqrsi_pg_retain_due(work);
-    work->full = work->slot && (work->slot->idle || pgqrs_backend_monotonic() >= work->slot->rescan_us);
+    bool again = work->slot && work->exchange->now_us && work->slot->idle; /* by a clock of the program's, each time */
+    bool rescan = work->slot && !pgqrsi_pg_sweeps(work) && pgqrs_backend_monotonic() >= work->slot->rescan_us;
+    work->full = again || rescan;
     if (work->slot && !work->full && !pgqrsi_pg_in_callers_transaction(work->pg)) pgqrsi_pg_doubt(work->pg, work->slot);
     pgqrs_result result = pgqrsi_pg_first_round(work, tend);
     if (result || !claim) return result;
     result = pgqrsi_pg_more_rounds(work);
     if (result) return result;
     work->slot->idle = work->got == 0;
+    work->slot->scarce = work->got < claim->limit;
+    work->slot->got = work->got;
     if (claim->paused || claim->refused) claim->next_due_us = -1;
+    claim->seen_all = pgqrsi_pg_alone(work->pg) && work->slot->scarce && work->looked && !work->due &&
+                      !pgqrsi_pg_is_cut(work) && !work->cut_lean && !claim->paused && !claim->refused;
     return pgqrsi_pg_messages(work);
 }
 
@@ -14021,6 +14921,9 @@ static void pgqrsi_pg_work_start(pgqrsi_pg_work *work, pgqrsi_pg *pg, pgqrs_back
     work->got = 0;
     work->spare = NULL;
     work->run_count = 0;
+    work->start = work->near = work->looked = work->due = work->allowed = false;
+    work->blind = work->missed = work->cut_lean = false;
+    work->lean = 0;
     for (size_t i = 0; i < exchange->verdict_count; i++)
         work->run_count += exchange->verdicts[i].run != NULL;
 }
@@ -14610,27 +15513,32 @@ static pgqrs_result pgqrsi_pg_listen(pgqrsi_pg *pg, int64_t *ignored)
     return result;
 }
 
-/* The row in `sleepers` is what makes producers notify. It is renewed only when half of its time is over, so that waiting costs
- * no writes. */
+/* The row in `sleepers` is what makes producers notify. It stands for longer than was asked and is renewed late, so that waiting
+ * costs next to no writes; so long producers notify the session of a process that died. */
 static pgqrs_result pgqrsi_pg_lie_down(pgqrsi_pg *pg, const char *queue, int64_t run_id, int64_t for_us)
 {
     pgqrsi_pg_call call;
     PGresult *r;
     int64_t monotonic_us = pgqrs_backend_monotonic();
     if (strcmp(pg->wait_queue, queue) == 0 && pg->wait_until_us - monotonic_us > for_us / 2) return PGQRS_OK;
-    if (!pg->wait_token) pg->wait_token = (int64_t)(pgqrs_backend_random(pg->store) >> 1) | 1;
     pgqrsi_pg_start(&call, pg, run_id ? PGQRSI_PG_RUN_SLEEP : PGQRSI_PG_SLEEP);
     if (run_id)
         pgqrsi_pg_int64(&call, run_id);
     else
         pgqrsi_pg_text(&call, queue);
-    pgqrsi_pg_int64(&call, for_us);
+    pgqrsi_pg_int64(&call, for_us * PGQRSI_PG_SLEEP_TIMES);
+    pgqrsi_pg_int64(&call, (int64_t)(pgqrs_backend_random(pg->store) % 1024));
+    pgqrsi_pg_int64(&call, pg->wait_id);
     pgqrsi_pg_int64(&call, pg->wait_token);
     pgqrs_result result = pgqrsi_pg_run_one(&call, &r, true, false);
+    if (!result && PQntuples(r) > 0) {
+        pg->wait_id = pgqrsi_pg_get_int64(r, 0, 0);
+        pg->wait_token = pgqrsi_pg_get_int64(r, 0, 1);
+    }
     PQclear(r);
     if (result) return result;
     snprintf(pg->wait_queue, sizeof pg->wait_queue, "%s", queue);
-    pg->wait_until_us = monotonic_us + for_us;
+    pg->wait_until_us = monotonic_us + for_us * PGQRSI_PG_SLEEP_TIMES;
     return PGQRS_OK;
 }
 
@@ -14683,6 +15591,8 @@ static int pgqrsi_pg_wait_fd(void *self)
     return PQsocket(pg->connection);
 }
 
+#define PGQRSI_PG_SWEEP_US (600 * PGQRSI_US_PER_S)
+
 /* A connection that broke meanwhile is not made again for this: the row runs out by itself. */
 static void pgqrsi_pg_wait_end(void *self)
 {
@@ -14690,8 +15600,13 @@ static void pgqrsi_pg_wait_end(void *self)
     if (pg->wait_until_us && !pg->open && pgqrsi_pg_alive(pg)) {
         pgqrsi_pg_call call;
         PGresult *r;
+        int64_t monotonic_us = pgqrs_backend_monotonic();
+        bool sweeps = pg->swept_us == 0 || monotonic_us - pg->swept_us > PGQRSI_PG_SWEEP_US;
+        if (sweeps) pg->swept_us = monotonic_us;
         pgqrsi_pg_start(&call, pg, PGQRSI_PG_WAKE);
+        pgqrsi_pg_int64(&call, pg->wait_id);
         pgqrsi_pg_int64(&call, pg->wait_token);
+        pgqrsi_pg_bool(&call, sweeps);
         pgqrsi_pg_run_one(&call, &r, true, false);
         PQclear(r);
     }
@@ -14702,6 +15617,42 @@ static void pgqrsi_pg_wait_end(void *self)
 
 /* --- housekeeping ------------------------------------------------------------------------------------------------- */
 
+/* From when housekeeping looks in the queue for what fell due: the sweep of the claims goes through what is before. */
+static int64_t pgqrsi_pg_swept_us(const pgqrsi_pg *pg, const pgqrsi_pg_queue *slot, int64_t now_us)
+{
+    int64_t age_us = pgqrs_backend_monotonic() - slot->looked_us;
+    bool swept = now_us == 0 && pgqrsi_pg_alone(pg) && slot->sweep.going && age_us < 2 * PGQRSI_US_PER_S;
+    return swept ? slot->from_us : 0;
+}
+
+static int64_t pgqrsi_pg_swept_of(const pgqrsi_pg *pg, const char *queue, int64_t now_us)
+{
+    for (int i = 0; i < PGQRSI_PG_QUEUES; i++)
+        if (strcmp(pg->queues[i].name, queue) == 0) return pgqrsi_pg_swept_us(pg, &pg->queues[i], now_us);
+    return 0;
+}
+
+/* Two parameters, NULL when there are none, as nearly always. */
+static void pgqrsi_pg_put_swept(pgqrsi_pg_call *call, const pgqrsi_pg *pg, int64_t now_us)
+{
+    const size_t count = PGQRSI_PG_QUEUES;
+    bool any = false;
+    for (size_t i = 0; i < count; i++)
+        any = any || pgqrsi_pg_swept_us(pg, &pg->queues[i], now_us);
+    if (!any) {
+        pgqrsi_pg_add(call, PGQRSI_PG_INT8_ARRAY, NULL, 0);
+        pgqrsi_pg_add(call, PGQRSI_PG_TIME_ARRAY, NULL, 0);
+        return;
+    }
+    char *out = pgqrsi_pg_array(call, PGQRSI_PG_INT8_ARRAY, PGQRSI_PG_INT8, count, 8 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_int64(out, pgqrsi_pg_swept_us(pg, &pg->queues[i], now_us) ? pg->queues[i].id : 0);
+    out = pgqrsi_pg_array(call, PGQRSI_PG_TIME_ARRAY, PGQRSI_PG_TIME, count, 8 * count);
+    for (size_t i = 0; out && i < count; i++)
+        out = pgqrsi_pg_put_time(out, pgqrsi_pg_swept_us(pg, &pg->queues[i], now_us));
+    pgqrsi_pg_array_end(call, out);
+}
+
 static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, const char *queue, int64_t *changed)
 {
     pgqrsi_pg_call calls[2];
@@ -14711,6 +15662,7 @@ static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, cons
         pgqrsi_pg_start(&calls[i], pg, i == 0 ? PGQRSI_PG_TEND : PGQRSI_PG_RETAIN);
         pgqrsi_pg_text(&calls[i], queue);
         pgqrsi_pg_time(&calls[i], now_us);
+        if (i == 0) pgqrsi_pg_time(&calls[i], pgqrsi_pg_swept_of(pg, queue, now_us));
         group.calls[i] = &calls[i];
     }
     group.count = 2;
@@ -14721,6 +15673,15 @@ static pgqrs_result pgqrsi_pg_maintain_queue(pgqrsi_pg *pg, int64_t now_us, cons
     pgqrsi_pg_group_clear(&group);
     if (!result) *changed += pgqrsi_pg_retain_runs(pg, now_us, queue);
     return result;
+}
+
+/* No queue keeps anything for a limited time: a claim need not see to that before the next maintenance has asked again. An idle worker
+ * maintains as often as its claims would do it. */
+static void pgqrsi_pg_nothing_needy(pgqrsi_pg *pg)
+{
+    int64_t rested_us = pgqrs_backend_monotonic() + PGQRSI_PG_RETAIN_US / 2;
+    for (int i = 0; i < PGQRSI_PG_QUEUES; i++)
+        pg->queues[i].retained_us = pg->queues[i].runs_us = rested_us;
 }
 
 static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *changed)
@@ -14734,6 +15695,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
         pgqrsi_pg_start(&call, pg, PGQRSI_PG_NEXT_QUEUE);
         pgqrsi_pg_int64(&call, after);
         pgqrsi_pg_time(&call, now_us);
+        pgqrsi_pg_put_swept(&call, pg, now_us);
         pgqrs_result result = pgqrsi_pg_read(&call, &r);
         bool more = !result && PQntuples(r) > 0;
         if (more) {
@@ -14741,6 +15703,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
             result = pgqrsi_pg_maintain_queue(pg, now_us, pgqrsi_pg_get_text(r, 0, 1, NULL), changed);
         }
         PQclear(r);
+        if (!result && !more && after == 0) pgqrsi_pg_nothing_needy(pg);
         if (result || !more) return result;
     }
 }
@@ -14840,7 +15803,7 @@ static pgqrs_result pgqrsi_pg_maintain(void *self, int64_t now_us, int64_t *chan
 /* Wakes who sleeps on the queues in `source`(queue_id): the notification leaves when the transaction commits. */
 #define PGQRSI_PA_WAKE(source)                                                                                         \
     "(SELECT count(pg_notify('@!',s.queue_id::text)::text) FROM (SELECT DISTINCT queue_id FROM " source ") s"          \
-    " WHERE EXISTS(SELECT 1 FROM @.pgqrs_sleepers z WHERE z.queue_id=s.queue_id AND z.until>statement_timestamp()))"
+    " WHERE EXISTS(SELECT 1 FROM @.pgqrs_sleepers z WHERE z.queue_id=s.queue_id AND " PGQRSI_PG_LYING "))"
 
 /* The messages of deleted leases go back to the tail of the line, or to the dead letters when their attempts are
  * used up: `gone` has the leases, the parameters are the reason and the time. What follows can count ids, and
@@ -15919,8 +16882,8 @@ static const char pgqrsi_pa_run_at[] =
     " SELECT place, attempt, lease FROM c ORDER BY place DESC LIMIT 1";
 
 static const char pgqrsi_pa_run_free[] =
-    "SELECT l.lease FROM @.pgqrs_leases l WHERE l.lease = $1 AND l.until <= " PGQRSI_PG_NOW
-    " AND EXISTS (SELECT 1 FROM unnest(l.lo, l.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
+    "SELECT l.lease FROM @.pgqrs_leases l WHERE l.lease = $1 AND (l.until <= " PGQRSI_PG_NOW
+    ") IS TRUE AND EXISTS (SELECT 1 FROM unnest(l.lo, l.n) AS u(lo, n) WHERE $3 >= u.lo AND $3 < u.lo + u.n)"
     " FOR UPDATE SKIP LOCKED";
 
 static const char pgqrsi_pa_run_ask_cancel[] =
@@ -15934,7 +16897,7 @@ static const char pgqrsi_pa_run_cancelled[] =
     " a AS (INSERT INTO @.pgqrs_done(queue_id, lease, at, outcome, total, lo_min, hi_max, lo, n, attempt)"
     " SELECT queue_id, 0, " PGQRSI_PG_NOW ", 0, 1, id, id, ARRAY[id], ARRAY[1::smallint], ARRAY[$3::smallint] FROM u)"
     " SELECT (SELECT pg_notify('@!', (-id)::text) WHERE EXISTS (SELECT 1 FROM @.pgqrs_sleepers z"
-    " WHERE z.queue_id = -id AND z.until > statement_timestamp()))::text FROM u";
+    " WHERE z.queue_id = -id AND " PGQRSI_PG_LYING "))::text FROM u";
 
 static const char pgqrsi_pa_run_reset[] =
     "WITH s AS (DELETE FROM @.pgqrs_steps WHERE run_id = $1 AND state <> 1)"
@@ -17782,15 +18745,38 @@ static pgqrs_result pgqrsi_pg_worker_register(void *self, int64_t now_us, const 
     return result;
 }
 
+/* The heartbeat of a worker that is not stopped. The general statement is planned each time, which takes several times as long. */
+static pgqrs_result pgqrsi_pg_beat(pgqrsi_pg *pg, pgqrs_backend_worker_change *change)
+{
+    pgqrsi_pg_call call;
+    PGresult *r = NULL;
+    pgqrsi_pg_start(&call, pg, PGQRSI_PG_BEAT);
+    pgqrsi_pg_beat_parameters(&call, change->worker, change->now_us);
+    pgqrs_result result = pgqrsi_pg_rewrite(&call, &r);
+    change->found = change->changed = !result && PQntuples(r) > 0;
+    if (change->changed) change->state = (pgqrs_worker_state)(int)pgqrsi_pg_get_int64(r, 0, 0);
+    PQclear(r);
+    return result;
+}
+
+static bool pgqrsi_pg_is_beat(const pgqrs_backend_worker_change *change)
+{
+    return (int)change->to == 0 && change->beat && change->worker.epoch && change->from == PGQRSI_STATES_LIVE;
+}
+
+/* When there is nobody whose heartbeat it could be, the general statement says why. */
 static pgqrs_result pgqrsi_pg_worker_change(void *self, pgqrs_backend_worker_change *change)
 {
     pgqrsi_pg *pg = (pgqrsi_pg *)self;
     pgqrsi_pg_call call;
     PGresult *r = NULL;
+    pgqrs_result result = PGQRS_OK;
     bool repeatable = (int)change->to == 0 || (change->from & (1u << (unsigned)change->to));
     change->changed = false;
     change->found = false;
     change->held = 0;
+    if (pgqrsi_pg_is_beat(change)) result = pgqrsi_pg_beat(pg, change);
+    if (result || change->changed) return result;
     pgqrsi_pg_start(&call, pg, PGQRSI_PA_SQL_WORKER_CHANGE);
     pgqrsi_pg_int64(&call, change->worker.id);
     pgqrsi_pg_int64(&call, change->worker.epoch);
@@ -17799,7 +18785,7 @@ static pgqrs_result pgqrsi_pg_worker_change(void *self, pgqrs_backend_worker_cha
     pgqrsi_pg_bool(&call, change->beat);
     pgqrsi_pg_bool(&call, change->if_idle);
     pgqrsi_pg_time(&call, change->now_us);
-    pgqrs_result result = repeatable ? pgqrsi_pg_rewrite(&call, &r) : pgqrsi_pg_write(&call, &r);
+    result = repeatable ? pgqrsi_pg_rewrite(&call, &r) : pgqrsi_pg_write(&call, &r);
     if (!result && PQntuples(r) > 0) {
         change->found = true;
         change->changed = !PQgetisnull(r, 0, 1);
@@ -18800,6 +19786,7 @@ static void pgqrsi_settings_resolve(pgqrs_store_desc *settings)
     settings->heartbeat_ms = PGQRSI_DEFAULT(settings->heartbeat_ms, 5000);
     settings->poll_ms = PGQRSI_DEFAULT(settings->poll_ms, 250);
     if (settings->sqlite_wal == PGQRS_AUTO) settings->sqlite_wal = PGQRS_ON;
+    if (settings->sqlite_create == PGQRS_AUTO) settings->sqlite_create = PGQRS_ON;
     pgqrsi_validation_resolve(&settings->validation);
 }
 

@@ -31,13 +31,17 @@
  *     VACUUM INTO first, which removes those bytes.
  *
  * Large objects: parts
- *     A commit uploads the object, so one that is larger than split_bytes (256 KiB) is kept in parts. The object KEY is then a head of a
- *     few kilobytes, still the one thing that commits replace, and beside it, named KEY.d/SEQ-RANDOM.sqlite, are parts that are
- *     written once and never changed: first a SQLite file, the whole queue as it was some time ago, then groups of pages (1 KiB) that
- *     have changed since. The head names the parts, and carries the pages that changed last. When these are more than ten they
- *     become a part of their own, ever so many small parts become a larger one, and when the parts together are half as
- *     large as the file all become a new one: a change is uploaded about seven times until it rests. What nobody touches any more, such
- *     as archived messages, is uploaded with that new file only, and never makes the head larger.
+ *     A commit uploads the object, so one that is larger than split_bytes (256 KiB) is kept in parts. The object KEY is then a head, still
+ *     the one thing that commits replace, and beside it, named KEY.d/SEQ-RANDOM.sqlite, are parts that are written once and never
+ *     changed: first a SQLite file, the whole queue as it was some time ago, then groups of pages (1 KiB) that have changed since.
+ *     The head names the parts, and carries the pages that changed last: those of its own commit, and of commits before as many as
+ *     make ten with them, or sixteen times its own if those are more than ten, and no more than 384 KiB. What is beyond that becomes a
+ *     part, with a PUT before the head's. So a commit is one PUT, and a second one is made every ten commits or so when each is one
+ *     small call, and every thirty with batches of fifty; only a commit that changes more than 384 KiB, such as 2,500 messages at
+ *     once, always writes one.
+ *     Ever so many small parts become a larger one, and when the parts together are half as large as the file all become a new one: a change
+ *     is uploaded about seven times until it rests. What nobody touches any more, such as archived messages, is uploaded with that new
+ *     file only, and never makes the head larger.
  *     A part is written before the head names it. Whoever knows an earlier version fetches what is newer; whoever knows none
  *     fetches the head and all parts, 20 at most in practice. Each has a CRC-32 in the head, and the head a sum over all
  *     pages: what is missing, cut off or of another object is an error, never adopted. Parts that no head names any more are
@@ -57,23 +61,27 @@
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
  *
  * What it costs
- *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, with another one, for a part, every ten commits or
- *     so. All of it is in memory and in the cache, where each commit compares, copies and writes it (10 ms of processor time for 10 MB), so
- *     keep it small: delete instead of archive, or give queues a retention (the file shrinks when most of it was removed), and
- *     keep large payloads elsewhere. A call that finds nothing to change is one GET that is answered "not modified"; so is a
- *     question.
- *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms; each one costs
- *     a heartbeat now and then (heartbeat_ms). A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of threads and
- *     producers put many operations into one.
+ *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, or of 20 to 390 KB with a batch of fifty, and now
+ *     and then another one, for a part (see above). All of it is in memory and in the cache, where each commit compares, copies and
+ *     writes it (10 ms of processor time for 10 MB), so keep it small: delete instead of archive, or give queues a retention (the file
+ *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is
+ *     answered "not modified"; so is a question.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms, and no PUT
+ *     but two an hour each (idle_heartbeat_ms), which say that it lives. A round trip is the unit of time: pgqrs_enqueue_many,
+ *     batches, pools of threads and producers put many operations into one.
  *
  * Several processes, several threads, several machines
- *     Stores on one machine take turns through a lock in the cache directory, and see each other's commits there without a GET;
- *     waiting consumers are woken by them (Linux). Stores on different machines compete; whoever loses goes again. So that nobody
- *     loses for long, a machine makes a pause after a commit of its own: 0.7 round trips for each other machine that commits, and two
- *     every four seconds for those that may want to. A machine is a cache directory, which has a number for it.
+ *     Stores on one machine share commits through the cache directory: while one is on its way, the others carry out their
+ *     calls on what it will have made, and the next one is for all of them. They see each other's commits there without a GET;
+ *     waiting consumers are woken by them (Linux). What a process that was killed had begun may still be carried out by the
+ *     others, until deadline_ms and two seconds after it began. For one that was stopped they wait two seconds, and go on without it; for
+ *     one that was stopped in a transaction of its own they wait until connect_timeout_ms is over (PGQRS_ERR_BUSY).
+ *     Stores on different machines compete; whoever loses goes again. So that nobody loses for long, a machine makes a
+ *     pause after a commit of its own: 0.7 round trips for each other machine that commits, and two every four seconds for
+ *     those that may want to. A machine is a cache directory, which has a number for it.
  *     The cache directory (default: pgqrs in the user's cache directory) holds one directory per object, with its last known
- *     version. It is only a copy: it may be removed while no program runs, and what a crash leaves of it is checked before it is
- *     used. It must be on a local file system.
+ *     version. It is only a copy: what a crash leaves of it is checked before it is used, and when it is removed it is made again
+ *     (not so in local mode: there it is all that there is). It must be on a local file system.
  *     The clock of all of them is the store's, read off the Date of its replies; a machine whose clock is wrong does no harm. A Date
  *     has no fractions, so two machines may differ by up to a second: leases should be longer than that by far.
  *
@@ -166,9 +174,15 @@ typedef struct pgqrs_s3_desc {
     const char *session_token;  /* [AWS_SESSION_TOKEN, if any] */
     const char *cache_dir;      /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
     int64_t request_timeout_ms; /* [10000] of one HTTP exchange */
-    int64_t deadline_ms;        /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN */
+    /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN. pgqrs_open takes pgqrs_store_desc.connect_timeout_ms
+     * when that is less, and gives up after a second when no connection can be made at all */
+    int64_t deadline_ms;
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
-    int64_t idle_ms;      /* [2000] a waiting consumer asks the store at least this often */
+    /* [1800000] and this often by a worker that holds no message. Such a worker is stale after twice this time at the earliest, so all
+     * programs of an object want the same. Its name is free after stale_ms all the same: another one of that name takes over from it,
+     * which ends it (PGQRS_ERR_WORKER_STOPPED). -1: as heartbeat_ms */
+    int64_t idle_heartbeat_ms;
+    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often */
     int64_t max_object_bytes; /* [268435456] larger objects are refused */
     int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
@@ -193,7 +207,9 @@ PGQRS_API pgqrs_result pgqrs_s3_state_get(pgqrs_store *store, pgqrs_s3_state *st
 
 /* Uploads the local file, as one consistent version, if it was changed; also where the object was deleted. Others may write to the
  * file meanwhile; what they write is for the next sync. Nothing changed: nothing is sent. PGQRS_ERR_OBJECT_CHANGED: the object was
- * changed by others since the last sync or snapshot; both are as they were. A durable store: nothing to do. */
+ * changed by others since the last sync or snapshot; both are as they were. PGQRS_ERR_DATABASE also when the cache directory's notes of
+ * syncs cannot be read or written, and it says whether the file was uploaded: do it again when that is mended. A durable store: nothing
+ * to do. */
 PGQRS_API pgqrs_result pgqrs_s3_sync(pgqrs_store *store);
 
 /* Makes the local file what the object is. With changes that were not synced it is PGQRS_ERR_OBJECT_CHANGED, unless `discard` is set: then
@@ -833,29 +849,37 @@ PGQRS_API bool pgqrs_http_reply_body(pgqrs_http_reply *reply, const void *data, 
     return true;
 }
 
-/* The name of the error in the XML of an error reply. The rest of it is not shown to anybody: it may quote the request. */
-static void pgqrsi_s3_find_code(pgqrs_http_reply *reply)
+/* What begins with `open` in the XML of an error reply, as far as it is a plain word. */
+static void pgqrsi_s3_find_word(const pgqrs_http_reply *reply, const char *open, char *out, size_t room)
 {
-    static const char open[] = "<Code>";
     const unsigned char *data = reply->body.data;
-    size_t at = 0, used = 0, size = reply->body.size < 4096 ? reply->body.size : 4096;
-    while (at + 6 <= size && memcmp(data + at, open, 6) != 0)
+    size_t length = strlen(open), at = 0, used = 0, size = reply->body.size < 4096 ? reply->body.size : 4096;
+    while (at + length <= size && memcmp(data + at, open, length) != 0)
         at++;
-    for (at += 6; at < size && used + 1 < sizeof(reply->code); at++) {
+    for (at += length; at < size && used + 1 < room; at++) {
         char c = (char)data[at];
         if (!pgqrsi_s3_plain_char(c)) break;
-        reply->code[used++] = c;
+        out[used++] = c;
     }
-    reply->code[used] = '\0';
+    out[used] = '\0';
 }
 
-/* A body that is not as long as was announced is no reply. */
+/* The name of the error, and the region that the store wants. The rest of it is not shown to anybody: it may quote the request. */
+static void pgqrsi_s3_find_code(pgqrs_http_reply *reply)
+{
+    pgqrsi_s3_find_word(reply, "<Code>", reply->code, sizeof(reply->code));
+    if (reply->status == 400 && !reply->region[0] && strcmp(reply->code, "AuthorizationHeaderMalformed") == 0)
+        pgqrsi_s3_find_word(reply, "<Region>", reply->region, sizeof(reply->region));
+}
+
+/* A body that is not as long as was announced is no reply, nor is one that there was no room for. */
 static int pgqrsi_s3_judge(pgqrs_http_reply *reply, int status)
 {
+    if (status > 0 && (reply->too_large || reply->no_memory)) status = 0;
     if (status > 0 && (status < 100 || status > 599)) status = 0;
     if (status > 0 && status != 304 && reply->length_known && reply->length != reply->body.size) status = 0;
-    if (status >= 300) pgqrsi_s3_find_code(reply);
     reply->status = status;
+    if (status >= 300) pgqrsi_s3_find_code(reply);
     return status;
 }
 
@@ -903,7 +927,7 @@ typedef struct pgqrsi_s3_writer {
 typedef struct pgqrsi_s3_part {
     uint64_t seq;  /* the commit it was made for */
     uint64_t id;   /* random */
-    uint64_t upto; /* with it and those before, whatever commits up to this one changed is there */
+    uint64_t upto; /* whoever knows this commit has what is in it */
     uint32_t pages;
     uint32_t kind;
     uint32_t crc;
@@ -1200,7 +1224,8 @@ static void pgqrsi_s3_append_trailer(pgqrsi_s3_bytes *body, const pgqrsi_s3_trai
 #define PGQRSI_S3_PARTS_MAX 64      /* then they are made one */
 #define PGQRSI_S3_RETIRED_MAX 256   /* older ones are forgotten, and stay */
 #define PGQRSI_S3_UNBORN UINT64_MAX /* a page that is in the head alone */
-#define PGQRSI_S3_HEAD_PAGES 10     /* more than that in the head become a part */
+#define PGQRSI_S3_HEAD_PAGES 10     /* as many are always fine in a head */
+#define PGQRSI_S3_HEAD_BYTES 393216 /* of pages in a head: more take longer than another request */
 #define PGQRSI_S3_GRACE_US                                                                                             \
     INT64_C(10000000) /* a part that no head names any more is kept for those who read an older one */
 static const unsigned char pgqrsi_s3_part_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'p', 't'};
@@ -1379,6 +1404,16 @@ static bool pgqrsi_s3_lay_begin(pgqrs_store *store, pgqrsi_s3_version *version, 
     return true;
 }
 
+/* With `more` pages in another part: do the newer ones have so much that the whole file is to be written anew? */
+static bool pgqrsi_s3_is_whole_due(const pgqrsi_s3_part *parts, uint32_t count, uint32_t more, uint32_t page_count)
+{
+    uint64_t newer = more;
+    uint32_t i;
+    for (i = 1; i < count; i++)
+        newer += parts[i].pages;
+    return newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2;
+}
+
 /* The parts from this one on are to be made one, since together they have become larger than the one before them; part_count: none is. So
  * a page is written anew about as often as its part may grow threefold. 0: all of them, which only `may_whole` allows. */
 static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t count, uint32_t page_count, bool may_whole)
@@ -1389,7 +1424,7 @@ static uint32_t pgqrsi_s3_choose_merge(const pgqrsi_s3_part *parts, uint32_t cou
         if (count - i >= 4 && (uint64_t)parts[i].pages * 2 <= newer) from = i;
         newer += parts[i].pages;
     }
-    return may_whole && (newer * 2 >= page_count || count >= PGQRSI_S3_PARTS_MAX - 2) ? 0 : from;
+    return may_whole && pgqrsi_s3_is_whole_due(parts, count, 0, page_count) ? 0 : from;
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
@@ -1401,6 +1436,26 @@ typedef enum pgqrsi_s3_presence {
     PGQRSI_S3_ABSENT = 1, /* it was not there, and we know nothing of an earlier one */
     PGQRSI_S3_PRESENT = 2
 } pgqrsi_s3_presence;
+
+/* A commit, and the one that it follows. */
+typedef struct pgqrsi_s3_mark {
+    uint64_t birth;
+    uint64_t seq;
+    uint64_t id; /* its last writer, and what that counted */
+    uint64_t counter;
+} pgqrsi_s3_mark;
+
+#define PGQRSI_S3_STAGED_MAX 64
+
+/* A commit to be: the image, and the writers who have a part in it. */
+typedef struct pgqrsi_s3_staged {
+    pgqrsi_s3_mark after;
+    int64_t until_us; /* monotonic: then none of its writers waits any more */
+    uint32_t era;     /* of the monotonic clock: see pgqrsi_s3_era */
+    uint32_t count;
+    uint64_t ids[PGQRSI_S3_STAGED_MAX], counters[PGQRSI_S3_STAGED_MAX];
+    pgqrsi_s3_bytes image;
+} pgqrsi_s3_staged;
 
 typedef struct pgqrsi_s3 {
     pgqrs_store *store;
@@ -1429,6 +1484,7 @@ typedef struct pgqrsi_s3 {
     int64_t request_timeout_ms;
     int64_t deadline_us;
     int64_t heartbeat_us;
+    int64_t idle_heartbeat_us; /* 0: a worker that holds nothing is like any other */
     int64_t idle_us;
     int64_t patience_us;
     size_t most;
@@ -1462,6 +1518,9 @@ typedef struct pgqrsi_s3 {
     uint64_t machine; /* of this cache directory: the first bits of `writer` */
     uint64_t writer;
     uint64_t counter;
+    uint64_t
+        doubt_counter;  /* of the first try of this call that may still be committed although we go again; 0: none */
+    uint64_t doubt_seq; /* and the last commit that could be one of those tries */
 
     /* the common clock: the store's, carried on by our monotonic one */
     int64_t offset_us;
@@ -1469,11 +1528,22 @@ typedef struct pgqrsi_s3 {
     /* cache directory: the paths share `owned` too */
     const char *image_path;
     const char *temporary_path;
-    const char *directory;
-    int line_fd; /* whoever has it is the next to get lock_fd */
+    char *directory;
+    const char *shared_path; /* a directory: what is staged, and what is in flight */
+    int line_fd;             /* whoever has it is the next to get lock_fd */
     int lock_fd;
+    int commit_fd; /* whoever has it is the one who sends commits */
     int wake_fd;
+    int read_error; /* errno, when catch_up could not read the file; 0: it is not there, or what is in it was read */
+    bool saved;     /* the last version that was to be written there is */
     bool locked;
+    bool committing;    /* has commit_fd */
+    bool unpublished;   /* base is newer than what the cache has */
+    pgqrs_result cause; /* why the last try of a commit was refused, also when the outcome of another try is unknown */
+    bool apart;         /* this call does without the shared files, which cannot be read */
+    int64_t flight_us;  /* the time of the flight's file, while we and nobody else are sending it; otherwise 0 */
+    bool on_tip;        /* db is on top of what is not base: the tip */
+    pgqrsi_s3_staged tip; /* its image; the next stage follows `after`, and has these writers before us */
 
     bool spanning;
     bool waiting;
@@ -1483,10 +1553,6 @@ typedef struct pgqrsi_s3 {
     bool joined;       /* nobody on this machine had committed for long before our last commit */
     int64_t round_us;  /* the last exchange took this long */
     int64_t landed_us; /* by this machine's wall clock: since when base has been known here */
-
-    /* the last heartbeat stored */
-    pgqrs_worker_ref beat_worker;
-    int64_t beat_at_us;
 } pgqrsi_s3;
 
 static int64_t pgqrsi_s3_wall_us(void)
@@ -1504,7 +1570,7 @@ static int64_t pgqrsi_s3_clock(const pgqrsi_s3 *self)
 /* Never the random hook's: what makes writers distinct must not repeat, whatever a program does for its tests. */
 static uint64_t pgqrsi_s3_unique(void)
 {
-    static uint64_t times;
+    static unsigned times; /* two threads may count the same, on different stacks */
     uint64_t seed[3] = {0, 0, 0};
     unsigned char digest[32];
     int descriptor = open("/dev/urandom", O_RDONLY);
@@ -1515,7 +1581,8 @@ static uint64_t pgqrsi_s3_unique(void)
     }
     seed[0] = (uint64_t)pgqrsi_s3_wall_us() ^ (uint64_t)getpid() << 40;
     seed[1] = (uint64_t)pgqrs_backend_monotonic() ^ (uint64_t)(uintptr_t)&seed[0];
-    seed[2] = ++times;
+    seed[2] = PGQRSI_FLAG_GET(times) + 1u;
+    PGQRSI_FLAG_SET(times, (unsigned)seed[2]);
     pgqrsi_s3_sha_of(seed, sizeof(seed), digest);
     if (value == 0) value = pgqrsi_s3_get(digest, 8);
     return value ? value : 1;
@@ -1689,7 +1756,8 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
 {
     const int64_t most_ms = INT64_C(86400000);
     if (desc->request_timeout_ms < 0 || desc->request_timeout_ms > most_ms || desc->deadline_ms < 0 ||
-        desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms || desc->idle_ms < 0 ||
+        desc->deadline_ms > most_ms || desc->heartbeat_ms < -1 || desc->heartbeat_ms > most_ms ||
+        desc->idle_heartbeat_ms < -1 || desc->idle_heartbeat_ms > most_ms || desc->idle_ms < 0 ||
         desc->idle_ms > most_ms || desc->max_object_bytes < 0 || desc->max_object_bytes > INT64_C(1) << 30 ||
         desc->split_bytes < -1)
         return pgqrs_backend_fail(
@@ -1702,6 +1770,8 @@ static pgqrs_result pgqrsi_s3_read_numbers(pgqrsi_s3 *self, const pgqrs_s3_desc 
     self->deadline_us = pgqrsi_s3_default(desc->deadline_ms, 30000) * 1000;
     self->heartbeat_us =
         desc->heartbeat_ms < 0 || self->local ? 0 : pgqrsi_s3_default(desc->heartbeat_ms, 20000) * 1000;
+    if (self->heartbeat_us && desc->idle_heartbeat_ms >= 0)
+        self->idle_heartbeat_us = pgqrsi_s3_default(desc->idle_heartbeat_ms, 1800000) * 1000;
     self->idle_us = pgqrsi_s3_default(desc->idle_ms, 2000) * 1000;
     self->most = (size_t)pgqrsi_s3_default(desc->max_object_bytes, INT64_C(268435456));
     self->split = desc->split_bytes;
@@ -1739,12 +1809,14 @@ static int pgqrsi_s3_open_file(const char *path, int flags)
     return descriptor;
 }
 
+/* False: errno says why, 0: the file is not that long. */
 static bool pgqrsi_s3_read_at(int descriptor, void *out, size_t size, off_t at)
 {
     unsigned char *bytes = (unsigned char *)out;
     while (size > 0) {
         ssize_t got = pread(descriptor, bytes, size, at);
         if (got < 0 && errno == EINTR) continue;
+        if (got == 0) errno = 0;
         if (got <= 0) return false;
         bytes += got;
         size -= (size_t)got;
@@ -1806,6 +1878,14 @@ static pgqrs_result pgqrsi_s3_check_directory(pgqrsi_s3 *self, const char *path)
     return PGQRS_OK;
 }
 
+static const char *pgqrsi_s3_path_of(pgqrsi_s3 *self, const char *name)
+{
+    size_t room = strlen(self->directory) + strlen(name) + 2;
+    char *path = (char *)pgqrs_backend_result_alloc(self->owned, room);
+    if (path) snprintf(path, room, "%s/%s", self->directory, name);
+    return path;
+}
+
 /* One directory per object: bucket, and a digest of the url. */
 static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
 {
@@ -1813,8 +1893,7 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
     const char *between = given && *given ? "" : "/pgqrs";
     unsigned char digest[32];
     char hex[65];
-    char *paths;
-    size_t room, size;
+    size_t room;
     if (!base && (base = pgqrsi_s3_environment("HOME")) != NULL) between = "/.cache/pgqrs";
     if (!base)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, 0, NULL,
@@ -1822,47 +1901,69 @@ static pgqrs_result pgqrsi_s3_name_cache(pgqrsi_s3 *self, const char *given)
                                   "directory in pgqrs_s3_desc.cache_dir");
     pgqrsi_s3_sha_of(self->url, strlen(self->url), digest);
     pgqrsi_s3_hex(digest, hex);
-    room = strlen(base) + strlen(between) + strlen(self->bucket) + 64;
-    paths = (char *)pgqrs_backend_result_alloc(self->owned, 6 * room);
-    if (!paths) return pgqrsi_s3_no_memory(self);
-    snprintf(paths, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
-    size = strlen(paths);
-    memcpy(paths + room, paths, size);
-    memcpy(paths + 2 * room, paths, size);
-    memcpy(paths + room + size, "/image", sizeof("/image"));
-    memcpy(paths + 2 * room + size, "/image.new", sizeof("/image.new"));
-    memcpy(paths + 3 * room, paths, size);
-    memcpy(paths + 3 * room + size, "/local.sqlite", sizeof("/local.sqlite"));
-    memcpy(paths + 4 * room, paths, size);
-    memcpy(paths + 4 * room + size, "/pending", sizeof("/pending"));
-    memcpy(paths + 5 * room, paths, size);
-    memcpy(paths + 5 * room + size, "/arriving", sizeof("/arriving"));
-    self->arriving_path = paths + 5 * room;
-    self->pending_path = paths + 4 * room;
-    self->local_path = paths + 3 * room;
-    self->directory = paths;
-    self->image_path = paths + room;
-    self->temporary_path = paths + 2 * room;
-    if (!pgqrsi_s3_make_directories(paths)) return pgqrsi_s3_bad_cache(self, paths, strerror(errno));
-    return pgqrsi_s3_check_directory(self, paths);
+    room = strlen(base) + strlen(between) + strlen(self->bucket) + 32;
+    self->directory = (char *)pgqrs_backend_result_alloc(self->owned, room);
+    if (!self->directory) return pgqrsi_s3_no_memory(self);
+    snprintf(self->directory, room, "%s%s/%s-%.16s%s", base, between, self->bucket, hex, self->local ? "-local" : "");
+    self->image_path = pgqrsi_s3_path_of(self, "image");
+    self->temporary_path = pgqrsi_s3_path_of(self, "image.new");
+    self->shared_path = pgqrsi_s3_path_of(self, "shared");
+    self->local_path = pgqrsi_s3_path_of(self, "local.sqlite");
+    self->pending_path = pgqrsi_s3_path_of(self, "pending");
+    self->arriving_path = pgqrsi_s3_path_of(self, "arriving");
+    if (!self->image_path || !self->temporary_path || !self->shared_path || !self->local_path || !self->pending_path ||
+        !self->arriving_path)
+        return pgqrsi_s3_no_memory(self);
+    if (!pgqrsi_s3_make_directories(self->directory))
+        return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
+    return pgqrsi_s3_check_directory(self, self->directory);
+}
+
+/* Opens the file in place of what was open before. */
+static bool pgqrsi_s3_open_again(const pgqrsi_s3 *self, const char *name, int *descriptor)
+{
+    char path[4200];
+    int now;
+    snprintf(path, sizeof(path), "%s/%s", self->directory, name);
+    now = pgqrsi_s3_open_file(path, O_RDWR | O_CREAT);
+    if (now < 0) return false;
+    pgqrsi_s3_close_file(descriptor);
+    *descriptor = now;
+    return true;
+}
+
+/* The file of that name, which others open, is not the one that we have open. */
+static bool pgqrsi_s3_is_replaced(const pgqrsi_s3 *self, const char *name, int descriptor)
+{
+    char path[4200];
+    struct stat named, ours;
+    snprintf(path, sizeof(path), "%s/%s", self->directory, name);
+    if (stat(path, &named) != 0) return errno == ENOENT;
+    return fstat(descriptor, &ours) == 0 && named.st_ino != ours.st_ino;
+}
+
+/* Makes what is missing of the directory, and opens the files that stay open. */
+static bool pgqrsi_s3_open_files(pgqrsi_s3 *self)
+{
+    if (!pgqrsi_s3_make_directories(self->directory) || (mkdir(self->shared_path, 0700) != 0 && errno != EEXIST) ||
+        !pgqrsi_s3_open_again(self, "line", &self->line_fd) || !pgqrsi_s3_open_again(self, "lock", &self->lock_fd) ||
+        !pgqrsi_s3_open_again(self, "commit", &self->commit_fd))
+        return false;
+#if defined(__linux__)
+    if (self->wake_fd >= 0 && inotify_add_watch(self->wake_fd, self->directory, IN_MOVED_TO) < 0)
+        pgqrsi_s3_close_file(&self->wake_fd);
+#endif
+    return true;
 }
 
 static pgqrs_result pgqrsi_s3_open_cache(pgqrsi_s3 *self, const char *given)
 {
-    char path[4096];
     pgqrs_result result = pgqrsi_s3_name_cache(self, given);
     if (result != PGQRS_OK) return result;
-    snprintf(path, sizeof(path), "%s/line", self->directory);
-    self->line_fd = pgqrsi_s3_open_file(path, O_RDWR | O_CREAT);
-    if (self->line_fd < 0) return pgqrsi_s3_bad_cache(self, path, strerror(errno));
-    snprintf(path, sizeof(path), "%s/lock", self->directory);
-    self->lock_fd = pgqrsi_s3_open_file(path, O_RDWR | O_CREAT);
-    if (self->lock_fd < 0) return pgqrsi_s3_bad_cache(self, path, strerror(errno));
 #if defined(__linux__)
     self->wake_fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-    if (self->wake_fd >= 0 && inotify_add_watch(self->wake_fd, self->directory, IN_MOVED_TO) < 0)
-        pgqrsi_s3_close_file(&self->wake_fd);
 #endif
+    if (!pgqrsi_s3_open_files(self)) return pgqrsi_s3_bad_cache(self, self->directory, strerror(errno));
     return PGQRS_OK;
 }
 
@@ -1927,16 +2028,26 @@ static pgqrs_result pgqrsi_s3_fail_lock(pgqrsi_s3 *self)
 static int64_t pgqrsi_s3_line_pause_us(bool head, int64_t waited_us)
 {
     if (head || waited_us > 150000) return 200;
-    return waited_us > 50000 ? 1000 : 4000;
+    return waited_us > 50000 ? 500 : 1000;
+}
+
+/* The directory was removed, or a file in it, by somebody who tidies up: whoever comes now has another lock. A try to open that; what is
+ * known here is written there. */
+static void pgqrsi_s3_move_in(pgqrsi_s3 *self)
+{
+    if (!pgqrsi_s3_open_files(self)) return;
+    self->committing = false;
+    self->unpublished = self->presence == PGQRSI_S3_PRESENT;
 }
 
 /* Waits for our turn among the stores of this machine. Whoever has the line is the next to get the lock, so nobody who has just let
- * go of it overtakes. Correctness does not hang on any of this: a commit says which version it replaces. */
+ * go of it overtakes. */
 static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
 {
     int64_t begin_us = pgqrs_backend_monotonic();
     bool head = false, done = false;
     if (self->locked) return PGQRS_OK;
+    if (!self->local && pgqrsi_s3_is_replaced(self, "lock", self->lock_fd)) pgqrsi_s3_move_in(self);
     for (;;) {
         int64_t waited_us, pause_us;
         if (!head) head = pgqrsi_s3_flock(self->line_fd, LOCK_EX | LOCK_NB) == 0;
@@ -1957,6 +2068,14 @@ static pgqrs_result pgqrsi_s3_lock(pgqrsi_s3 *self)
 }
 
 static void pgqrsi_s3_unlock(pgqrsi_s3 *self)
+{
+    if (self->committing) pgqrsi_s3_flock(self->commit_fd, LOCK_UN);
+    if (self->locked) pgqrsi_s3_flock(self->lock_fd, LOCK_UN);
+    self->locked = self->committing = false;
+}
+
+/* Lets others work on the copy, and stays the one who sends. */
+static void pgqrsi_s3_open_up(pgqrsi_s3 *self)
 {
     if (self->locked) pgqrsi_s3_flock(self->lock_fd, LOCK_UN);
     self->locked = false;
@@ -2017,9 +2136,10 @@ static bool pgqrsi_s3_save_as(pgqrsi_s3 *self, const char *path)
 }
 
 /* Writes base where other stores look for it. Without success they ask the store itself. */
-static void pgqrsi_s3_save(pgqrsi_s3 *self)
+static bool pgqrsi_s3_save(pgqrsi_s3 *self)
 {
-    pgqrsi_s3_save_as(self, self->image_path);
+    self->saved = pgqrsi_s3_save_as(self, self->image_path);
+    return self->saved;
 }
 
 /* The tail of the file, and the ETag before it. */
@@ -2040,6 +2160,14 @@ static int64_t pgqrsi_s3_file_time(const struct stat *file)
 #endif
 }
 
+/* A part of a cache file. */
+static bool pgqrsi_s3_read_part_of(pgqrsi_s3 *self, int descriptor, void *out, size_t size, off_t at)
+{
+    if (pgqrsi_s3_read_at(descriptor, out, size, at)) return true;
+    self->read_error = errno;
+    return false;
+}
+
 /* False: nothing there that could be used. */
 static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cached *out)
 {
@@ -2048,8 +2176,12 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
     struct stat file;
     size_t url_size = strlen(self->url), etag_size;
     off_t at;
-    if (fstat(descriptor, &file) != 0 || file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
-    if (!pgqrsi_s3_read_at(descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
+    if (fstat(descriptor, &file) != 0) {
+        self->read_error = errno;
+        return false;
+    }
+    if (file.st_size < (off_t)(PGQRSI_S3_TAIL + url_size)) return false;
+    if (!pgqrsi_s3_read_part_of(self, descriptor, tail, sizeof(tail), file.st_size - PGQRSI_S3_TAIL)) return false;
     etag_size = (size_t)pgqrsi_s3_get(tail + 20, 4);
     out->written_us = pgqrsi_s3_file_time(&file);
     out->size = (size_t)pgqrsi_s3_get(tail + 8, 8);
@@ -2061,8 +2193,8 @@ static bool pgqrsi_s3_read_tail(pgqrsi_s3 *self, int descriptor, pgqrsi_s3_cache
         out->size + url_size + etag_size + PGQRSI_S3_TAIL != (size_t)file.st_size)
         return false;
     at = (off_t)out->size;
-    if (!pgqrsi_s3_read_at(descriptor, url, url_size, at) ||
-        !pgqrsi_s3_read_at(descriptor, out->etag, etag_size, at + (off_t)url_size))
+    if (!pgqrsi_s3_read_part_of(self, descriptor, url, url_size, at) ||
+        !pgqrsi_s3_read_part_of(self, descriptor, out->etag, etag_size, at + (off_t)url_size))
         return false;
     out->etag[etag_size] = '\0';
     return memcmp(url, self->url, url_size) == 0 &&
@@ -2140,7 +2272,7 @@ static bool pgqrsi_s3_read_cached(pgqrsi_s3 *self, int descriptor, const pgqrsi_
                                   pgqrsi_s3_version *version, bool *memory)
 {
     *memory = pgqrsi_s3_reserve(self->store, &version->base, cached->size);
-    if (!*memory || !pgqrsi_s3_read_at(descriptor, version->base.data, cached->size, 0)) return false;
+    if (!*memory || !pgqrsi_s3_read_part_of(self, descriptor, version->base.data, cached->size, 0)) return false;
     version->base.size = cached->size;
     if (cached->flags & PGQRSI_S3_TAIL_PARTS) return pgqrsi_s3_unpack(self, version, memory);
     /* Without a trailer there is no checksum over the bytes; the seq binds them to the ETag. */
@@ -2181,6 +2313,7 @@ static bool pgqrsi_s3_catch_up_from(pgqrsi_s3 *self, const char *path)
     pgqrsi_s3_version version;
     bool first = self->presence != PGQRSI_S3_PRESENT, memory = true;
     int descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    self->read_error = descriptor < 0 && errno != ENOENT ? errno : 0;
     if (descriptor < 0) return true;
     memset(&version, 0, sizeof(version));
     if (!pgqrsi_s3_read_tail(self, descriptor, &cached)) {
@@ -2191,6 +2324,7 @@ static bool pgqrsi_s3_catch_up_from(pgqrsi_s3 *self, const char *path)
         pgqrsi_s3_read_cached(self, descriptor, &cached, &version, &memory) && version.trailer.seq == cached.seq &&
         (first || version.trailer.birth == self->trailer.birth)) {
         pgqrsi_s3_adopt(self, &version, cached.etag);
+        self->unpublished = false;
         self->landed_us = cached.written_us;
         self->bare_etag = (cached.flags & PGQRSI_S3_TAIL_BARE) != 0; /* what worked last */
         if (cached.flags & PGQRSI_S3_TAIL_PROVEN) self->proven = true;
@@ -2226,24 +2360,23 @@ static pgqrs_result pgqrsi_s3_open_database(pgqrsi_s3 *self)
     request.database = self->db;
     request.name = self->name;
     request.settings = pgqrs_store_settings(self->store);
+    request.quiet_us = 2 * self->idle_heartbeat_us;
     return pgqrs_sqlite_backend()->open(self->store, &request, &self->inner);
 }
 
 /* Makes db what base is; an empty database when there is no object. On a new connection each time: statements that were prepared
  * before sqlite3_deserialize may be run on the schema that it has freed, when the new one looks like it. */
-static pgqrs_result pgqrsi_s3_load(pgqrsi_s3 *self)
+static pgqrs_result pgqrsi_s3_load_image(pgqrsi_s3 *self, const unsigned char *image, size_t size)
 {
-    size_t size = self->presence == PGQRSI_S3_PRESENT ? self->trailer.image_size : 0;
     unsigned char *copy;
     pgqrs_result result;
-    if (self->loaded) return PGQRS_OK;
     pgqrsi_s3_close_database(self);
     result = pgqrsi_s3_open_database(self);
     if (result != PGQRS_OK) return result;
     copy = (unsigned char *)sqlite3_malloc64(size ? size : 1);
     if (!copy) return pgqrsi_s3_no_memory(self);
     if (size > 0) {
-        memcpy(copy, self->base.data, size);
+        memcpy(copy, image, size);
         copy[18] = copy[19] = 1; /* a file that was in WAL mode elsewhere has no log here */
     }
     /* SQLite frees the copy in any case. */
@@ -2252,9 +2385,18 @@ static pgqrs_result pgqrsi_s3_load(pgqrsi_s3 *self)
         return pgqrsi_s3_no_memory(self);
     if (size == 0 && sqlite3_exec(self->db, "PRAGMA page_size=1024", NULL, NULL, NULL) != SQLITE_OK)
         return pgqrsi_s3_no_memory(self);
-    self->change_counter = size ? pgqrsi_s3_big32(self->base.data + 24) : 0;
-    self->loaded = true;
+    self->change_counter = size ? pgqrsi_s3_big32(image + 24) : 0;
     return PGQRS_OK;
+}
+
+static pgqrs_result pgqrsi_s3_load(pgqrsi_s3 *self)
+{
+    pgqrs_result result = PGQRS_OK;
+    if (!self->loaded)
+        result = pgqrsi_s3_load_image(self, self->base.data,
+                                      self->presence == PGQRSI_S3_PRESENT ? self->trailer.image_size : 0);
+    self->loaded = result == PGQRS_OK;
+    return result;
 }
 
 /* The database as it is now, SQLite's own bytes; NULL: empty. */
@@ -2394,6 +2536,7 @@ static int pgqrsi_s3_send(pgqrsi_s3 *self, const pgqrsi_s3_request *request, pgq
 /* How long a call goes on trying. Sleeping that a hook only pretends counts as if it had happened. */
 typedef struct pgqrsi_s3_patience {
     int64_t end_us;
+    int64_t refused_us; /* 0: never; when nobody was there to talk to until then that is the answer */
     int times;
 } pgqrsi_s3_patience;
 
@@ -2401,6 +2544,7 @@ static pgqrsi_s3_patience pgqrsi_s3_begin_patience(int64_t for_us)
 {
     pgqrsi_s3_patience patience;
     patience.end_us = pgqrs_backend_monotonic() + for_us;
+    patience.refused_us = 0;
     patience.times = 0;
     return patience;
 }
@@ -2410,11 +2554,17 @@ static int64_t pgqrsi_s3_left_us(const pgqrsi_s3_patience *patience)
     return patience->end_us - pgqrs_backend_monotonic();
 }
 
+static void pgqrsi_s3_show_life(pgqrsi_s3 *self);
+
 static void pgqrsi_s3_sleep(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, int64_t us)
 {
-    int64_t begin_us = pgqrs_backend_monotonic(), slept_us;
-    if (us <= 0) return;
-    pgqrs_backend_sleep(self->store, us);
+    int64_t begin_us = pgqrs_backend_monotonic(), left_us = us, slept_us;
+    while (left_us > 0) {
+        int64_t part_us = self->flight_us != 0 && left_us > 500000 ? 500000 : left_us;
+        pgqrs_backend_sleep(self->store, part_us);
+        left_us -= part_us;
+        pgqrsi_s3_show_life(self);
+    }
     slept_us = pgqrs_backend_monotonic() - begin_us;
     if (slept_us < us) patience->end_us -= us - slept_us;
 }
@@ -2446,11 +2596,35 @@ static bool pgqrsi_s3_is_passing(const pgqrs_http_reply *reply)
     return status <= 0 || status == 408 || status == 429 || (status >= 500 && status != 501 && status != 505);
 }
 
+/* A wrong region, or an endpoint of another one. */
+static bool pgqrsi_s3_is_elsewhere(const pgqrsi_s3 *self, const pgqrs_http_reply *reply)
+{
+    int status = reply->status;
+    return status == 301 || status == 307 || status == 308 ||
+           (status == 400 && reply->region[0] && strcmp(reply->region, self->region) != 0);
+}
+
+static pgqrs_result pgqrsi_s3_fail_elsewhere(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
+{
+    if (!reply->region[0] || strcmp(reply->region, self->region) == 0)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, reply->status, NULL,
+                                  "%s: the bucket is not at %s (HTTP %d %s); set the endpoint (AWS_ENDPOINT_URL_S3, "
+                                  "AWS_ENDPOINT_URL, pgqrs_s3_desc.endpoint) to that of its region",
+                                  self->name, self->host, reply->status, reply->code);
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, reply->status, NULL,
+                              "%s: the bucket is in the region %s, but the setting is %s (HTTP %d %s); set AWS_REGION "
+                              "(pgqrs_s3_desc.region) to %s, and the endpoint, where one is set, to that region's",
+                              self->name, reply->region, self->region, reply->status, reply->code, reply->region);
+}
+
 static pgqrs_result pgqrsi_s3_fail_access(pgqrsi_s3 *self, const pgqrs_http_reply *reply)
 {
     const char *cure = "check the access key, the secret key and what they may do with this object";
     if (strcmp(reply->code, "RequestTimeTooSkewed") == 0) cure = "the clocks of this machine and of the store differ";
     if (strcmp(reply->code, "ExpiredToken") == 0) cure = "the session token has expired; open the store with a new one";
+    if (strcmp(reply->code, "InvalidToken") == 0)
+        cure = "check the session token (AWS_SESSION_TOKEN, pgqrs_s3_desc.session_token): temporary keys need theirs, "
+               "others none";
     if (strcmp(reply->code, "SignatureDoesNotMatch") == 0) cure = "check the secret key and the region";
     if (strcmp(reply->code, "AccessDenied") == 0)
         cure =
@@ -2476,18 +2650,17 @@ static pgqrs_result pgqrsi_s3_fail_status(pgqrsi_s3 *self, const pgqrs_http_repl
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, status, NULL,
                                   "%s: there is no bucket \"%s\" at this endpoint; make it first", self->name,
                                   self->bucket);
-    if (status == 301 || status == 307 || status == 308 || reply->region[0])
-        return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_CONFIG, status, NULL,
-                                  "%s: the bucket is elsewhere (HTTP %d)%s%s; set region and endpoint", self->name,
-                                  status, reply->region[0] ? ", in the region " : "", reply->region);
+    if (pgqrsi_s3_is_elsewhere(self, reply)) return pgqrsi_s3_fail_elsewhere(self, reply);
     if (status == 429 || status == 503)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, status, NULL,
                                   "%s: the store asks for fewer requests (HTTP %d %s), for longer than deadline_ms",
                                   self->name, status, reply->code);
     if (status <= 0)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, 0, NULL,
-                                  "%s: %s the store at %s; check endpoint and network", self->name,
-                                  status < 0 ? "no connection to" : "no answer from", self->host);
+                                  "%s: %s the store at %.*s; check the endpoint (AWS_ENDPOINT_URL_S3, "
+                                  "AWS_ENDPOINT_URL, pgqrs_s3_desc.endpoint) and the network",
+                                  self->name, status < 0 ? "no connection to" : "no answer from",
+                                  (int)(self->path - self->url), self->url);
     if (pgqrsi_s3_is_passing(reply))
         return pgqrs_backend_fail(self->store, PGQRS_ERR_CONNECTION, status, NULL,
                                   "%s: no answer from the store at %s (HTTP %d %s); check endpoint and network",
@@ -2647,20 +2820,27 @@ static pgqrs_result pgqrsi_s3_gone(pgqrsi_s3 *self)
         self->name);
 }
 
+/* Puts base into the cache, unless others have put something newer there since we knew `seq`. False: it could not be written. */
+static bool pgqrsi_s3_publish(pgqrsi_s3 *self, uint64_t seq)
+{
+    pgqrsi_s3_cached cached;
+    int descriptor = pgqrsi_s3_open_file(self->image_path, O_RDONLY);
+    bool newer = descriptor >= 0 && pgqrsi_s3_read_tail(self, descriptor, &cached) && cached.seq > self->trailer.seq &&
+                 cached.seq > seq;
+    pgqrsi_s3_close_file(&descriptor);
+    return newer || pgqrsi_s3_save(self);
+}
+
 /* Other stores of this machine may have it from here, unless they have something newer, or are about to. */
 static void pgqrsi_s3_share(pgqrsi_s3 *self)
 {
-    pgqrsi_s3_cached cached;
-    bool mine = self->locked, newer = false;
-    int descriptor;
-    if (self->local) return; /* there it is what the local file was made from */
+    bool mine = self->locked;
+    if (self->local) return;  /* there it is what the local file was made from */
+    self->unpublished = true; /* nobody may build on what the others cannot know */
     if (!mine && pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
     self->locked = true;
-    descriptor = mine ? -1 : pgqrsi_s3_open_file(self->image_path, O_RDONLY);
-    if (descriptor >= 0) newer = pgqrsi_s3_read_tail(self, descriptor, &cached) && cached.seq > self->trailer.seq;
-    pgqrsi_s3_close_file(&descriptor);
-    if (!newer) pgqrsi_s3_save(self);
-    if (!mine) pgqrsi_s3_unlock(self);
+    self->unpublished = !pgqrsi_s3_publish(self, mine ? UINT64_MAX : 0);
+    if (!mine) pgqrsi_s3_open_up(self);
 }
 
 static pgqrs_result pgqrsi_s3_absent(pgqrsi_s3 *self)
@@ -2727,6 +2907,7 @@ static pgqrs_result pgqrsi_s3_look(pgqrsi_s3 *self, pgqrsi_s3_patience *patience
         pgqrsi_s3_reply_end(self, &reply);
         if (*moved && self->presence == PGQRSI_S3_PRESENT) pgqrsi_s3_share(self);
         if (result == PGQRS_OK || !again) return result;
+        if (status < 0 && patience->refused_us && pgqrs_backend_monotonic() >= patience->refused_us) return result;
         if (!pgqrsi_s3_back_off(self, patience, retry_ms))
             return shape == PGQRSI_S3_FINE ? result : pgqrsi_s3_fail_unjudged(self);
     }
@@ -2747,6 +2928,7 @@ typedef struct pgqrsi_s3_commit {
     pgqrsi_s3_trailer trailer; /* of body */
     pgqrsi_s3_bytes image;     /* of an object in parts, whose head is the body */
     pgqrsi_s3_bytes born;
+    uint64_t id, counter; /* of the last of its writers */
     bool create;
     bool uncertain; /* a try may have been carried out, or may still be */
     bool slowed;    /* the last try was answered with 429 */
@@ -2769,14 +2951,19 @@ static uint64_t pgqrsi_s3_birth(pgqrsi_s3 *self)
 
 /* --- an object in parts: what a commit makes of it */
 
+#define PGQRSI_S3_CARRIED 1
+#define PGQRSI_S3_CHANGED 2
+
 typedef struct pgqrsi_s3_plan {
     const unsigned char *image;
     pgqrsi_s3_writer me;
+    const pgqrsi_s3_trailer *old; /* of base, with all other writers of this commit */
     uint64_t birth;
     uint32_t page_size;
     uint32_t page_count;
-    unsigned char *flags; /* for each page: it goes into the head */
+    unsigned char *flags; /* for each page: it goes into the head, CARRIED from that of base or CHANGED since */
     uint32_t flagged;
+    uint32_t changed;      /* so many of them */
     pgqrsi_s3_bytes *born; /* of the new version */
     uint64_t sum;
     pgqrsi_s3_part parts[PGQRSI_S3_PARTS_MAX];
@@ -3005,31 +3192,76 @@ static bool pgqrsi_s3_compare_pages(const pgqrsi_s3 *self, pgqrsi_s3_plan *plan)
         return false;
     memset(plan->flags, 0, plan->page_count);
     for (i = 0; i < old->number_count; i++)
-        if (pgqrsi_s3_number_at(old, i) < plan->page_count) plan->flags[pgqrsi_s3_number_at(old, i)] = 1;
+        if (pgqrsi_s3_number_at(old, i) < plan->page_count)
+            plan->flags[pgqrsi_s3_number_at(old, i)] = PGQRSI_S3_CARRIED;
     plan->sum = old->sum;
     for (i = 0; i < plan->page_count || i < old->page_count; i++) {
         const unsigned char *now = plan->image + i * size, *before = self->base.data + i * size;
         bool is = i < plan->page_count, was = i < old->page_count;
         if (is) pgqrsi_s3_set_born(plan->born, i, was ? pgqrsi_s3_born(&self->born, i) : PGQRSI_S3_UNBORN);
         if (is && was && memcmp(now, before, size) == 0) continue;
-        if (is) plan->flags[i] = 1;
+        if (is) plan->flags[i] = PGQRSI_S3_CHANGED;
         if (is) plan->sum += pgqrsi_s3_page_sum(i, now, size);
         if (was) plan->sum -= pgqrsi_s3_page_sum(i, before, size);
     }
-    plan->flagged = 0;
-    for (i = 0; i < plan->page_count; i++)
-        plan->flagged += plan->flags[i];
+    plan->flagged = plan->changed = 0;
+    for (i = 0; i < plan->page_count; i++) {
+        plan->flagged += plan->flags[i] != 0;
+        plan->changed += plan->flags[i] == PGQRSI_S3_CHANGED;
+    }
     return plan->flagged <= plan->page_count / 2;
 }
 
-/* The pages flagged are in a part of this commit. */
-static void pgqrsi_s3_unflag(pgqrsi_s3_plan *plan)
+/* These pages are in a part; they need not be in the head. */
+static void pgqrsi_s3_unflag(pgqrsi_s3_plan *plan, const unsigned char *pages)
 {
     uint32_t i;
-    for (i = 0; i < plan->page_count; i++)
-        if (plan->flags[i]) pgqrsi_s3_set_born(plan->born, i, plan->me.seq);
-    memset(plan->flags, 0, plan->page_count);
-    plan->flagged = 0;
+    for (i = 0; i < plan->page_count; i++) {
+        if (!pages[i]) continue;
+        pgqrsi_s3_set_born(plan->born, i, plan->me.seq);
+        plan->flags[i] = 0;
+        plan->flagged--;
+    }
+}
+
+/* Writes the pages with these flags, some of those in the plan, or the whole file if that is due. */
+static void pgqrsi_s3_write_part(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, const unsigned char *flags, uint32_t pages,
+                                 pgqrsi_s3_patience *patience)
+{
+    bool done, whole = pgqrs_backend_monotonic() >= self->whole_pause_us &&
+                       pgqrsi_s3_is_whole_due(plan->parts, plan->part_count, pages, plan->page_count);
+    if (whole)
+        done = pgqrsi_s3_make_whole(self, plan, plan->me.seq, patience);
+    else
+        done = pgqrsi_s3_make_pages(self, plan, flags, pages, plan->part_count, plan->me.seq, patience);
+    if (done)
+        pgqrsi_s3_unflag(plan, flags);
+    else if (whole)
+        self->whole_pause_us = pgqrs_backend_monotonic() + 60000000;
+}
+
+/* Pages of the head become a part: all of them, or those that it would have from the heads before. */
+static void pgqrsi_s3_relieve_head(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, bool all, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_bytes flags;
+    uint32_t i, pages = 0;
+    memset(&flags, 0, sizeof(flags));
+    if (!pgqrsi_s3_reserve(self->store, &flags, plan->page_count)) return;
+    for (i = 0; i < plan->page_count; i++) {
+        flags.data[i] = all ? plan->flags[i] != 0 : plan->flags[i] == PGQRSI_S3_CARRIED;
+        pages += flags.data[i];
+    }
+    if (pages > 0) pgqrsi_s3_write_part(self, plan, flags.data, pages, patience);
+    pgqrsi_s3_release(self->store, &flags);
+}
+
+/* How many pages the head may have. A commit that changed few is not to carry many of others; to one that changed more the others' may
+ * come along, as long as they take less time than a part would, once in so many commits. */
+static uint32_t pgqrsi_s3_head_room(const pgqrsi_s3_plan *plan)
+{
+    uint32_t most = PGQRSI_S3_HEAD_BYTES / plan->page_size;
+    if (plan->changed <= PGQRSI_S3_HEAD_PAGES) return PGQRSI_S3_HEAD_PAGES;
+    return plan->changed < most / 16 ? plan->changed * 16 : most;
 }
 
 /* Decides what is written beside the head, and writes it. False: nothing, the object is to be all in one. */
@@ -3037,17 +3269,18 @@ static bool pgqrsi_s3_plan_parts(pgqrsi_s3 *self, pgqrsi_s3_plan *plan, pgqrsi_s
 {
     bool pause = pgqrs_backend_monotonic() < self->parts_pause_us;
     if (!pgqrsi_s3_compare_pages(self, plan) || self->trailer.part_count >= PGQRSI_S3_PARTS_MAX) {
-        memset(plan->flags, 1, plan->page_count);
-        pgqrsi_s3_unflag(plan);
+        memset(plan->flags, PGQRSI_S3_CHANGED, plan->page_count);
+        plan->flagged = plan->page_count;
+        pgqrsi_s3_unflag(plan, plan->flags);
         plan->sum = pgqrsi_s3_image_sum(plan->image, plan->page_size, 0, plan->page_count);
         return !pause && pgqrsi_s3_make_whole(self, plan, plan->me.seq, patience);
     }
     /* Whoever has just lost a race does without, and whatever does not work now is left for the next commit. */
     if (pause || self->lost) return true;
-    if (plan->flagged <= PGQRSI_S3_HEAD_PAGES)
+    if (plan->flagged <= pgqrsi_s3_head_room(plan))
         pgqrsi_s3_merge_parts(self, plan, patience);
-    else if (pgqrsi_s3_make_pages(self, plan, plan->flags, plan->flagged, plan->part_count, plan->me.seq, patience))
-        pgqrsi_s3_unflag(plan);
+    else /* with more than half of the room changed, every other commit would write a part anyway */
+        pgqrsi_s3_relieve_head(self, plan, plan->changed > PGQRSI_S3_HEAD_BYTES / plan->page_size / 2, patience);
     return true;
 }
 
@@ -3139,16 +3372,14 @@ static pgqrs_result pgqrsi_s3_build_whole(pgqrsi_s3 *self, pgqrsi_s3_commit *com
 {
     pgqrsi_s3_bytes *body = &commit->body;
     uint32_t flags = pgqrsi_s3_flags(self);
-    if (!pgqrsi_s3_reserve(self->store, body,
-                           size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)))
+    if (!pgqrsi_s3_reserve(self->store, body, size + pgqrsi_s3_trailer_room(plan->old) + pgqrsi_s3_parts_room(plan)))
         return pgqrsi_s3_no_memory(self);
     memcpy(body->data, plan->image, size);
     body->size = size;
     if (plan->retired_count == 0) {
-        pgqrsi_s3_append_trailer(body, &self->trailer, plan->birth, flags, self->place, &plan->me);
+        pgqrsi_s3_append_trailer(body, plan->old, plan->birth, flags, self->place, &plan->me);
     } else {
-        pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, flags, self->place,
-                                 &plan->me);
+        pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, plan->old, plan->birth, flags, self->place, &plan->me);
         pgqrsi_s3_append_parts(body, plan, false);
         pgqrsi_s3_append_crc(body);
     }
@@ -3161,22 +3392,22 @@ static pgqrs_result pgqrsi_s3_build_head(pgqrsi_s3 *self, pgqrsi_s3_commit *comm
     size_t size = (size_t)plan->page_count * plan->page_size;
     if (!pgqrsi_s3_make_cover(self, &plan->parts[0]) ||
         !pgqrsi_s3_reserve(self->store, body,
-                           self->cover.size + pgqrsi_s3_trailer_room(&self->trailer) + pgqrsi_s3_parts_room(plan)) ||
+                           self->cover.size + pgqrsi_s3_trailer_room(plan->old) + pgqrsi_s3_parts_room(plan)) ||
         !pgqrsi_s3_reserve(self->store, &commit->image, size))
         return pgqrsi_s3_no_memory(self);
     memcpy(commit->image.data, plan->image, size);
     commit->image.size = size;
     memcpy(body->data, self->cover.data, self->cover.size);
     body->size = self->cover.size;
-    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, &self->trailer, plan->birth, pgqrsi_s3_flags(self),
-                             self->place, &plan->me);
+    pgqrsi_s3_append_writers(body, PGQRSI_S3_TRAILER_PARTS, plan->old, plan->birth, pgqrsi_s3_flags(self), self->place,
+                             &plan->me);
     pgqrsi_s3_append_parts(body, plan, true);
     pgqrsi_s3_append_crc(body);
     return pgqrsi_s3_check_build(self, commit);
 }
 
-static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size,
-                                    pgqrsi_s3_patience *patience)
+static pgqrs_result pgqrsi_s3_build_for(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image,
+                                        size_t size, const pgqrsi_s3_trailer *old, pgqrsi_s3_patience *patience)
 {
     pgqrsi_s3_plan plan;
     pgqrsi_s3_bytes flags;
@@ -3191,8 +3422,9 @@ static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, c
         return pgqrs_backend_fail(
             self->store, PGQRS_ERR_FULL, 0, NULL,
             "%s would be larger than max_object_bytes of pgqrs_s3_desc: raise it, or remove messages", self->name);
-    plan.me.id = self->writer;
-    plan.me.counter = ++self->counter;
+    plan.old = old;
+    plan.me.id = commit->id;
+    plan.me.counter = commit->counter;
     plan.me.seq = self->trailer.seq + 1;
     plan.me.at_us = pgqrsi_s3_clock(self);
     pgqrsi_s3_plan_begin(self, &plan);
@@ -3215,6 +3447,42 @@ static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, c
     }
     result = parts ? pgqrsi_s3_build_head(self, commit, &plan) : pgqrsi_s3_build_whole(self, commit, &plan, size);
     pgqrsi_s3_release(self->store, &flags);
+    return result;
+}
+
+/* `staged`: who has a part in it; NULL: we alone. */
+static pgqrs_result pgqrsi_s3_build(pgqrsi_s3 *self, pgqrsi_s3_commit *commit, const unsigned char *image, size_t size,
+                                    const pgqrsi_s3_staged *staged, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_trailer old = self->trailer;
+    pgqrsi_s3_bytes writers;
+    uint32_t i, k, last = staged ? staged->count - 1 : 0;
+    pgqrs_result result;
+    memset(&writers, 0, sizeof(writers));
+    commit->id = staged ? staged->ids[last] : self->writer;
+    commit->counter = staged ? staged->counters[last] : ++self->counter;
+    if (!pgqrsi_s3_reserve(self->store, &writers,
+                           ((size_t)self->trailer.writer_count + last + 1) * PGQRSI_S3_TRAILER_WRITER))
+        return pgqrsi_s3_no_memory(self);
+    old.writers = writers.data;
+    old.writer_count = 0;
+    for (i = 0; i < self->trailer.writer_count; i++) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(&self->trailer, i);
+        for (k = 0; k < last && staged->ids[k] != writer.id; k++) {
+        }
+        if (k == last)
+            pgqrsi_s3_put_writer(writers.data + (size_t)PGQRSI_S3_TRAILER_WRITER * old.writer_count++, &writer);
+    }
+    for (k = 0; k < last; k++) {
+        pgqrsi_s3_writer writer;
+        writer.id = staged->ids[k];
+        writer.counter = staged->counters[k];
+        writer.seq = self->trailer.seq + 1;
+        writer.at_us = pgqrsi_s3_clock(self);
+        pgqrsi_s3_put_writer(writers.data + (size_t)PGQRSI_S3_TRAILER_WRITER * old.writer_count++, &writer);
+    }
+    result = pgqrsi_s3_build_for(self, commit, image, size, &old, patience);
+    pgqrsi_s3_release(self->store, &writers);
     return result;
 }
 
@@ -3277,6 +3545,21 @@ static void pgqrsi_s3_tidy_strays(pgqrsi_s3 *self, const pgqrsi_s3_patience *pat
     if (kept < count) pgqrsi_s3_write_strays(self, strays, kept);
 }
 
+/* Is there anything that could be deleted now? */
+static bool pgqrsi_s3_is_untidy(pgqrsi_s3 *self)
+{
+    char path[4200];
+    int64_t before_us = pgqrsi_s3_clock(self) - PGQRSI_S3_GRACE_US;
+    uint32_t i;
+    if (pgqrs_backend_monotonic() < self->tidy_pause_us) return false;
+    for (i = 0; i < self->trailer.retired_count; i++) {
+        pgqrsi_s3_retired retired = pgqrsi_s3_retired_at(&self->trailer, i);
+        if (retired.at_us <= before_us && !pgqrsi_s3_is_tidied(self, retired.id)) return true;
+    }
+    snprintf(path, sizeof(path), "%s/strays", self->directory);
+    return access(path, F_OK) == 0;
+}
+
 /* After a commit: deletes some of what no head names any more. */
 static void pgqrsi_s3_tidy(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
 {
@@ -3292,12 +3575,42 @@ static void pgqrsi_s3_tidy(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
     }
 }
 
+/* A try of this call is given up although nothing proves that it can never be committed: until the next one is, see to it that no two of
+ * them are. */
+static void pgqrsi_s3_doubt(pgqrsi_s3 *self, uint64_t counter, uint64_t seq)
+{
+    if (self->doubt_counter == 0) self->doubt_counter = counter;
+    if (self->doubt_seq < seq) self->doubt_seq = seq;
+}
+
+static pgqrs_result pgqrsi_s3_fail_untold(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                              "%s was replaced by a version that does not tell whether the change was in it",
+                              self->name);
+}
+
+/* Before the call is carried out on base once more: none of its tries may be in there. */
+static pgqrs_result pgqrsi_s3_check_doubt(pgqrsi_s3 *self)
+{
+    const pgqrsi_s3_trailer *now = &self->trailer;
+    if (self->doubt_counter == 0 || self->presence != PGQRSI_S3_PRESENT) return PGQRS_OK;
+    if (pgqrsi_s3_last_commit(now, self->writer) >= self->doubt_counter)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                                  "%s: the change was carried out, by a try that was given up for lost, so its results "
+                                  "are not known",
+                                  self->name);
+    if (now->horizon >= self->doubt_seq) return pgqrsi_s3_fail_untold(self);
+    if (now->seq >= self->doubt_seq) self->doubt_counter = self->doubt_seq = 0; /* its place is taken */
+    return PGQRS_OK;
+}
+
 /* Base is what the store has now: are we in it? */
 static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit *commit)
 {
     const pgqrsi_s3_trailer *now = &self->trailer;
     if (now->birth == commit->trailer.birth &&
-        (commit->create || pgqrsi_s3_last_commit(now, self->writer) >= self->counter))
+        (commit->create || pgqrsi_s3_last_commit(now, commit->id) >= commit->counter))
         return PGQRSI_S3_LANDED;
     /* Whoever made the object from nothing gave it another birth; otherwise it must be a successor of what we built on, and one
      * whose writers are all known. */
@@ -3306,11 +3619,12 @@ static pgqrsi_s3_outcome pgqrsi_s3_find_commit(pgqrsi_s3 *self, pgqrsi_s3_commit
                              now->horizon < commit->trailer.seq)
         return PGQRSI_S3_LOST;
     /* Replaced as a whole, or an earlier version restored, and no try of ours left open. */
-    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq))
+    if (!commit->uncertain && (now->birth != commit->trailer.birth || now->seq < commit->trailer.seq)) {
+        if (now->birth == commit->trailer.birth && commit->id == self->writer)
+            pgqrsi_s3_doubt(self, commit->counter, commit->trailer.seq);
         return PGQRSI_S3_LOST;
-    commit->result =
-        pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
-                           "%s was replaced by a version that does not tell whether the change was in it", self->name);
+    }
+    commit->result = pgqrsi_s3_fail_untold(self);
     return PGQRSI_S3_FAILED;
 }
 
@@ -3439,7 +3753,7 @@ static pgqrsi_s3_outcome pgqrsi_s3_read_put(pgqrsi_s3 *self, pgqrsi_s3_commit *c
         *again = true; /* our clock has just been set by the Date of the refusal */
         return PGQRSI_S3_LOST;
     }
-    commit->result = pgqrsi_s3_fail_status(self, reply);
+    self->cause = commit->result = pgqrsi_s3_fail_status(self, reply);
     if (commit->uncertain)
         commit->result = pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, status, NULL,
                                             "%s: the store was lost during a commit, and now refuses (HTTP %d %s)",
@@ -3509,29 +3823,45 @@ static pgqrs_result pgqrsi_s3_prove(pgqrsi_s3 *self, pgqrsi_s3_patience *patienc
     return PGQRS_OK;
 }
 
-/* Stores the image as the successor of base. */
-static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned char *image, size_t size,
-                                              pgqrsi_s3_patience *patience, pgqrs_result *result)
+/* Stores the image as the successor of base. `staged`: the writers who have a part in it, or NULL. `*uncertain`: a try of it may have been
+ * made already; then: its outcome is unknown. Whoever calls saves base. */
+static pgqrsi_s3_outcome pgqrsi_s3_push_for(pgqrsi_s3 *self, const unsigned char *image, size_t size,
+                                            const pgqrsi_s3_staged *staged, bool *uncertain,
+                                            pgqrsi_s3_patience *patience, pgqrs_result *result)
 {
     pgqrsi_s3_commit commit;
     pgqrsi_s3_outcome outcome = PGQRSI_S3_FAILED;
     memset(&commit, 0, sizeof(commit));
     commit.create = self->presence != PGQRSI_S3_PRESENT;
     if (!commit.create && !self->proven) commit.result = pgqrsi_s3_prove(self, patience);
-    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size, patience);
+    if (commit.result == PGQRS_OK) commit.result = pgqrsi_s3_build(self, &commit, image, size, staged, patience);
+    commit.uncertain = *uncertain;
+    self->cause = PGQRS_OK;
     if (commit.result == PGQRS_OK) outcome = pgqrsi_s3_put_body(self, &commit, patience);
-    if (outcome == PGQRSI_S3_FAILED && commit.uncertain) self->unsure = true;
-    if (outcome == PGQRSI_S3_LANDED) {
-        pgqrsi_s3_save(self);
-        if (commit.create) commit.result = pgqrsi_s3_prove(self, patience);
-        if (commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
-        if (commit.result == PGQRS_OK) pgqrsi_s3_tidy(self, patience);
+    *uncertain = commit.uncertain && outcome == PGQRSI_S3_FAILED;
+    if (outcome == PGQRSI_S3_LANDED && commit.create) {
+        pgqrsi_s3_save(self); /* nobody shares this one */
+        commit.result = pgqrsi_s3_prove(self, patience);
     }
+    if (outcome == PGQRSI_S3_LANDED && commit.result != PGQRS_OK) outcome = PGQRSI_S3_FAILED;
     self->lost = outcome == PGQRSI_S3_LOST;
     pgqrsi_s3_release(self->store, &commit.body);
     pgqrsi_s3_release(self->store, &commit.image);
     pgqrsi_s3_release(self->store, &commit.born);
     *result = commit.result;
+    return outcome;
+}
+
+static pgqrsi_s3_outcome pgqrsi_s3_push_image(pgqrsi_s3 *self, const unsigned char *image, size_t size,
+                                              pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    bool uncertain = false;
+    pgqrsi_s3_outcome outcome = pgqrsi_s3_push_for(self, image, size, NULL, &uncertain, patience, result);
+    if (uncertain) self->unsure = true;
+    if (outcome == PGQRSI_S3_LANDED) {
+        self->unpublished = !pgqrsi_s3_save(self);
+        pgqrsi_s3_tidy(self, patience);
+    }
     return outcome;
 }
 
@@ -3549,88 +3879,11 @@ static pgqrsi_s3_outcome pgqrsi_s3_push(pgqrsi_s3 *self, pgqrsi_s3_patience *pat
 }
 
 /* ------------------------------------------------------------------------------------------------------------------
- * >>operations: a call is carried out on the copy in memory, by the SQLite backend, and holds once the store has the outcome. It
- * may be carried out several times, on newer and newer versions, and only the last time counts:
- *
- *     op = begin(…); while (again(&op)) { forget what the last time gave; op.result = do it; }  return op.result;
- * --------------------------------------------------------------------------------------------------------------- */
-
-typedef enum pgqrsi_s3_kind {
-    PGQRSI_S3_READ = 0,
-    PGQRSI_S3_WRITE = 1,
-    PGQRSI_S3_CLAIM = 2 /* a write that mostly finds nothing to do: first tried without the lock */
-} pgqrsi_s3_kind;
-
-typedef enum pgqrsi_s3_stage {
-    PGQRSI_S3_START = 0,
-    PGQRSI_S3_RUNNING = 1,
-    PGQRSI_S3_PASSING = 2, /* a part of the transaction that is open */
-    PGQRSI_S3_OVER = 3
-} pgqrsi_s3_stage;
-
-typedef struct pgqrsi_s3_op {
-    pgqrsi_s3 *self;
-    pgqrsi_s3_kind kind;
-    pgqrsi_s3_stage stage;
-    bool fresh;   /* we know that the store has had no newer version since the call began */
-    bool discard; /* what this changes is not worth a commit */
-    bool relaxed; /* nobody minds when the answer is a little old */
-    bool beat;    /* what this changes is a heartbeat, which does not mean that there is something to do */
-    int64_t given_us;
-    int64_t now_us;
-    int changes_before;
-    pgqrsi_s3_patience patience;
-    pgqrs_result result;
-} pgqrsi_s3_op;
-
-#define PGQRSI_S3_VERIFY_US INT64_C(60000000) /* a write on a version that is older than this looks first */
-
-static pgqrsi_s3_op pgqrsi_s3_begin(pgqrsi_s3 *self, pgqrsi_s3_kind kind, int64_t now_us)
-{
-    pgqrsi_s3_op op;
-    memset(&op, 0, sizeof(op));
-    op.self = self;
-    op.kind = kind;
-    op.given_us = now_us;
-    op.patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    return op;
-}
-
-static bool pgqrsi_s3_end(pgqrsi_s3_op *op, pgqrs_result result)
-{
-    op->result = result;
-    op->stage = PGQRSI_S3_OVER;
-    if (!op->self->spanning) pgqrsi_s3_unlock(op->self);
-    return false;
-}
-
-/* A waiting consumer that has just looked may go by what it knows. */
-static bool pgqrsi_s3_is_quiet(const pgqrsi_s3 *self)
-{
-    return self->waiting && self->verified_at_us > 0 &&
-           pgqrs_backend_monotonic() - self->verified_at_us < self->quiet_us;
-}
-
-static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
-{
-    pgqrsi_s3 *self = op->self;
-    pgqrs_result result = pgqrsi_s3_look(self, &op->patience, moved);
-    if (result != PGQRS_OK) return result;
-    self->unsure = false;
-    op->fresh = true;
-    if (!*moved) pgqrsi_s3_vouch(self);
-    if (*moved)
-        self->quiet_us = 0;
-    else if (self->waiting)
-        self->quiet_us = self->quiet_us < 100000 ? 100000 : self->quiet_us * 3 / 2;
-    if (self->quiet_us > self->idle_us) self->quiet_us = self->idle_us;
-    return PGQRS_OK;
-}
-
-/* --- fairness between machines. Whoever has just committed knows the newest version a round trip before all others, and would win
+ * >>turns: fairness between machines. Whoever has just committed knows the newest version a round trip before all others, and would win
  * again and again. So a machine makes a pause after each commit of its own, in which the others fetch that version and commit. Who the
  * others are shows in the trailer; one that has not won yet does not stand there, so for it there is a pause now and then, and after
- * the first commit of those that were quiet before. */
+ * the first commit of those that were quiet before.
+ * --------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_S3_CROWD_US INT64_C(10000000) /* a machine counts for this long after its last commit, */
 #define PGQRSI_S3_CROWD_COMMITS 24           /* and for so many commits of others */
@@ -3681,22 +3934,935 @@ static int64_t pgqrsi_s3_yield_us(int machines, bool joined, int64_t round_us, i
     return now_us >= landed_us && now_us - landed_us < yield_us ? landed_us + yield_us - now_us : 0;
 }
 
+/* How long it is still the others' turn, and how many machines there are. */
+static int64_t pgqrsi_s3_turn_us(pgqrsi_s3 *self, int *machines)
+{
+    bool joins, joined = self->joined;
+    *machines = pgqrsi_s3_active_machines(&self->trailer, self->machine, pgqrsi_s3_clock(self), &joins);
+    self->joined = joins;
+    if (!pgqrsi_s3_is_of_machine(&self->trailer, self->machine)) return 0;
+    return pgqrsi_s3_yield_us(*machines, joined, self->round_us, self->landed_us, pgqrsi_s3_wall_us());
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>sharing: the stores of one machine put their operations into one commit
+ *
+ * While a commit is under way (its image and its writers stand in the file "flight"), others carry out their operations on that image
+ * and put the outcome down in the file "stage", each on top of the one before, and add themselves to its writers. When the flight has
+ * landed, whoever is first makes the stage the next flight. An operation holds when base names its writer; till then its results are
+ * held back. lock_fd guards the files and is held for moments, commit_fd is held by the one who sends.
+ *
+ *   carried out --write_stage--> stage --rename--> flight --PUT--> the store --publish--> base, in the cache
+ *        ^                         |                  | refused for certain  |
+ *        |                         v                  v                      | 412: another machine was faster
+ *        |                   stage.dropped      flight.dropped               v
+ *        +---------------------------+------------------+------ base has passed it, and does not name it
+ *
+ * Every arrow but the PUT is one rename under lock_fd, so a process that is killed or stopped leaves a file in one place or the other:
+ *   before write_stage   nothing of it is there
+ *   in the stage         others send it; it was never sent before, so that whoever drops a stage may call it undone
+ *   in flight            it may have been sent, or may be yet: whoever comes next sends it again, and the PUT's condition lets one in
+ *   landed, unpublished  as in flight: 412, and the object names its writers. A store that meets it by a GET publishes it (unpublished)
+ *   published            the flight follows an older base and means nothing any more; the stage follows base
+ * Stopped with lock_fd it holds up the others until their connect_timeout_ms is over; with commit_fd until they see that nothing moves.
+ *
+ * A writer who goes again must not be committed twice. What proves that a try is lost is base, which has got past it (is_past), or the
+ * file where it was dropped. Where the files tell nothing, since they were damaged or removed, the store is asked; and if even that
+ * leaves the try open it is doubted: the operation goes again on base, alone, and if base turns out to name any doubted try it is
+ * over, with an unknown outcome. The doubted try and the new one replace the same version, so only one of them can land.
+ *
+ * The files: 0 magic   8 birth, 16 seq, 24 writer, 32 counter of the commit before   40 number of writers   44 era of the clock
+ * 48 bytes of the image   56 until when somebody waits, monotonic   64 writers (id, counter)   CRC-32 of all that   image   CRC-32 of it
+ * --------------------------------------------------------------------------------------------------------------- */
+
+#define PGQRSI_S3_STAGED_HEAD 64
+#define PGQRSI_S3_STAGED_ROOM (PGQRSI_S3_STAGED_HEAD + 16 * PGQRSI_S3_STAGED_MAX + 4)
+#define PGQRSI_S3_GRACE_WAIT_US                                                                                        \
+    INT64_C(2000000) /* so long after its deadline a call has certainly looked what became of it */
+#define PGQRSI_S3_STUCK_US INT64_C(2000000) /* who does not get on for so long was stopped: others send for him */
+#define PGQRSI_S3_ERA_S 60                  /* clocks are set by less */
+static const unsigned char pgqrsi_s3_staged_magic[8] = {'p', 'g', 'q', 'r', 's', '-', 'm', '1'};
+
+typedef enum pgqrsi_s3_file {
+    PGQRSI_S3_STAGE = 0,
+    PGQRSI_S3_FLIGHT = 1,
+    PGQRSI_S3_DROPPED_STAGE = 2,
+    PGQRSI_S3_DROPPED_FLIGHT = 3,
+    PGQRSI_S3_NEW_STAGE = 4
+} pgqrsi_s3_file;
+
+static void pgqrsi_s3_shared_name(const pgqrsi_s3 *self, pgqrsi_s3_file file, char out[4400])
+{
+    static const char *const names[] = {"stage", "flight", "stage.dropped", "flight.dropped", "stage.new"};
+    snprintf(out, 4400, "%s/%s", self->shared_path, names[file]);
+}
+
+static void pgqrsi_s3_remove_shared(const pgqrsi_s3 *self, pgqrsi_s3_file file)
+{
+    char path[4400];
+    pgqrsi_s3_shared_name(self, file, path);
+    unlink(path);
+}
+
+/* Of a stage, or of a flight no try of which can have been carried out: its writers find it there, and go again. */
+static void pgqrsi_s3_drop_shared(const pgqrsi_s3 *self, pgqrsi_s3_file file)
+{
+    char path[4400], dropped[4400];
+    pgqrsi_s3_shared_name(self, file, path);
+    pgqrsi_s3_shared_name(self, file == PGQRSI_S3_STAGE ? PGQRSI_S3_DROPPED_STAGE : PGQRSI_S3_DROPPED_FLIGHT, dropped);
+    if (rename(path, dropped) != 0) unlink(path);
+}
+
+/* When the file was last written, or touched; 0: it is not there. */
+static int64_t pgqrsi_s3_shared_time(const pgqrsi_s3 *self, pgqrsi_s3_file file)
+{
+    char path[4400];
+    struct stat status;
+    pgqrsi_s3_shared_name(self, file, path);
+    return stat(path, &status) == 0 ? pgqrsi_s3_file_time(&status) : 0;
+}
+
+static void pgqrsi_s3_touch_shared(const pgqrsi_s3 *self, pgqrsi_s3_file file)
+{
+    char path[4400];
+    pgqrsi_s3_shared_name(self, file, path);
+    utimensat(AT_FDCWD, path, NULL, 0);
+}
+
+/* Tells the monotonic clock of this start of the machine from that of another, by when it was zero. */
+static uint32_t pgqrsi_s3_era(void)
+{
+    return (uint32_t)((pgqrsi_s3_wall_us() - pgqrs_backend_monotonic()) / 1000000);
+}
+
+static pgqrsi_s3_mark pgqrsi_s3_mark_of_base(const pgqrsi_s3 *self)
+{
+    const pgqrsi_s3_trailer *trailer = &self->trailer;
+    pgqrsi_s3_writer last = pgqrsi_s3_writer_at(trailer, trailer->writer_count - 1);
+    pgqrsi_s3_mark mark;
+    mark.birth = trailer->birth;
+    mark.seq = trailer->seq;
+    mark.id = last.id;
+    mark.counter = last.counter;
+    return mark;
+}
+
+static pgqrsi_s3_mark pgqrsi_s3_mark_of(const pgqrsi_s3_staged *staged)
+{
+    pgqrsi_s3_mark mark;
+    mark.birth = staged->after.birth;
+    mark.seq = staged->after.seq + 1;
+    mark.id = staged->ids[staged->count - 1];
+    mark.counter = staged->counters[staged->count - 1];
+    return mark;
+}
+
+static bool pgqrsi_s3_same_mark(pgqrsi_s3_mark a, pgqrsi_s3_mark b)
+{
+    return a.birth == b.birth && a.seq == b.seq && a.id == b.id && a.counter == b.counter;
+}
+
+static bool pgqrsi_s3_has_writer(const pgqrsi_s3_staged *staged, uint64_t id, uint64_t counter)
+{
+    uint32_t i;
+    for (i = 0; i < staged->count; i++)
+        if (staged->ids[i] == id && staged->counters[i] == counter) return true;
+    return false;
+}
+
+/* The head of the file, with its checksum; its size. */
+static size_t pgqrsi_s3_staged_head(const pgqrsi_s3_staged *staged, unsigned char out[PGQRSI_S3_STAGED_ROOM])
+{
+    size_t size = PGQRSI_S3_STAGED_HEAD, i;
+    memset(out, 0, PGQRSI_S3_STAGED_HEAD);
+    memcpy(out, pgqrsi_s3_staged_magic, 8);
+    pgqrsi_s3_put(out + 8, 8, staged->after.birth);
+    pgqrsi_s3_put(out + 16, 8, staged->after.seq);
+    pgqrsi_s3_put(out + 24, 8, staged->after.id);
+    pgqrsi_s3_put(out + 32, 8, staged->after.counter);
+    pgqrsi_s3_put(out + 40, 4, staged->count);
+    pgqrsi_s3_put(out + 44, 4, staged->era);
+    pgqrsi_s3_put(out + 48, 8, staged->image.size);
+    pgqrsi_s3_put(out + 56, 8, (uint64_t)staged->until_us);
+    for (i = 0; i < staged->count; i++, size += 16) {
+        pgqrsi_s3_put(out + size, 8, staged->ids[i]);
+        pgqrsi_s3_put(out + size + 8, 8, staged->counters[i]);
+    }
+    pgqrsi_s3_put(out + size, 4, pgqrsi_s3_crc(0, out, size));
+    return size + 4;
+}
+
+/* Reads it back; the size of the image goes to *image_size. 0: it is damaged, or cut off; otherwise the size of the head. */
+static size_t pgqrsi_s3_read_staged_head(const unsigned char *data, size_t size, pgqrsi_s3_staged *out,
+                                         uint64_t *image_size)
+{
+    size_t at = PGQRSI_S3_STAGED_HEAD, i;
+    if (size < PGQRSI_S3_STAGED_HEAD || memcmp(data, pgqrsi_s3_staged_magic, 8) != 0) return 0;
+    out->after.birth = pgqrsi_s3_get(data + 8, 8);
+    out->after.seq = pgqrsi_s3_get(data + 16, 8);
+    out->after.id = pgqrsi_s3_get(data + 24, 8);
+    out->after.counter = pgqrsi_s3_get(data + 32, 8);
+    out->count = (uint32_t)pgqrsi_s3_get(data + 40, 4);
+    out->era = (uint32_t)pgqrsi_s3_get(data + 44, 4);
+    *image_size = pgqrsi_s3_get(data + 48, 8);
+    out->until_us = (int64_t)pgqrsi_s3_get(data + 56, 8);
+    if (out->count == 0 || out->count > PGQRSI_S3_STAGED_MAX || size < at + (size_t)16 * out->count + 4) return 0;
+    for (i = 0; i < out->count; i++, at += 16) {
+        out->ids[i] = pgqrsi_s3_get(data + at, 8);
+        out->counters[i] = pgqrsi_s3_get(data + at + 8, 8);
+    }
+    return pgqrsi_s3_crc(0, data, at) == pgqrsi_s3_get(data + at, 4) ? at + 4 : 0;
+}
+
+static bool pgqrsi_s3_write_stage(pgqrsi_s3 *self, const pgqrsi_s3_staged *staged)
+{
+    unsigned char head[PGQRSI_S3_STAGED_ROOM], sum[4];
+    char path[4400], temporary[4400];
+    size_t head_size = pgqrsi_s3_staged_head(staged, head);
+    int descriptor;
+    bool done;
+    pgqrsi_s3_shared_name(self, PGQRSI_S3_STAGE, path);
+    pgqrsi_s3_shared_name(self, PGQRSI_S3_NEW_STAGE, temporary);
+    pgqrsi_s3_put(sum, 4, pgqrsi_s3_crc(0, staged->image.data, staged->image.size));
+    descriptor = pgqrsi_s3_open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    if (descriptor < 0 && errno == ENOENT && mkdir(self->shared_path, 0700) == 0)
+        descriptor = pgqrsi_s3_open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC);
+    done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, head, head_size) &&
+           pgqrsi_s3_write_all(descriptor, staged->image.data, staged->image.size) &&
+           pgqrsi_s3_write_all(descriptor, sum, sizeof(sum));
+    pgqrsi_s3_close_file(&descriptor);
+    if (done && rename(temporary, path) == 0) return true;
+    unlink(temporary);
+    return false;
+}
+
+typedef enum pgqrsi_s3_found {
+    PGQRSI_S3_THERE = 0,
+    PGQRSI_S3_NOT_THERE = 1, /* or it does not follow `after`, or nobody waits for it any more, or it is damaged */
+    PGQRSI_S3_UNREADABLE = 2 /* nobody knows: no memory, an error of the disk */
+} pgqrsi_s3_found;
+
+/* What there is of the file, up to its image. UNREADABLE: errno says why. */
+static pgqrsi_s3_found pgqrsi_s3_load_head(int descriptor, pgqrsi_s3_staged *out, size_t *head_size,
+                                           uint64_t *image_size)
+{
+    unsigned char head[PGQRSI_S3_STAGED_ROOM];
+    struct stat status;
+    size_t size;
+    if (fstat(descriptor, &status) != 0) return PGQRSI_S3_UNREADABLE;
+    size = status.st_size < (off_t)sizeof(head) ? (size_t)status.st_size : sizeof(head);
+    if (!pgqrsi_s3_read_at(descriptor, head, size, 0)) return PGQRSI_S3_UNREADABLE;
+    *head_size = pgqrsi_s3_read_staged_head(head, size, out, image_size);
+    if (*head_size == 0 || *image_size > (uint64_t)status.st_size ||
+        *head_size + *image_size + 4 != (uint64_t)status.st_size)
+        return PGQRSI_S3_NOT_THERE;
+    return PGQRSI_S3_THERE;
+}
+
+static pgqrsi_s3_found pgqrsi_s3_load_staged_image(pgqrsi_s3 *self, int descriptor, size_t head_size,
+                                                   uint64_t image_size, pgqrsi_s3_bytes *out)
+{
+    unsigned char sum[4];
+    if (image_size > self->most) return PGQRSI_S3_NOT_THERE;
+    if (!pgqrsi_s3_reserve(self->store, out, (size_t)image_size)) {
+        errno = ENOMEM;
+        return PGQRSI_S3_UNREADABLE;
+    }
+    if (!pgqrsi_s3_read_at(descriptor, out->data, (size_t)image_size, (off_t)head_size) ||
+        !pgqrsi_s3_read_at(descriptor, sum, sizeof(sum), (off_t)(head_size + image_size)))
+        return PGQRSI_S3_UNREADABLE;
+    out->size = (size_t)image_size;
+    return pgqrsi_s3_crc(0, out->data, out->size) == pgqrsi_s3_get(sum, 4) ? PGQRSI_S3_THERE : PGQRSI_S3_NOT_THERE;
+}
+
+/* Is anybody waiting for it? */
+static bool pgqrsi_s3_is_awaited(const pgqrsi_s3_staged *staged)
+{
+    return staged->until_us > pgqrs_backend_monotonic() &&
+           pgqrsi_s3_era() - staged->era + PGQRSI_S3_ERA_S <= 2 * PGQRSI_S3_ERA_S;
+}
+
+/* `image`: with its image; otherwise only the head is read. */
+static pgqrsi_s3_found pgqrsi_s3_read_shared(pgqrsi_s3 *self, pgqrsi_s3_file file, pgqrsi_s3_mark after, bool image,
+                                             pgqrsi_s3_staged *out)
+{
+    char path[4400];
+    size_t head_size = 0;
+    uint64_t image_size = 0;
+    pgqrsi_s3_found found;
+    int descriptor;
+    out->count = 0;
+    pgqrsi_s3_shared_name(self, file, path);
+    descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    if (descriptor < 0) return errno == ENOENT ? PGQRSI_S3_NOT_THERE : PGQRSI_S3_UNREADABLE;
+    found = pgqrsi_s3_load_head(descriptor, out, &head_size, &image_size);
+    if (found == PGQRSI_S3_THERE && !pgqrsi_s3_is_awaited(out)) found = PGQRSI_S3_NOT_THERE;
+    if (found == PGQRSI_S3_THERE && !pgqrsi_s3_same_mark(out->after, after)) {
+        bool ahead = file == PGQRSI_S3_FLIGHT && out->after.birth == after.birth && out->after.seq > after.seq;
+        found = ahead ? PGQRSI_S3_UNREADABLE : PGQRSI_S3_NOT_THERE;
+        if (ahead) errno = ESTALE; /* it follows what we have not been able to read */
+    }
+    if (found == PGQRSI_S3_THERE && image)
+        found = pgqrsi_s3_load_staged_image(self, descriptor, head_size, image_size, &out->image);
+    if (found != PGQRSI_S3_THERE) out->count = 0;
+    pgqrsi_s3_close_file(&descriptor);
+    return found;
+}
+
+static bool pgqrsi_s3_is_dropped_in(const pgqrsi_s3 *self, pgqrsi_s3_file file)
+{
+    char path[4400];
+    pgqrsi_s3_staged dropped;
+    size_t head_size;
+    uint64_t image_size;
+    int descriptor;
+    bool found;
+    pgqrsi_s3_shared_name(self, file, path);
+    descriptor = pgqrsi_s3_open_file(path, O_RDONLY);
+    found = descriptor >= 0 && pgqrsi_s3_load_head(descriptor, &dropped, &head_size, &image_size) == PGQRSI_S3_THERE &&
+            pgqrsi_s3_has_writer(&dropped, self->writer, self->counter);
+    pgqrsi_s3_close_file(&descriptor);
+    return found;
+}
+
+/* Is our try in what was dropped? */
+static bool pgqrsi_s3_is_dropped(const pgqrsi_s3 *self)
+{
+    return pgqrsi_s3_is_dropped_in(self, PGQRSI_S3_DROPPED_STAGE) ||
+           pgqrsi_s3_is_dropped_in(self, PGQRSI_S3_DROPPED_FLIGHT);
+}
+
+/* They cannot be read. Nothing that matters hangs on them, so the call goes on alone. */
+static pgqrs_result pgqrsi_s3_stay_apart(pgqrsi_s3 *self)
+{
+    if (errno == ENOMEM) return pgqrsi_s3_no_memory(self);
+    if (errno == ESTALE) self->unsure = true; /* base is not the newest: ask the store */
+    pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: what is shared with other stores in %s cannot be read: %s",
+                      self->name, self->shared_path, strerror(errno));
+    self->apart = true;
+    return PGQRS_OK;
+}
+
+/* Is it still that flight that lies there? */
+static bool pgqrsi_s3_is_flight(pgqrsi_s3 *self, const pgqrsi_s3_staged *flight)
+{
+    pgqrsi_s3_staged now;
+    memset(&now, 0, sizeof(now));
+    return pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, flight->after, false, &now) == PGQRSI_S3_THERE &&
+           pgqrsi_s3_same_mark(pgqrsi_s3_mark_of(&now), pgqrsi_s3_mark_of(flight));
+}
+
+/* The flight came back. It stays when its outcome is unknown, or could not be told to others: then the next one finds it out. */
+static void pgqrsi_s3_end_flight(pgqrsi_s3 *self, const pgqrsi_s3_staged *flight, pgqrsi_s3_outcome outcome,
+                                 uint64_t known_seq)
+{
+    if (self->unpublished && pgqrsi_s3_publish(self, known_seq)) self->unpublished = false;
+    if (self->unpublished || !pgqrsi_s3_is_flight(self, flight)) return;
+    if (outcome == PGQRSI_S3_FAILED)
+        pgqrsi_s3_drop_shared(self, PGQRSI_S3_FLIGHT);
+    else
+        pgqrsi_s3_remove_shared(self, PGQRSI_S3_FLIGHT);
+    if (outcome != PGQRSI_S3_LANDED) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+}
+
+/* Not before the others know that the commit landed; meanwhile they go on. */
+static void pgqrsi_s3_tidy_shared(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    if (!pgqrsi_s3_is_untidy(self)) return;
+    pgqrsi_s3_unlock(self);
+    pgqrsi_s3_tidy(self, patience);
+    if (pgqrsi_s3_lock(self) == PGQRS_OK && !pgqrsi_s3_catch_up(self)) pgqrsi_s3_open_up(self);
+}
+
+static void pgqrsi_s3_touch_flight(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_touch_shared(self, PGQRSI_S3_FLIGHT);
+    self->flight_us = pgqrsi_s3_shared_time(self, PGQRSI_S3_FLIGHT);
+}
+
+/* Whoever takes over the flight touches it, under the lock. */
+static bool pgqrsi_s3_flies_alone(const pgqrsi_s3 *self)
+{
+    return self->flight_us != 0 && pgqrsi_s3_shared_time(self, PGQRSI_S3_FLIGHT) == self->flight_us;
+}
+
+/* Whoever sends and waits for another try has not been stopped. */
+static void pgqrsi_s3_show_life(pgqrsi_s3 *self)
+{
+    if (self->flight_us == 0 || pgqrsi_s3_flock(self->lock_fd, LOCK_EX | LOCK_NB) != 0) return;
+    if (pgqrsi_s3_flies_alone(self))
+        pgqrsi_s3_touch_flight(self);
+    else
+        self->flight_us = 0;
+    pgqrsi_s3_flock(self->lock_fd, LOCK_UN);
+}
+
+/* Sends what is in flight, with the files open to others meanwhile. `again`: it may have been sent before. */
+static pgqrsi_s3_outcome pgqrsi_s3_fly(pgqrsi_s3 *self, pgqrsi_s3_staged *flight, bool again,
+                                       pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    uint64_t seq = self->trailer.seq;
+    bool uncertain = again, alone;
+    pgqrsi_s3_outcome outcome;
+    pgqrsi_s3_touch_flight(self);
+    pgqrsi_s3_open_up(self);
+    outcome = pgqrsi_s3_push_for(self, flight->image.data, flight->image.size, flight, &uncertain, patience, result);
+    if (outcome != PGQRSI_S3_FAILED) self->unpublished = true;
+    alone = pgqrsi_s3_lock(self) == PGQRS_OK && pgqrsi_s3_flies_alone(self);
+    self->flight_us = 0;
+    if (!self->locked || (outcome == PGQRSI_S3_FAILED && (uncertain || !alone))) return outcome;
+    pgqrsi_s3_end_flight(self, flight, outcome, seq);
+    if (outcome == PGQRSI_S3_LANDED) pgqrsi_s3_tidy_shared(self, patience);
+    return outcome;
+}
+
+/* Tries to be the one who sends. Only speed hangs on this: if two of them send, the PUT's condition lets one in. */
+static bool pgqrsi_s3_take_commit(pgqrsi_s3 *self)
+{
+    if (self->committing) return true;
+    if (pgqrsi_s3_is_replaced(self, "commit", self->commit_fd)) pgqrsi_s3_open_again(self, "commit", &self->commit_fd);
+    self->committing = pgqrsi_s3_flock(self->commit_fd, LOCK_EX | LOCK_NB) == 0;
+    return self->committing;
+}
+
+/* Since when nothing has moved, as far as this store has watched. */
+typedef struct pgqrsi_s3_watch {
+    int64_t since_us;
+    int64_t flight_us;
+    int64_t stage_us;
+    uint64_t seq;
+} pgqrsi_s3_watch;
+
+static bool pgqrsi_s3_is_stuck(pgqrsi_s3 *self, pgqrsi_s3_watch *watch)
+{
+    int64_t now_us = pgqrs_backend_monotonic(), flight_us = pgqrsi_s3_shared_time(self, PGQRSI_S3_FLIGHT);
+    int64_t stage_us = pgqrsi_s3_shared_time(self, PGQRSI_S3_STAGE);
+    if (watch->since_us == 0 || watch->flight_us != flight_us || watch->stage_us != stage_us ||
+        watch->seq != self->trailer.seq) {
+        watch->since_us = now_us;
+        watch->flight_us = flight_us;
+        watch->stage_us = stage_us;
+        watch->seq = self->trailer.seq;
+    }
+    return now_us - watch->since_us > PGQRSI_S3_STUCK_US + 4 * self->round_us;
+}
+
+/* Whoever sends has been stopped: the others get a lock that it does not hold. */
+static bool pgqrsi_s3_may_send(pgqrsi_s3 *self, pgqrsi_s3_watch *watch)
+{
+    char path[4200];
+    if (pgqrsi_s3_take_commit(self)) return true;
+    if (!pgqrsi_s3_is_stuck(self, watch)) return false;
+    memset(watch, 0, sizeof(*watch));
+    snprintf(path, sizeof(path), "%s/commit", self->directory);
+    if (unlink(path) == 0) pgqrsi_s3_open_again(self, "commit", &self->commit_fd);
+    pgqrsi_s3_take_commit(self);
+    return true;
+}
+
+/* The flight that was left behind, or else the stage, which becomes a flight. */
+static pgqrsi_s3_found pgqrsi_s3_take_next(pgqrsi_s3 *self, pgqrsi_s3_staged *next, bool *again)
+{
+    char stage[4400], flight[4400];
+    pgqrsi_s3_mark base = pgqrsi_s3_mark_of_base(self);
+    pgqrsi_s3_found found = pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, base, true, next);
+    *again = found == PGQRSI_S3_THERE;
+    if (found != PGQRSI_S3_NOT_THERE) return found;
+    pgqrsi_s3_remove_shared(self, PGQRSI_S3_FLIGHT); /* what is damaged must not seem to be under way */
+    found = pgqrsi_s3_read_shared(self, PGQRSI_S3_STAGE, base, true, next);
+    if (found == PGQRSI_S3_NOT_THERE) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+    if (found != PGQRSI_S3_THERE) return found;
+    pgqrsi_s3_shared_name(self, PGQRSI_S3_STAGE, stage);
+    pgqrsi_s3_shared_name(self, PGQRSI_S3_FLIGHT, flight);
+    if (rename(stage, flight) != 0) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+    /* Another one, or none, when somebody has removed the lock's file, and others have another lock: what we have read may be dropped. */
+    return pgqrsi_s3_is_flight(self, next) ? PGQRSI_S3_THERE : PGQRSI_S3_NOT_THERE;
+}
+
+/* Sends what is to be sent next. *ours: our try was in it. */
+static pgqrs_result pgqrsi_s3_send_next(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrsi_s3_outcome *outcome,
+                                        bool *ours)
+{
+    pgqrsi_s3_staged next;
+    pgqrsi_s3_found found;
+    bool again;
+    pgqrs_result result = PGQRS_OK;
+    memset(&next, 0, sizeof(next));
+    *outcome = PGQRSI_S3_LANDED;
+    *ours = false;
+    if (self->unpublished && pgqrsi_s3_publish(self, 0)) self->unpublished = false;
+    found = pgqrsi_s3_take_next(self, &next, &again);
+    if (found == PGQRSI_S3_UNREADABLE) result = pgqrsi_s3_stay_apart(self);
+    if (found == PGQRSI_S3_THERE) {
+        *ours = pgqrsi_s3_has_writer(&next, self->writer, self->counter);
+        *outcome = pgqrsi_s3_fly(self, &next, again, patience, &result);
+        if (*outcome != PGQRSI_S3_FAILED) result = PGQRS_OK;
+    }
+    pgqrsi_s3_release(self->store, &next.image);
+    return result;
+}
+
+/* Lets others have the files for a moment, and looks what has come of it. */
+static pgqrs_result pgqrsi_s3_pause_shared(pgqrsi_s3 *self, int64_t us)
+{
+    pgqrs_result result;
+    pgqrsi_s3_open_up(self);
+    pgqrsi_s3_real_pause(us);
+    result = pgqrsi_s3_lock(self);
+    if (result == PGQRS_OK && !pgqrsi_s3_catch_up(self)) {
+        result = pgqrsi_s3_no_memory(self);
+        pgqrsi_s3_open_up(self); /* with an old base nothing can be told from the files */
+    }
+    return result;
+}
+
+/* The files can follow base. */
+static bool pgqrsi_s3_has_mark(const pgqrsi_s3 *self)
+{
+    return self->presence == PGQRSI_S3_PRESENT && self->trailer.writer_count > 0;
+}
+
+/* Base, and commits on top of it, can be shared; otherwise one store alone may do something. */
+static bool pgqrsi_s3_may_share(const pgqrsi_s3 *self)
+{
+    return !self->unsure && !self->unpublished && !self->apart && pgqrsi_s3_has_mark(self);
+}
+
+/* What the next operation is to be carried out on: the stage, or else the flight, or else base (then on_tip is false). */
+static pgqrs_result pgqrsi_s3_find_tip(pgqrsi_s3 *self, bool *flight)
+{
+    pgqrsi_s3_staged *tip = &self->tip;
+    pgqrsi_s3_mark base = pgqrsi_s3_mark_of_base(self), after = base;
+    pgqrsi_s3_found found = pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, base, false, tip);
+    *flight = found == PGQRSI_S3_THERE;
+    if (*flight) after = pgqrsi_s3_mark_of(tip);
+    if (found != PGQRSI_S3_UNREADABLE) found = pgqrsi_s3_read_shared(self, PGQRSI_S3_STAGE, after, true, tip);
+    self->on_tip = found == PGQRSI_S3_THERE;
+    if (found == PGQRSI_S3_NOT_THERE) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+    if (found == PGQRSI_S3_NOT_THERE && *flight) { /* we begin a stage on it */
+        found = pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, base, true, tip);
+        self->on_tip = *flight = found == PGQRSI_S3_THERE;
+        if (found == PGQRSI_S3_NOT_THERE) pgqrsi_s3_remove_shared(self, PGQRSI_S3_FLIGHT);
+        tip->after = after;
+        tip->count = 0;
+    }
+    return found == PGQRSI_S3_UNREADABLE ? pgqrsi_s3_stay_apart(self) : PGQRS_OK;
+}
+
+/* Sends what others have left, before something of ours is carried out. */
+static pgqrs_result pgqrsi_s3_send_left(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_outcome outcome;
+    bool ours;
+    pgqrs_result result = pgqrsi_s3_send_next(self, patience, &outcome, &ours);
+    if (result == PGQRS_ERR_OUTCOME_UNKNOWN) /* of theirs; of ours nothing was done */
+        return pgqrs_backend_fail(self->store, self->cause ? self->cause : PGQRS_ERR_CONNECTION, 0, NULL,
+                                  "%s: it could not be found out what became of the commit before", self->name);
+    if (result != PGQRS_OK || self->locked) return result;
+    result = pgqrsi_s3_lock(self);
+    if (result == PGQRS_OK && !pgqrsi_s3_catch_up(self)) result = pgqrsi_s3_no_memory(self);
+    return result;
+}
+
+/* Waits until there is something to carry an operation out on: the tip, or base, and then nobody else sends anything. `alone`: on base
+ * only. It sends what others have left, but only once: while it does there may be more each time, and what was staged then goes again. */
+static pgqrs_result pgqrsi_s3_take_tip(pgqrsi_s3 *self, bool alone, pgqrsi_s3_patience *patience)
+{
+    int64_t end_us = pgqrs_backend_monotonic() + self->patience_us;
+    pgqrsi_s3_watch watch;
+    pgqrs_result result = PGQRS_OK;
+    bool sent = false;
+    memset(&watch, 0, sizeof(watch));
+    if (self->unpublished && pgqrsi_s3_publish(self, 0)) self->unpublished = false;
+    while (result == PGQRS_OK) {
+        bool mine = pgqrsi_s3_may_send(self, &watch), flight = false;
+        self->on_tip = false;
+        if (pgqrsi_s3_may_share(self)) result = pgqrsi_s3_find_tip(self, &flight);
+        if (result != PGQRS_OK) return result;
+        if (!self->on_tip && mine) return PGQRS_OK;
+        if (self->on_tip && !alone && !(mine && flight) && self->tip.count < PGQRSI_S3_STAGED_MAX) return PGQRS_OK;
+        if (self->on_tip && mine && sent && !flight) {
+            pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+            continue;
+        }
+        if (self->on_tip && mine) {
+            sent = alone;
+            result = pgqrsi_s3_send_left(self, patience);
+            continue;
+        }
+        if (pgqrs_backend_monotonic() > end_us) {
+            errno = EWOULDBLOCK;
+            return pgqrsi_s3_fail_lock(self);
+        }
+        result = pgqrsi_s3_pause_shared(self, 1000);
+    }
+    return result;
+}
+
+/* --- after it was carried out */
+
+/* Writes down what db is now, with us among its writers. */
+static bool pgqrsi_s3_stage_db(pgqrsi_s3 *self, const pgqrsi_s3_patience *patience)
+{
+    pgqrsi_s3_staged *tip = &self->tip;
+    size_t size, i;
+    const unsigned char *image = pgqrsi_s3_image(self, &size);
+    if (!self->on_tip) {
+        tip->after = pgqrsi_s3_mark_of_base(self);
+        tip->count = 0;
+    }
+    if (tip->count == 0 || tip->until_us < patience->end_us + PGQRSI_S3_GRACE_WAIT_US)
+        tip->until_us = patience->end_us + PGQRSI_S3_GRACE_WAIT_US;
+    for (i = 0; i < tip->count && tip->ids[i] != self->writer; i++) {
+    }
+    if (i < tip->count) return false; /* ours is in there already: not ours, then */
+    tip->era = pgqrsi_s3_era();
+    if (!image || size > self->most || !pgqrsi_s3_reserve(self->store, &tip->image, size)) return false;
+    memcpy(tip->image.data, image, size);
+    tip->image.size = size;
+    tip->ids[tip->count] = self->writer;
+    tip->counters[tip->count++] = ++self->counter;
+    return pgqrsi_s3_write_stage(self, tip);
+}
+
+typedef enum pgqrsi_s3_place {
+    PGQRSI_S3_IN_BASE = 0,
+    PGQRSI_S3_IN_FLIGHT = 1,
+    PGQRSI_S3_IN_STAGE = 2,
+    PGQRSI_S3_NOWHERE = 3,
+    PGQRSI_S3_NO_IDEA = 4
+} pgqrsi_s3_place;
+
+/* Where our operation is now; `staged` counts the writers of the stage. A stage that follows nothing is dropped: if what it follows were
+ * found out to have been committed after all, it would come back to life, with what its writers have carried out again by then. */
+static pgqrsi_s3_place pgqrsi_s3_find_place(pgqrsi_s3 *self, uint32_t *staged)
+{
+    pgqrsi_s3_staged found;
+    pgqrsi_s3_found flight, stage;
+    pgqrsi_s3_mark base;
+    *staged = 0;
+    if (!pgqrsi_s3_has_mark(self)) return PGQRSI_S3_NOWHERE;
+    if (pgqrsi_s3_last_commit(&self->trailer, self->writer) >= self->counter) return PGQRSI_S3_IN_BASE;
+    memset(&found, 0, sizeof(found));
+    base = pgqrsi_s3_mark_of_base(self);
+    flight = pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, base, false, &found);
+    if (flight == PGQRSI_S3_UNREADABLE) return PGQRSI_S3_NO_IDEA;
+    if (flight == PGQRSI_S3_THERE) {
+        if (pgqrsi_s3_has_writer(&found, self->writer, self->counter)) return PGQRSI_S3_IN_FLIGHT;
+        base = pgqrsi_s3_mark_of(&found);
+    }
+    stage = pgqrsi_s3_read_shared(self, PGQRSI_S3_STAGE, base, false, &found);
+    if (stage == PGQRSI_S3_UNREADABLE) return PGQRSI_S3_NO_IDEA;
+    if (stage == PGQRSI_S3_NOT_THERE) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+    if (stage == PGQRSI_S3_THERE) *staged = found.count;
+    return stage == PGQRSI_S3_THERE && pgqrsi_s3_has_writer(&found, self->writer, self->counter) ? PGQRSI_S3_IN_STAGE
+                                                                                                 : PGQRSI_S3_NOWHERE;
+}
+
+/* What follows `after` can never be committed any more: its place in the history is taken, or that of what it follows. */
+static bool pgqrsi_s3_is_past(const pgqrsi_s3 *self, pgqrsi_s3_mark after)
+{
+    const pgqrsi_s3_trailer *base = &self->trailer;
+    if (!pgqrsi_s3_has_mark(self) || base->birth != after.birth || base->horizon > after.seq) return false;
+    return base->seq > after.seq ||
+           (base->seq == after.seq && !pgqrsi_s3_same_mark(pgqrsi_s3_mark_of_base(self), after));
+}
+
+/* Our try follows `after` and is neither in base nor in a file that follows it. `asked`: base was the newest a moment ago. *ask: it has
+ * to be. */
+static pgqrsi_s3_outcome pgqrsi_s3_judge_nowhere(pgqrsi_s3 *self, pgqrsi_s3_mark after, bool asked, bool *ask,
+                                                 pgqrs_result *result)
+{
+    *ask = false;
+    if (pgqrsi_s3_is_past(self, after) || pgqrsi_s3_is_dropped(self)) return PGQRSI_S3_LOST;
+    if (self->trailer.birth != after.birth || self->trailer.horizon > after.seq) {
+        *result = pgqrsi_s3_fail_untold(self);
+        return PGQRSI_S3_FAILED;
+    }
+    *ask = !asked;
+    if (asked) pgqrsi_s3_doubt(self, self->counter, after.seq + 1);
+    return PGQRSI_S3_LOST;
+}
+
+/* Asks the store, with the files open to others meanwhile. */
+static pgqrs_result pgqrsi_s3_ask_shared(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
+{
+    bool moved;
+    pgqrs_result result;
+    pgqrsi_s3_open_up(self);
+    result = pgqrsi_s3_look(self, patience, &moved);
+    if (result == PGQRS_OK) result = pgqrsi_s3_pause_shared(self, 0);
+    return result;
+}
+
+/* Before the stage is sent: other machines have their turn, and the stores that shared the last commit, who are about to come again, are
+ * waited for during a part of a round trip. */
+static pgqrs_result pgqrsi_s3_gather(pgqrsi_s3 *self)
+{
+    int machines;
+    int64_t begin_us = pgqrs_backend_monotonic(), paced_us = self->put_at_us + self->pace_us;
+    int64_t turn_us = begin_us + pgqrsi_s3_turn_us(self, &machines), end_us;
+    pgqrs_result result = PGQRS_OK;
+    uint32_t i, expected = 0, staged;
+    if (self->pace_us > 0 && turn_us < paced_us) turn_us = paced_us;
+    end_us = begin_us + (self->round_us / 8 < 20000 ? self->round_us / 8 : 20000);
+    if (end_us < turn_us) end_us = turn_us;
+    for (i = self->trailer.writer_count; i > 0; i--) {
+        pgqrsi_s3_writer writer = pgqrsi_s3_writer_at(&self->trailer, i - 1);
+        if (writer.seq != self->trailer.seq) break;
+        expected += writer.id >> PGQRSI_S3_MACHINE_SHIFT == self->machine;
+    }
+    while (result == PGQRS_OK && pgqrs_backend_monotonic() < end_us &&
+           pgqrsi_s3_find_place(self, &staged) == PGQRSI_S3_IN_STAGE &&
+           (staged < expected || pgqrs_backend_monotonic() < turn_us)) {
+        pgqrsi_s3_touch_shared(self, PGQRSI_S3_STAGE); /* we have not been stopped */
+        result = pgqrsi_s3_pause_shared(self, 500);
+    }
+    return result;
+}
+
+/* Until base has moved, or nobody sends any more. */
+static pgqrs_result pgqrsi_s3_wait_shared(pgqrsi_s3 *self)
+{
+    struct stat before, now;
+    int times;
+    bool known = stat(self->image_path, &before) == 0;
+    pgqrsi_s3_open_up(self);
+    for (times = 0; times < 40; times++) {
+        pgqrsi_s3_real_pause(500);
+        if (pgqrsi_s3_take_commit(self)) break;
+        if (stat(self->image_path, &now) != 0 || !known || now.st_ino != before.st_ino) break;
+    }
+    return pgqrsi_s3_pause_shared(self, 0);
+}
+
+/* A flight that nobody else waits for is not sent again: whoever is told that its outcome is unknown looks, and does it again. */
+static void pgqrsi_s3_forget_flight(pgqrsi_s3 *self)
+{
+    pgqrsi_s3_staged flight;
+    memset(&flight, 0, sizeof(flight));
+    if (pgqrsi_s3_read_shared(self, PGQRSI_S3_FLIGHT, pgqrsi_s3_mark_of_base(self), false, &flight) !=
+            PGQRSI_S3_THERE ||
+        flight.count > 1 || !pgqrsi_s3_has_writer(&flight, self->writer, self->counter))
+        return;
+    pgqrsi_s3_remove_shared(self, PGQRSI_S3_FLIGHT);
+    self->unsure = true;
+}
+
+/* It is over without success. What is only staged can be taken back, and all others in the stage go again. */
+static pgqrs_result pgqrsi_s3_leave_shared(pgqrsi_s3 *self, pgqrsi_s3_place place, pgqrs_result why)
+{
+    if (place == PGQRSI_S3_IN_STAGE) {
+        pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+        if (why != PGQRS_OK && why != PGQRS_ERR_OUTCOME_UNKNOWN) return why;
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
+                                  "%s: other stores of this machine took longer than deadline_ms for their commits",
+                                  self->name);
+    }
+    if (place == PGQRSI_S3_IN_FLIGHT) pgqrsi_s3_forget_flight(self);
+    if (why == PGQRS_ERR_OUTCOME_UNKNOWN) return why;
+    if (why != PGQRS_OK) {
+        pgqrs_error cause = *pgqrs_last_error(self->store);
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                                  "%s: it could not be found out what became of a commit: %s (%s)", self->name,
+                                  pgqrs_result_name(why), cause.message);
+    }
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                              "%s: the store took longer than deadline_ms for a commit; it may still be carried out",
+                              self->name);
+}
+
+/* Our turn: sends the stage, or the flight that was left behind. *over: `outcome` is that of our operation. */
+static pgqrs_result pgqrsi_s3_send_ours(pgqrsi_s3 *self, pgqrsi_s3_place place, pgqrsi_s3_mark after,
+                                        pgqrsi_s3_patience *patience, pgqrsi_s3_outcome *outcome, bool *over)
+{
+    bool ours = false;
+    pgqrs_result result = place == PGQRSI_S3_IN_STAGE ? pgqrsi_s3_gather(self) : PGQRS_OK;
+    *outcome = PGQRSI_S3_LANDED;
+    if (result == PGQRS_OK) result = pgqrsi_s3_send_next(self, patience, outcome, &ours);
+    *over = ours && *outcome == PGQRSI_S3_LOST;
+    if (*over && self->trailer.birth == after.birth && !pgqrsi_s3_is_past(self, after))
+        pgqrsi_s3_doubt(self, self->counter, after.seq + 1); /* an earlier version was restored */
+    if (ours && *outcome == PGQRSI_S3_FAILED && self->locked && pgqrsi_s3_is_dropped(self)) *over = true;
+    return result;
+}
+
+/* It cannot go on, or the files are not ours any more. */
+static pgqrsi_s3_outcome pgqrsi_s3_abandon(pgqrsi_s3 *self, pgqrsi_s3_mark after, pgqrs_result *result)
+{
+    uint32_t staged;
+    pgqrsi_s3_place place;
+    if (pgqrsi_s3_last_commit(&self->trailer, self->writer) >= self->counter) return PGQRSI_S3_LANDED;
+    if (pgqrsi_s3_is_past(self, after)) return PGQRSI_S3_LOST;
+    if (!self->locked) { /* once more: what is still in the stage can be taken back */
+        pgqrs_error why = *pgqrs_last_error(self->store);
+        if (pgqrsi_s3_lock(self) == PGQRS_OK && !pgqrsi_s3_catch_up(self)) pgqrsi_s3_open_up(self);
+        if (*result != PGQRS_OK)
+            pgqrs_backend_fail(self->store, *result, why.native_code, why.sqlstate, "%s", why.message);
+    }
+    place = self->locked ? pgqrsi_s3_find_place(self, &staged) : PGQRSI_S3_NO_IDEA;
+    *result = pgqrsi_s3_leave_shared(self, place, *result);
+    return PGQRSI_S3_FAILED;
+}
+
+/* Our operation is in the stage: waits until it is decided, and sends what there is when it is our turn. */
+static pgqrsi_s3_outcome pgqrsi_s3_await(pgqrsi_s3 *self, pgqrsi_s3_patience *patience, pgqrs_result *result)
+{
+    pgqrsi_s3_mark after = self->tip.after;
+    pgqrsi_s3_watch watch;
+    bool tried = false, asked = false;
+    memset(&watch, 0, sizeof(watch));
+    *result = PGQRS_OK;
+    for (;;) {
+        uint32_t staged;
+        pgqrsi_s3_outcome outcome = PGQRSI_S3_LANDED;
+        pgqrsi_s3_place place = pgqrsi_s3_find_place(self, &staged);
+        bool over = false, ask = false;
+        if (place == PGQRSI_S3_IN_BASE) return PGQRSI_S3_LANDED;
+        if (self->apart && place == PGQRSI_S3_IN_STAGE) pgqrsi_s3_drop_shared(self, PGQRSI_S3_STAGE);
+        if (self->apart || place == PGQRSI_S3_NOWHERE || place == PGQRSI_S3_NO_IDEA) {
+            outcome = pgqrsi_s3_judge_nowhere(self, after, asked, &ask, result);
+            if (!ask) return outcome;
+            asked = true;
+            *result = pgqrsi_s3_ask_shared(self, patience);
+            if (*result == PGQRS_ERR_OBJECT_GONE) return PGQRSI_S3_FAILED;
+        } else if (pgqrsi_s3_left_us(patience) <= 0 && (tried || !self->committing)) {
+            *result = pgqrsi_s3_leave_shared(self, place, PGQRS_OK);
+            return PGQRSI_S3_FAILED;
+        } else if (pgqrsi_s3_may_send(self, &watch)) {
+            tried = true;
+            *result = pgqrsi_s3_send_ours(self, place, after, patience, &outcome, &over);
+        } else {
+            *result = pgqrsi_s3_wait_shared(self);
+        }
+        if (over) return outcome;
+        if (*result != PGQRS_OK || !self->locked) return pgqrsi_s3_abandon(self, after, result);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------------
+ * >>operations: a call is carried out on the copy in memory, by the SQLite backend, and holds once the store has the outcome. It
+ * may be carried out several times, on newer and newer versions, and only the last time counts:
+ *
+ *     op = begin(…); while (again(&op)) { forget what the last time gave; op.result = do it; }  return op.result;
+ * --------------------------------------------------------------------------------------------------------------- */
+
+typedef enum pgqrsi_s3_kind {
+    PGQRSI_S3_READ = 0,
+    PGQRSI_S3_WRITE = 1,
+    PGQRSI_S3_CLAIM = 2 /* a write that mostly finds nothing to do: first tried without the lock */
+} pgqrsi_s3_kind;
+
+typedef enum pgqrsi_s3_stage {
+    PGQRSI_S3_START = 0,
+    PGQRSI_S3_RUNNING = 1,
+    PGQRSI_S3_PASSING = 2, /* a part of the transaction that is open */
+    PGQRSI_S3_OVER = 3
+} pgqrsi_s3_stage;
+
+typedef struct pgqrsi_s3_op {
+    pgqrsi_s3 *self;
+    pgqrsi_s3_kind kind;
+    pgqrsi_s3_stage stage;
+    bool alone;   /* on base, and nobody sends anything meanwhile */
+    bool fresh;   /* we know a version that was the newest since the call began */
+    bool discard; /* what this changes is not worth a commit */
+    bool relaxed; /* nobody minds when the answer is a little old */
+    bool beat;    /* what this changes is a heartbeat, which does not mean that there is something to do */
+    int64_t begin_us; /* monotonic */
+    int64_t given_us;
+    int64_t now_us;
+    int changes_before;
+    pgqrsi_s3_patience patience;
+    pgqrs_result result;
+} pgqrsi_s3_op;
+
+#define PGQRSI_S3_VERIFY_US INT64_C(60000000) /* a write on a version that is older than this looks first */
+
+static pgqrsi_s3_op pgqrsi_s3_begin(pgqrsi_s3 *self, pgqrsi_s3_kind kind, int64_t now_us)
+{
+    pgqrsi_s3_op op;
+    memset(&op, 0, sizeof(op));
+    op.self = self;
+    op.kind = kind;
+    op.begin_us = pgqrs_backend_monotonic();
+    op.given_us = now_us;
+    op.patience = pgqrsi_s3_begin_patience(self->deadline_us);
+    self->doubt_counter = self->doubt_seq = 0;
+    self->apart = false;
+    return op;
+}
+
+static bool pgqrsi_s3_end(pgqrsi_s3_op *op, pgqrs_result result)
+{
+    pgqrsi_s3 *self = op->self;
+    op->result = result;
+    op->stage = PGQRSI_S3_OVER;
+    if (result != PGQRS_OK && result != PGQRS_ERR_OUTCOME_UNKNOWN && self->doubt_counter > 0) {
+        pgqrs_error why = *pgqrs_last_error(self->store);
+        op->result =
+            pgqrs_backend_fail(self->store, PGQRS_ERR_OUTCOME_UNKNOWN, 0, NULL,
+                               "%s: a try of this change may still be carried out; the last one failed: %s (%s)",
+                               self->name, pgqrs_result_name(result), why.message);
+    }
+    if (!self->spanning) pgqrsi_s3_unlock(self);
+    return false;
+}
+
+/* A waiting consumer that has just looked may go by what it knows. */
+static bool pgqrsi_s3_is_quiet(const pgqrsi_s3 *self)
+{
+    return self->waiting && self->verified_at_us > 0 &&
+           pgqrs_backend_monotonic() - self->verified_at_us < self->quiet_us;
+}
+
+static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
+{
+    pgqrsi_s3 *self = op->self;
+    pgqrs_result result = pgqrsi_s3_look(self, &op->patience, moved);
+    if (result != PGQRS_OK) return result;
+    self->unsure = false;
+    op->fresh = true;
+    if (!*moved) pgqrsi_s3_vouch(self);
+    if (*moved)
+        self->quiet_us = 0;
+    else if (self->waiting)
+        self->quiet_us = self->quiet_us < 100000 ? 100000 : self->quiet_us * 3 / 2;
+    if (self->quiet_us > self->idle_us) self->quiet_us = self->idle_us;
+    return PGQRS_OK;
+}
+
 /* Waiting, where it must be, is done before the newest version is asked for: whoever waits with an old one in hand loses. True: what we
  * know is certainly old now. */
 static bool pgqrsi_s3_keep_pace(pgqrsi_s3 *self, pgqrsi_s3_patience *patience)
 {
-    bool joins;
-    int machines = pgqrsi_s3_active_machines(&self->trailer, self->machine, pgqrsi_s3_clock(self), &joins);
-    int64_t pace_us = self->put_at_us + self->pace_us - pgqrs_backend_monotonic(), yield_us = 0;
+    int machines;
+    int64_t pace_us = self->put_at_us + self->pace_us - pgqrs_backend_monotonic();
+    int64_t yield_us = pgqrsi_s3_turn_us(self, &machines);
     bool paced = self->pace_us > 0 && pace_us > 0 && pace_us < pgqrsi_s3_left_us(patience);
-    if (pgqrsi_s3_is_of_machine(&self->trailer, self->machine))
-        yield_us = pgqrsi_s3_yield_us(machines, self->joined, self->round_us, self->landed_us, pgqrsi_s3_wall_us());
-    self->joined = joins;
     if (paced)
         pgqrsi_s3_sleep(self, patience, pace_us);
     else if (yield_us > 0)
         pgqrsi_s3_real_pause(yield_us);
     return paced && machines > 1;
+}
+
+static pgqrs_result pgqrsi_s3_begin_work(pgqrsi_s3_op *op)
+{
+    pgqrs_result result = PGQRS_OK;
+    if (op->kind != PGQRSI_S3_READ) result = pgqrsi_s3_exec(op->self, "BEGIN IMMEDIATE");
+    if (result == PGQRS_OK) op->changes_before = sqlite3_total_changes(op->self->db);
+    op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(op->self);
+    return result;
+}
+
+/* On top of what others are about to commit. */
+static pgqrs_result pgqrsi_s3_prepare_tip(pgqrsi_s3_op *op)
+{
+    pgqrsi_s3 *self = op->self;
+    pgqrs_result result = pgqrsi_s3_load_image(self, self->tip.image.data, self->tip.image.size);
+    op->fresh = false;
+    return result == PGQRS_OK ? pgqrsi_s3_begin_work(op) : result;
 }
 
 /* Before the operation is carried out: in turn, on the newest version known, inside a transaction. */
@@ -3710,7 +4876,12 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
         op->patience = pgqrsi_s3_begin_patience(self->deadline_us); /* it is for the store, not for our neighbours */
     }
     if (result != PGQRS_OK) return result;
-    if (!self->unsure) pgqrsi_s3_catch_up(self);
+    if (!self->unsure && !pgqrsi_s3_catch_up(self) && lock) return pgqrsi_s3_no_memory(self);
+    if (self->doubt_counter > 0) op->alone = true; /* not on top of its own tries */
+    if (!lock) self->on_tip = false;
+    if (lock) result = pgqrsi_s3_take_tip(self, op->alone, &op->patience);
+    if (result != PGQRS_OK) return result;
+    if (self->on_tip) return pgqrsi_s3_prepare_tip(op);
     if (lock && pgqrsi_s3_keep_pace(self, &op->patience)) {
         op->fresh = false;
         self->verified_at_us = 0;
@@ -3720,11 +4891,9 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
                        (lock && (self->verified_at_us == 0 ||
                                  pgqrs_backend_monotonic() - self->verified_at_us > PGQRSI_S3_VERIFY_US))))
         result = pgqrsi_s3_op_look(op, &moved);
+    if (result == PGQRS_OK) result = pgqrsi_s3_check_doubt(self);
     if (result == PGQRS_OK) result = pgqrsi_s3_load(self);
-    if (result == PGQRS_OK && op->kind != PGQRSI_S3_READ) result = pgqrsi_s3_exec(self, "BEGIN IMMEDIATE");
-    if (result == PGQRS_OK) op->changes_before = sqlite3_total_changes(self->db);
-    op->now_us = op->given_us ? op->given_us : pgqrsi_s3_clock(self);
-    return result;
+    return result == PGQRS_OK ? pgqrsi_s3_begin_work(op) : result;
 }
 
 static bool pgqrsi_s3_run(pgqrsi_s3_op *op, bool lock)
@@ -3780,15 +4949,44 @@ static void pgqrsi_s3_shrink(pgqrsi_s3 *self)
     if (pages > 128 && unused > pages / 2) sqlite3_exec(self->db, "VACUUM", NULL, NULL, NULL);
 }
 
+/* What is true of the tip may never be true of the object: that is no answer. */
+static bool pgqrsi_s3_run_alone(pgqrsi_s3_op *op)
+{
+    op->alone = true;
+    return pgqrsi_s3_run(op, true);
+}
+
+/* Stores what db is now: together with other stores of this machine, or alone. */
+static pgqrsi_s3_outcome pgqrsi_s3_commit_db(pgqrsi_s3_op *op, pgqrs_result *result)
+{
+    pgqrsi_s3 *self = op->self;
+    pgqrsi_s3_outcome outcome;
+    size_t size;
+    const unsigned char *image = pgqrsi_s3_image(self, &size);
+    if (op->alone || !pgqrsi_s3_may_share(self)) return pgqrsi_s3_push(self, &op->patience, result);
+    self->loaded = false;
+    if (!pgqrsi_s3_stage_db(self, &op->patience)) {
+        if (!self->on_tip) return pgqrsi_s3_push(self, &op->patience, result);
+        op->alone = true;
+        return PGQRSI_S3_LOST;
+    }
+    outcome = pgqrsi_s3_await(self, &op->patience, result);
+    self->loaded =
+        outcome == PGQRSI_S3_LANDED && size == self->trailer.image_size && memcmp(image, self->base.data, size) == 0;
+    if (self->loaded) self->change_counter = pgqrsi_s3_big32(self->base.data + 24);
+    return outcome;
+}
+
 static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
 {
     pgqrsi_s3 *self = op->self;
+    uint64_t seq = self->trailer.seq;
     pgqrs_result result;
     if (op->kind == PGQRSI_S3_READ) return pgqrsi_s3_end(op, op->result);
     if (op->result != PGQRS_OK || op->discard ||
         (op->kind == PGQRSI_S3_CLAIM && sqlite3_total_changes(self->db) == op->changes_before)) {
         pgqrsi_s3_rollback(self);
-        return pgqrsi_s3_answer(op);
+        return self->on_tip ? pgqrsi_s3_run_alone(op) : pgqrsi_s3_answer(op);
     }
     if (!self->locked) { /* there is something to do: once more, in turn */
         pgqrsi_s3_rollback(self);
@@ -3799,18 +4997,18 @@ static bool pgqrsi_s3_conclude(pgqrsi_s3_op *op)
         pgqrsi_s3_rollback(self);
         return pgqrsi_s3_end(op, op->result);
     }
-    if (!pgqrsi_s3_changed(self)) return pgqrsi_s3_answer(op);
+    if (!pgqrsi_s3_changed(self)) return self->on_tip ? pgqrsi_s3_run_alone(op) : pgqrsi_s3_answer(op);
     pgqrsi_s3_shrink(self);
-    switch (pgqrsi_s3_push(self, &op->patience, &result)) {
+    switch (pgqrsi_s3_commit_db(op, &result)) {
     case PGQRSI_S3_LANDED:
         if (!op->beat) self->quiet_us = 0;
         return pgqrsi_s3_end(op, PGQRS_OK);
     case PGQRSI_S3_LOST:
-        op->fresh = true;
+        op->fresh = self->trailer.seq != seq && self->verified_at_us >= op->begin_us;
         if (pgqrsi_s3_left_us(&op->patience) > 0) return pgqrsi_s3_run(op, true);
-        return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL,
-                                                    "%s: other machines committed first each time within deadline_ms",
-                                                    self->name));
+        return pgqrsi_s3_end(op, pgqrs_backend_fail(self->store, PGQRS_ERR_BUSY, 0, NULL, "%s: %s within deadline_ms", self->name,
+                                                    self->trailer.seq != seq ? "other machines committed first each time"
+                                                                             : "nothing could be sent"));
     default:
         return pgqrsi_s3_end(op, result);
     }
@@ -3841,6 +5039,7 @@ static pgqrs_result pgqrsi_s3_span(pgqrsi_s3 *self)
         return pgqrs_backend_fail(self->store, PGQRS_ERR_TRANSACTION, 0, NULL,
                                   "%s is in a transaction already; end it first", self->name);
     op.kind = PGQRSI_S3_READ; /* the inner store begins the transaction itself */
+    op.alone = true;
     result = pgqrsi_s3_prepare(&op, true);
     if (result == PGQRS_OK) result = pgqrs_sqlite_backend()->transaction(self->inner, PGQRS_BACKEND_BEGIN);
     if (result == PGQRS_OK)
@@ -3902,8 +5101,10 @@ static void pgqrsi_s3_close(void *context)
     pgqrsi_s3_unlock(self);
     pgqrsi_s3_close_file(&self->lock_fd);
     pgqrsi_s3_close_file(&self->line_fd);
+    pgqrsi_s3_close_file(&self->commit_fd);
     pgqrsi_s3_close_file(&self->wake_fd);
     pgqrsi_s3_release(store, &self->base);
+    pgqrsi_s3_release(store, &self->tip.image);
     pgqrsi_s3_release(store, &self->head);
     pgqrsi_s3_release(store, &self->born);
     pgqrsi_s3_release(store, &self->cover);
@@ -3940,13 +5141,17 @@ static pgqrs_result pgqrsi_s3_read_settings(pgqrsi_s3 *self, const char *dsn, co
     return PGQRS_OK;
 }
 
-/* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. */
+#define PGQRSI_S3_REFUSED_US INT64_C(1000000)
+
+/* The object is asked for at once, so that what is wrong with settings, credentials or network shows here. Where nobody listens at
+ * all it is rather the endpoint that is wrong than that somebody will do so soon. */
 static pgqrs_result pgqrsi_s3_first_look(pgqrsi_s3 *self)
 {
     pgqrsi_s3_patience patience =
         pgqrsi_s3_begin_patience(self->patience_us < self->deadline_us ? self->patience_us : self->deadline_us);
     bool moved;
     pgqrs_result result;
+    patience.refused_us = pgqrs_backend_monotonic() + PGQRSI_S3_REFUSED_US;
     pgqrsi_s3_catch_up(self);
     result = pgqrsi_s3_look(self, &patience, &moved);
     return result == PGQRS_ERR_OBJECT_GONE ? PGQRS_OK : result; /* said by the first call; bootstrap is one */
@@ -4026,7 +5231,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_s3_open(pgqrs_store *store, const pgqrs_b
     if (!self) return pgqrs_backend_fail(store, PGQRS_ERR_NO_MEMORY, 0, NULL, "no memory for a store");
     self->store = store;
     self->name = "the store";
-    self->line_fd = self->lock_fd = self->wake_fd = -1;
+    self->line_fd = self->lock_fd = self->commit_fd = self->wake_fd = -1;
     self->patience_us = request->settings->connect_timeout_ms * 1000;
     self->offset_us = pgqrsi_s3_wall_us() - pgqrs_backend_monotonic();
     result = pgqrsi_s3_read_settings(self, request->dsn, request->settings->s3);
@@ -4154,22 +5359,21 @@ static void pgqrsi_s3_forget_claim(pgqrs_backend_claim *claim, bool first)
     PGQRSI_S3_FREE(&claim->messages);
 }
 
-static bool pgqrsi_s3_same_worker(pgqrs_worker_ref a, pgqrs_worker_ref b)
+/* A heartbeat goes along with whatever else is committed. Alone it waits until the last one stored is old, which it is later when
+ * the worker holds no message that others might want. What is odd about the worker is for the call itself to say. */
+static bool pgqrsi_s3_beat_is_due(pgqrsi_s3 *self, pgqrs_worker_ref worker, int64_t now_us)
 {
-    return a.id == b.id && a.epoch == b.epoch;
-}
-
-/* A heartbeat goes along with whatever else is committed; alone it waits until the last one stored is old. */
-static bool pgqrsi_s3_beat_is_due(const pgqrsi_s3 *self, pgqrs_worker_ref worker, int64_t now_us)
-{
-    return !pgqrsi_s3_same_worker(worker, self->beat_worker) || now_us - self->beat_at_us >= self->heartbeat_us ||
-           now_us < self->beat_at_us;
-}
-
-static void pgqrsi_s3_note_beat(pgqrsi_s3 *self, pgqrs_worker_ref worker, int64_t now_us)
-{
-    self->beat_worker = worker;
-    self->beat_at_us = now_us;
+    pgqrs_workers *found = NULL;
+    bool due = true;
+    if (self->heartbeat_us == 0) return true;
+    if (pgqrs_sqlite_backend()->worker_list(self->inner, now_us, worker.id, NULL, &found) == PGQRS_OK &&
+        found->count > 0 && found->items[0].epoch == worker.epoch) {
+        int64_t age_us = now_us - found->items[0].heartbeat_at_us, most_us = self->heartbeat_us;
+        if (found->items[0].held == 0 && most_us < self->idle_heartbeat_us) most_us = self->idle_heartbeat_us;
+        due = age_us >= most_us || age_us <= -most_us;
+    }
+    pgqrs_free(found);
+    return due;
 }
 
 static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *exchange)
@@ -4190,10 +5394,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
         op.result = pgqrs_sqlite_backend()->exchange(self->inner, exchange);
         op.beat = beat && !claim->messages && exchange->verdict_count == 0;
     }
-    if (op.result != PGQRS_OK)
-        pgqrsi_s3_forget_claim(claim, first);
-    else if (beat && claim->heartbeat && claim->refused == PGQRS_OK)
-        pgqrsi_s3_note_beat(self, claim->worker, op.now_us);
+    if (op.result != PGQRS_OK) pgqrsi_s3_forget_claim(claim, first);
     if (beat) claim->heartbeat = true;
     exchange->now_us = given_us;
     return op.result;
@@ -4302,8 +5503,6 @@ static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_
         op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);
         op.result = pgqrs_sqlite_backend()->worker_change(self->inner, change);
     }
-    if (op.result == PGQRS_OK && change->changed && change->beat && !op.discard)
-        pgqrsi_s3_note_beat(self, change->worker, op.now_us);
     change->now_us = given_us;
     return op.result;
 }
@@ -4704,11 +5903,17 @@ static pgqrs_result pgqrsi_s3_open_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_s
     return PGQRS_OK;
 }
 
-static bool pgqrsi_s3_reread_base(pgqrsi_s3 *self, const char *path)
+/* Without the base everything looks like a change, so a file that is there and cannot be read is an error. */
+static pgqrs_result pgqrsi_s3_reread_base(pgqrsi_s3 *self, const char *path)
 {
     self->presence = PGQRSI_S3_UNKNOWN;
     memset(&self->trailer, 0, sizeof(self->trailer));
-    return pgqrsi_s3_catch_up_from(self, path);
+    if (!pgqrsi_s3_catch_up_from(self, path)) return pgqrsi_s3_no_memory(self);
+    if (self->read_error)
+        return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, self->read_error, NULL,
+                                  "%s: the file %s cannot be read: %s; nothing was changed, try again when it can",
+                                  self->name, path, strerror(self->read_error));
+    return PGQRS_OK;
 }
 
 /* A snapshot was cut off. If the file is what it brought, that is its base; otherwise it never got so far. */
@@ -4719,8 +5924,8 @@ static pgqrs_result pgqrsi_s3_finish_restore(pgqrsi_s3 *self)
     bool moved = true;
     if (access(self->arriving_path, F_OK) != 0) return PGQRS_OK;
     memset(&copy, 0, sizeof(copy));
-    if (!pgqrsi_s3_reread_base(self, self->arriving_path)) return pgqrsi_s3_no_memory(self);
-    result = pgqrsi_s3_open_copy(self, false, &copy);
+    result = pgqrsi_s3_reread_base(self, self->arriving_path);
+    if (result == PGQRS_OK) result = pgqrsi_s3_open_copy(self, false, &copy);
     if (result == PGQRS_OK && copy.db && self->presence == PGQRSI_S3_PRESENT && !copy.dirty)
         moved = rename(self->arriving_path, self->image_path) == 0 && pgqrsi_s3_settle(self, -1);
     else if (result == PGQRS_OK)
@@ -4737,9 +5942,8 @@ static pgqrs_result pgqrsi_s3_begin_copy(pgqrsi_s3 *self, bool keep_out, pgqrsi_
     memset(copy, 0, sizeof(*copy));
     result = pgqrsi_s3_lock(self);
     if (result == PGQRS_OK) result = pgqrsi_s3_finish_restore(self);
+    if (result == PGQRS_OK) result = pgqrsi_s3_reread_base(self, self->image_path);
     if (result != PGQRS_OK) return result;
-    if (!pgqrsi_s3_reread_base(self, self->image_path))
-        return pgqrsi_s3_no_memory(self); /* without the base, everything looks like a change */
     return pgqrsi_s3_open_copy(self, keep_out, copy);
 }
 
@@ -4772,29 +5976,31 @@ typedef struct pgqrsi_s3_pending {
     size_t count;
 } pgqrsi_s3_pending;
 
-static pgqrsi_s3_pending pgqrsi_s3_read_pending(pgqrsi_s3 *self)
+/* False: something is there that cannot be read. What is damaged counts for nothing. */
+static bool pgqrsi_s3_read_pending(pgqrsi_s3 *self, pgqrsi_s3_pending *pending)
 {
     unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
-    pgqrsi_s3_pending pending;
     struct stat file;
-    size_t size = 0, i;
+    size_t size, i;
     int descriptor = pgqrsi_s3_open_file(self->pending_path, O_RDONLY);
-    memset(&pending, 0, sizeof(pending));
-    if (descriptor >= 0 && fstat(descriptor, &file) == 0 && file.st_size >= 4 && file.st_size <= (off_t)sizeof(bytes))
-        size = (size_t)file.st_size - 4;
-    if (size > 0 && size % 16 == 0 && pgqrsi_s3_read_at(descriptor, bytes, size + 4, 0) &&
-        pgqrsi_s3_crc(0, bytes, size) == pgqrsi_s3_get(bytes + size, 4))
-        pending.count = size / 16;
-    for (i = 0; i < pending.count; i++) {
-        pending.items[i].id = pgqrsi_s3_get(bytes + 16 * i, 8);
-        pending.items[i].counter = pgqrsi_s3_get(bytes + 16 * i + 8, 8);
-    }
+    bool known = descriptor >= 0 && fstat(descriptor, &file) == 0;
+    memset(pending, 0, sizeof(*pending));
+    if (descriptor < 0) return errno == ENOENT;
+    size = known && file.st_size > 4 && file.st_size <= (off_t)sizeof(bytes) ? (size_t)file.st_size - 4 : 0;
+    if (size > 0) known = pgqrsi_s3_read_at(descriptor, bytes, size + 4, 0) || errno == 0;
     pgqrsi_s3_close_file(&descriptor);
-    return pending;
+    if (!known || size == 0 || size % 16 != 0 || pgqrsi_s3_crc(0, bytes, size) != pgqrsi_s3_get(bytes + size, 4))
+        return known;
+    for (i = 0; i < size / 16; i++) {
+        pending->items[i].id = pgqrsi_s3_get(bytes + 16 * i, 8);
+        pending->items[i].counter = pgqrsi_s3_get(bytes + 16 * i + 8, 8);
+    }
+    pending->count = size / 16;
+    return true;
 }
 
 /* One more, the oldest given up when there are too many. */
-static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter, pgqrsi_s3_pending *pending)
+static bool pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter, pgqrsi_s3_pending *pending)
 {
     unsigned char bytes[16 * PGQRSI_S3_PENDING_MAX + 4];
     int descriptor = pgqrsi_s3_open_file(self->temporary_path, O_WRONLY | O_CREAT | O_TRUNC);
@@ -4812,10 +6018,18 @@ static void pgqrsi_s3_write_pending(pgqrsi_s3 *self, uint64_t counter, pgqrsi_s3
     pgqrsi_s3_put(bytes + size, 4, pgqrsi_s3_crc(0, bytes, size));
     done = descriptor >= 0 && pgqrsi_s3_write_all(descriptor, bytes, size + 4) && pgqrsi_s3_settle(self, descriptor);
     pgqrsi_s3_close_file(&descriptor);
-    if (done && rename(self->temporary_path, self->pending_path) == 0 && pgqrsi_s3_settle(self, -1)) return;
+    if (done && rename(self->temporary_path, self->pending_path) == 0 && pgqrsi_s3_settle(self, -1)) return true;
     unlink(self->temporary_path);
-    pgqrs_backend_log(self->store, PGQRS_LOG_WARN, "%s: %s cannot be written: %s", self->name, self->pending_path,
-                      strerror(errno));
+    return false;
+}
+
+/* Without it an upload whose reply is lost would look like one of somebody else, once the local file has changed again. */
+static pgqrs_result pgqrsi_s3_fail_pending(pgqrsi_s3 *self, const char *what)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_DATABASE, errno, NULL,
+                              "%s: the file %s, which tells uploads of this machine from others, cannot be %s: %s; "
+                              "nothing was uploaded, try again when it can",
+                              self->name, self->pending_path, what, strerror(errno));
 }
 
 /* Is the object's last commit one of these? */
@@ -4831,16 +6045,27 @@ static bool pgqrsi_s3_is_last(const pgqrsi_s3 *self, const pgqrsi_s3_pending *pe
     return false;
 }
 
+/* Nobody could tell later that the local file was uploaded, once others have changed the object. */
+static pgqrs_result pgqrsi_s3_fail_unsaved(pgqrsi_s3 *self)
+{
+    return pgqrs_backend_fail(
+        self->store, PGQRS_ERR_DATABASE, 0, NULL,
+        "%s: the local file and the object are the same now, but the file %s, which would say so, cannot be "
+        "written; see to that (room, permissions), then do it again",
+        self->name, self->image_path);
+}
+
 static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy)
 {
     pgqrsi_s3_patience patience = pgqrsi_s3_begin_patience(self->deadline_us);
-    pgqrsi_s3_pending pending = pgqrsi_s3_read_pending(self);
+    pgqrsi_s3_pending pending;
     pgqrs_result result = PGQRS_OK;
     int times;
+    if (!pgqrsi_s3_read_pending(self, &pending)) return pgqrsi_s3_fail_pending(self, "read");
     for (times = 0; times < 3; times++) {
         pgqrsi_s3_outcome outcome;
         bool same;
-        pgqrsi_s3_write_pending(self, self->counter + 1, &pending);
+        if (!pgqrsi_s3_write_pending(self, self->counter + 1, &pending)) return pgqrsi_s3_fail_pending(self, "written");
         outcome = pgqrsi_s3_push_image(self, copy->image, copy->size, &patience, &result);
         if (outcome == PGQRSI_S3_FAILED && result != PGQRS_ERR_OBJECT_GONE) return result;
         if (outcome == PGQRSI_S3_FAILED) { /* deleted by somebody: made again from what we have */
@@ -4851,6 +6076,7 @@ static pgqrs_result pgqrsi_s3_upload(pgqrsi_s3 *self, const pgqrsi_s3_copy *copy
         same = pgqrsi_s3_is_base(self, copy);
         if (outcome == PGQRSI_S3_LOST && !same && !pgqrsi_s3_is_last(self, &pending)) break;
         if (outcome == PGQRSI_S3_LOST) pgqrsi_s3_save(self); /* an earlier upload of ours is what the object is */
+        if ((outcome == PGQRSI_S3_LANDED || same) && !self->saved) return pgqrsi_s3_fail_unsaved(self);
         if (outcome == PGQRSI_S3_LANDED || same) {
             unlink(self->pending_path);
             return PGQRS_OK;
@@ -4964,8 +6190,11 @@ static pgqrs_result pgqrsi_s3_restore_file(pgqrsi_s3 *self, const pgqrsi_s3_copy
     arrives = result == PGQRS_OK && pgqrsi_s3_save_as(self, self->arriving_path);
     if (result == PGQRS_OK) result = pgqrsi_s3_restore_copy(self, &copy);
     if (result == PGQRS_OK &&
-        (!arrives || rename(self->arriving_path, self->image_path) != 0 || !pgqrsi_s3_settle(self, -1)))
+        (!arrives || rename(self->arriving_path, self->image_path) != 0 || !pgqrsi_s3_settle(self, -1))) {
         pgqrsi_s3_save(self);
+        if (!self->saved) result = pgqrsi_s3_fail_unsaved(self);
+        if (!self->saved) arrives = false; /* where it is the next call finds it, see pgqrsi_s3_finish_restore */
+    }
     if (result != PGQRS_OK && arrives) unlink(self->arriving_path);
     if (result == PGQRS_OK) unlink(self->pending_path); /* what is still under way was not made of this file */
     pgqrsi_s3_close_database(self);

@@ -16,7 +16,8 @@
  *     sqlite:///var/lib/jobs.db a file, absolute                                (also sqlite:/var/lib/jobs.db)
  *     sqlite::memory:           a private database in memory, gone with the store (also sqlite://:memory:)
  *     turso://jobs.db           the same through a library that is not quite SQLite, see below
- * Options behind a question mark are refused. The file is made when it is missing, its directory is not.
+ * Options behind a question mark are refused. The file is made when it is missing (not with store_desc.sqlite_create =
+ * PGQRS_OFF), its directory is not.
  *
  * Durability
  *     What a call acknowledged survives a crash of the program and of the machine. The store keeps the write-ahead log
@@ -334,6 +335,10 @@ static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_vers
 #define PGQRSI_SQLITE_WAITING "state = 2 AND due_at > ?1"
 #define PGQRSI_SQLITE_RUN_OUT "state = 3 AND lease_until <= ?1"
 #define PGQRSI_SQLITE_HELD "state = 3 AND lease_until > ?1"
+/* Workers whose last heartbeat was before that, or before this when they hold nothing. */
+#define PGQRSI_SQLITE_STALE(before, quiet_before)                                                                      \
+    "state <> 5 AND heartbeat_at < " before " AND (heartbeat_at < " quiet_before                                       \
+    " OR id IN (SELECT worker_id FROM pgqrs_messages WHERE state = 3))"
 #define PGQRSI_SQLITE_ARCHIVED "state = 4"
 #define PGQRSI_SQLITE_DEAD "state = 5"
 
@@ -454,14 +459,16 @@ static const char *const *const pgqrsi_sqlite_migrations[] = {pgqrsi_sqlite_vers
                        " FROM pgqrs_messages m JOIN pgqrs_queues q ON q.id = m.queue_id WHERE m.id IN"                                                  \
                        " (SELECT id FROM pgqrs_messages WHERE state = 3 AND worker_id = ?1) ORDER BY m.id")                                             \
     X(WORKER_DROP, "DELETE FROM pgqrs_workers WHERE id = ?1")                                                                                           \
-    X(WORKER_ZOMBIES, "SELECT id FROM pgqrs_workers WHERE state <> 5 AND heartbeat_at < ?1"                                                             \
-                      " AND (?2 = 0 OR queue_id = ?2) ORDER BY id")                                                                                     \
+    X(WORKER_ZOMBIES, "SELECT id FROM pgqrs_workers WHERE " PGQRSI_SQLITE_STALE(                                                                        \
+                          "?1", "?3") " AND (?2 = 0 OR queue_id = ?2) ORDER BY id")                                                                     \
     X(WORKER_PURGE, "DELETE FROM pgqrs_workers WHERE state = 5 AND stopped_at < ?1")                                                                    \
-    X(WORKER_STATS, "SELECT count(*), coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0),"                                                        \
-                    " coalesce(sum(state = 3), 0), coalesce(sum(state = 4), 0), coalesce(sum(state = 5), 0),"                                           \
-                    " coalesce(sum(state <> 5 AND heartbeat_at < ?3), 0),"                                                                              \
-                    " coalesce(min(CASE WHEN state <> 5 THEN started_at END), 0), coalesce(max(heartbeat_at), 0)"                                       \
-                    " FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2")                                                                                \
+    X(WORKER_STATS,                                                                                                                                     \
+      "SELECT count(*), coalesce(sum(state = 1), 0), coalesce(sum(state = 2), 0),"                                                                      \
+      " coalesce(sum(state = 3), 0), coalesce(sum(state = 4), 0), coalesce(sum(state = 5), 0),"                                                         \
+      " coalesce(sum(" PGQRSI_SQLITE_STALE(                                                                                                             \
+          "?3", "?4") "), 0),"                                                                                                                          \
+                      " coalesce(min(CASE WHEN state <> 5 THEN started_at END), 0), coalesce(max(heartbeat_at), 0)"                                     \
+                      " FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2")                                                                              \
     X(WORKERS_HELD, "SELECT count(*) FROM pgqrs_messages WHERE " PGQRSI_SQLITE_HELD " AND worker_id IN"                                                 \
                     " (SELECT id FROM pgqrs_workers WHERE ?2 = 0 OR queue_id = ?2)")                                                                    \
     /* numbers */                                                                                                                                       \
@@ -693,6 +700,7 @@ typedef struct pgqrsi_sqlite {
     bool need_flush; /* false: what changed may be lost with the machine (heartbeats) */
     int changes_before;
     int64_t patience_us; /* connect_timeout_ms */
+    int64_t quiet_us;    /* see pgqrs_backend_open */
     int64_t deadline_us; /* monotonic: give up waiting for locks */
     int64_t turn_end_us;
     /* where the line of one queue and priority ends */
@@ -1741,11 +1749,19 @@ static pgqrs_result pgqrsi_sqlite_set_up_file(pgqrsi_sqlite *self, bool log)
     return PGQRS_OK;
 }
 
+/* Nobody likes to look for a queue in the empty file that a mistyped name has made. */
+static pgqrs_result pgqrsi_sqlite_fail_missing(pgqrsi_sqlite *self, const char *path)
+{
+    return pgqrs_backend_fail(self->store, PGQRS_ERR_BAD_DSN, SQLITE_CANTOPEN, NULL,
+                              "there is no file %s; name the right one, or make it with pgqrs install (sqlite_create)",
+                              path);
+}
+
 static pgqrs_result pgqrsi_sqlite_open_own(pgqrsi_sqlite *self, const char *dsn, const pgqrs_store_desc *settings)
 {
     const char *path = pgqrsi_sqlite_dsn_path(self, dsn);
     bool memory;
-    int rc;
+    int rc, create = settings->sqlite_create == PGQRS_OFF ? 0 : SQLITE_OPEN_CREATE;
     pgqrs_result result;
     if (!path) return PGQRS_ERR_BAD_DSN;
     memory = strcmp(path, ":memory:") == 0;
@@ -1756,9 +1772,10 @@ static pgqrs_result pgqrsi_sqlite_open_own(pgqrsi_sqlite *self, const char *dsn,
 #endif
     if (!memory && (result = pgqrsi_sqlite_enter_process(self)) != PGQRS_OK) return result;
     if (!memory && (result = pgqrsi_sqlite_set_paths(self, path)) != PGQRS_OK) return result;
-    rc =
-        pgqrsi_sqlite3.open_v2(path, &self->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+    rc = pgqrsi_sqlite3.open_v2(path, &self->db, SQLITE_OPEN_READWRITE | create | SQLITE_OPEN_NOMUTEX, NULL);
     if (!self->db) return pgqrs_backend_fail(self->store, PGQRS_ERR_NO_MEMORY, rc, NULL, "SQLite got no memory");
+    if (rc == SQLITE_CANTOPEN && !create && access(path, F_OK) != 0 && errno == ENOENT)
+        return pgqrsi_sqlite_fail_missing(self, path);
     if (rc != SQLITE_OK) return pgqrsi_sqlite_fail(self, rc);
     rc = pgqrsi_sqlite3.busy_handler(self->db, pgqrsi_sqlite_on_busy, self);
     if (rc != SQLITE_OK) return pgqrsi_sqlite_fail(self, rc);
@@ -1800,6 +1817,7 @@ static PGQRSI_RARE pgqrs_result pgqrsi_sqlite_open(pgqrs_store *store, const pgq
     self->called = request->name;
     self->lock_fd = self->log_fd = self->wake_fd = -1;
     self->patience_us = request->settings->connect_timeout_ms * 1000;
+    self->quiet_us = request->quiet_us;
     result = request->database ? pgqrsi_sqlite_open_borrowed(self, request->database)
                                : pgqrsi_sqlite_open_own(self, request->dsn, request->settings);
     if (result != PGQRS_OK) {
@@ -3723,29 +3741,37 @@ static pgqrs_result pgqrsi_sqlite_worker_change(void *context, pgqrs_backend_wor
     return pgqrsi_sqlite_finish(self, pgqrsi_sqlite_move_worker(self, change));
 }
 
-/* Parameters: 1 now, 2 queue, 3 state, 4 stale before, 5 after id, 6 limit, 7 id. */
+/* The later of the two moments that PGQRSI_SQLITE_STALE takes is given, this is the other. */
+static int64_t pgqrsi_sqlite_quiet_before(const pgqrsi_sqlite *self, int64_t now_us, int64_t before_us)
+{
+    return now_us - self->quiet_us < before_us ? now_us - self->quiet_us : before_us;
+}
+
+/* Parameters: 1 now, 2 queue, 3 state, 4 stale before, 5 after id, 6 limit, 7 id, 8 stale before when it holds nothing. */
 static void pgqrsi_sqlite_add_worker_filter(pgqrsi_sqlite_text *sql, const pgqrs_worker_filter *filter, int64_t id)
 {
-    pgqrsi_sqlite_add(sql, " WHERE coalesce(?1, ?2, ?3, ?4, ?5, ?6, ?7) NOTNULL");
+    pgqrsi_sqlite_add(sql, " WHERE coalesce(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) NOTNULL");
     if (id) pgqrsi_sqlite_add(sql, " AND w.id = ?7");
     if (filter->queue) pgqrsi_sqlite_add(sql, " AND w.queue_id = ?2");
     if (filter->state) pgqrsi_sqlite_add(sql, " AND w.state = ?3");
-    if (filter->stale_ms) pgqrsi_sqlite_add(sql, " AND w.state <> 5 AND w.heartbeat_at < ?4");
+    if (filter->stale_ms) pgqrsi_sqlite_add(sql, " AND " PGQRSI_SQLITE_STALE("?4", "?8"));
 }
 
 static pgqrs_result pgqrsi_sqlite_put_worker_filter(pgqrsi_sqlite_query *query, const pgqrs_worker_filter *filter,
                                                     int64_t id, int64_t now_us, int64_t limit)
 {
     int64_t queue_id;
+    int64_t before_us = filter->stale_ms > INT64_MAX / 1000 ? INT64_MIN / 2 : now_us - filter->stale_ms * 1000;
     pgqrs_result result = pgqrsi_sqlite_filter_queue(query->self, filter->queue, &queue_id);
     if (result != PGQRS_OK) return result;
     pgqrsi_sqlite_put(query, now_us);
     pgqrsi_sqlite_put(query, queue_id);
     pgqrsi_sqlite_put(query, filter->state);
-    pgqrsi_sqlite_put(query, filter->stale_ms > INT64_MAX / 1000 ? INT64_MIN / 2 : now_us - filter->stale_ms * 1000);
+    pgqrsi_sqlite_put(query, before_us);
     pgqrsi_sqlite_put(query, filter->after_id);
     pgqrsi_sqlite_put(query, limit);
     pgqrsi_sqlite_put(query, id);
+    pgqrsi_sqlite_put(query, pgqrsi_sqlite_quiet_before(query->self, now_us, before_us));
     return PGQRS_OK;
 }
 
@@ -3888,12 +3914,12 @@ static pgqrs_result pgqrsi_sqlite_worker_delete(void *context, int64_t now_us, i
 static pgqrs_result pgqrsi_sqlite_reclaim_one(pgqrsi_sqlite *self, int64_t now_us, int64_t before_us, int64_t queue_id,
                                               const char *reason, bool *found, int64_t *messages)
 {
-    const int64_t search[] = {before_us, queue_id};
+    const int64_t search[] = {before_us, queue_id, pgqrsi_sqlite_quiet_before(self, now_us, before_us)};
     int64_t values[2];
     pgqrs_result result;
     values[0] = 0;
     values[1] = now_us;
-    result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKER_ZOMBIES_SQL, search, 2, &values[0]);
+    result = pgqrsi_sqlite_number(self, PGQRSI_SQLITE_WORKER_ZOMBIES_SQL, search, 3, &values[0]);
     *found = values[0] != 0;
     if (result != PGQRS_OK || !*found) return result;
     result = pgqrsi_sqlite_release_held(self, values[0], now_us, reason, messages);
@@ -4054,6 +4080,7 @@ static pgqrs_result pgqrsi_sqlite_read_stats(pgqrsi_sqlite *self, int64_t now_us
     pgqrsi_sqlite_put(&query, values[0]);
     pgqrsi_sqlite_put(&query, values[1]);
     pgqrsi_sqlite_put(&query, values[2]);
+    pgqrsi_sqlite_put(&query, pgqrsi_sqlite_quiet_before(self, now_us, values[2]));
     if (pgqrsi_sqlite_next(&query)) {
         int64_t started_us = pgqrsi_sqlite_int(&query, 7);
         int64_t heartbeat_us = pgqrsi_sqlite_int(&query, 8);

@@ -42,9 +42,23 @@ has "the cure is said" "--dsn" "$err"
 gives "an unknown scheme" 2 pgqrs -d foo://x queue list
 gives "no server" 4 pgqrs -d postgresql://ada:secret@127.0.0.1:1/x queue list
 case $err in *secret*) tap_fail "no password in messages" ;; *) tap_ok "no password in messages" ;; esac
-gives "a file that cannot be opened" 2 pgqrs -d "sqlite://$scratch/nowhere/x.db" queue list
+gives "a file that cannot be made" 2 pgqrs -d "sqlite://$scratch/nowhere/x.db" install
+for command in "queue list" "message send a 1" "migrate" "doctor" "copy sqlite://$scratch/typo.db sqlite://$scratch/typo2.db --yes"; do
+    # shellcheck disable=SC2086
+    gives "a file that is not there: $command" 2 pgqrs -d "sqlite://$scratch/typo.db" $command
+    has "is named with the cure" "there is no file $scratch/typo.db; name the right one, or make it with pgqrs install" "$err"
+done
+is "and is not there afterwards" "" "$(ls "$scratch" | grep typo)"
+: >"$scratch/empty.db"
 gives "no tables" 1 pgqrs -d "sqlite://$scratch/empty.db" queue list
 has "the command that makes them is named" "pgqrs install" "$err"
+for format in table json jsonl csv; do
+    for command in "queue list" "message list a" "worker list" "workflow list" "run list"; do
+        # shellcheck disable=SC2086
+        gives "a list that fails: $command, $format" 1 pgqrs -d "sqlite://$scratch/empty.db" $command --format $format
+        is "shows nothing else" "" "$out"
+    done
+done
 
 # --- precedence: flag, environment, file; field by field
 gives "install by flag" 0 pgqrs -d "sqlite://$scratch/flag.db" install
@@ -133,6 +147,9 @@ if command -v script >/dev/null; then
     seq 1 2000 >lines
     has "a progress bar" "[=========================] 100%  2000 messages" "$(on_terminal 100 "pgqrs message send wide --lines --file lines")"
     # A person is asked, and may say no.
+    pgqrs queue create one >/dev/null && pgqrs message send one 1 >/dev/null
+    has "one is no several" 'delete queue "one" with 1 message? [y/N]' \
+        "$( (sleep 0.3 && echo n) | script -qec "pgqrs queue delete one --force" /dev/null | tr -d '\r')"
     answer() { (sleep 0.3 && echo "$1") | script -qec "pgqrs queue delete wide --force" /dev/null | tr -d '\r'; }
     has "no is no" "nothing was changed" "$(answer n)"
     gives "so it is still there" 0 pgqrs queue get wide
@@ -172,7 +189,7 @@ gives "old: message archive, its lease is ours" 0 pgqrs message archive jobs "$i
 json "old: message show --archive" ".id == $id" pgqrs message show jobs "$id" --archive
 json "old: archive list" "map(.id) == [$id]" pgqrs archive list jobs
 pgqrs message send jobs 3 >/dev/null
-json "old: message dequeue" '.payload == 3' pgqrs message dequeue jobs
+json "old: message dequeue" '.payload == 3 and .lease == null and .lease_until == null' pgqrs message dequeue jobs
 gives "old: message delete" 0 pgqrs message delete jobs "$id" --yes
 gives "old: queue metrics" 0 pgqrs queue metrics
 json "old: queue metrics of one" '.archived == 1 and .delayed == 1' pgqrs queue metrics jobs

@@ -60,7 +60,7 @@ asked=$(on_first run steps "$lunch" --format json | jq -c '.[0]')
 # --- what is refused
 gives "to itself" 2 pgqrs copy "$first" "$first" --yes --to-schema other
 gives "without a question" 2 copy "${way[0]}" "${way[1]}"
-has "says what it would do" "pause 3 of the 3 queues" "$err"
+has "says what it would do" "pause 3 of 3 queues" "$err"
 json "and has done nothing" 'map(.paused) | any | not' pgqrs -d "$first" queue list
 gives "while somebody is at work" 1 copy "${way[0]}" "${way[1]}" --yes
 has "says so" "2 messages are still being worked on" "$err"

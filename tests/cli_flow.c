@@ -2,6 +2,8 @@
  *
  *     cli_flow            a worker: runs of the workflow "expense" until none can go on
  *     cli_flow FILE SQL   statements on a SQLite file
+ *     cli_flow DSN SLOT FEEDBACK   leaves a replication slot behind, as a standby that is gone would; FEEDBACK is what it said last:
+ *                                  in hexadecimal, after its 'h'
  *
  * A run asks, waits an hour for the event "answer", and pays. With the input "broke" paying fails for good, until there is a file named
  * "money".
@@ -13,6 +15,7 @@
 #include "../examples/http_curl.h"
 #include <sqlite3.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -69,7 +72,53 @@ static int work(void)
     return result ? 1 : 0;
 }
 
+static bool said(PGconn *connection, const char *sql, ExecStatusType wanted)
+{
+    PGresult *result = PQexec(connection, sql);
+    bool good = PQresultStatus(result) == wanted;
+    if (!good)
+        fprintf(stderr, "%s: %s", sql, PQerrorMessage(connection));
+    PQclear(result);
+    return good;
+}
+
+static bool feed_back(PGconn *connection, const char *hex)
+{
+    char message[64] = "h", byte[3] = "";
+    int size = 1;
+    for (; hex[0] && hex[1] && size < (int)sizeof message; hex += 2) {
+        memcpy(byte, hex, 2);
+        message[size++] = (char)strtol(byte, NULL, 16);
+    }
+    return PQputCopyData(connection, message, size) == 1 && PQflush(connection) == 0;
+}
+
+/* Where the log ends. */
+static bool find_position(PGconn *connection, char *position, size_t size)
+{
+    PGresult *result = PQexec(connection, "IDENTIFY_SYSTEM");
+    bool good = PQntuples(result) == 1 && PQnfields(result) > 2;
+    snprintf(position, size, "%s", good ? PQgetvalue(result, 0, 2) : "");
+    PQclear(result);
+    return good;
+}
+
+static int leave_slot(const char *dsn, const char *slot, const char *feedback)
+{
+    char create[200], start[200], position[32];
+    PGconn *connection = PQconnectdb(dsn);
+    bool good = find_position(connection, position, sizeof position);
+    snprintf(create, sizeof create, "CREATE_REPLICATION_SLOT \"%.60s\" PHYSICAL RESERVE_WAL", slot);
+    snprintf(start, sizeof start, "START_REPLICATION SLOT \"%.60s\" PHYSICAL %s", slot, position);
+    good = good && said(connection, create, PGRES_TUPLES_OK) && said(connection, start, PGRES_COPY_BOTH) &&
+           feed_back(connection, feedback) && PQputCopyEnd(connection, NULL) == 1 && PQflush(connection) == 0;
+    PQfinish(connection);
+    return good ? 0 : 1;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 4)
+        return leave_slot(argv[1], argv[2], argv[3]);
     return argc == 3 ? carry_out(argv[1], argv[2]) : work();
 }

@@ -17,6 +17,17 @@ gives "verify" 0 pgqrs verify
 gives "doctor" 0 pgqrs doctor
 gives "a wrong key" 4 env AWS_SECRET_ACCESS_KEY=wrong XDG_CACHE_HOME="$scratch/other" pgqrs queue list
 is "shows no secret" "" "$(printf '%s' "$err" | grep -E 'hunter2|wrong' || true)"
+gives "no credentials" 2 env -u AWS_SECRET_ACCESS_KEY pgqrs queue list
+has "are named as variables" "AWS_SECRET_ACCESS_KEY" "$err"
+is "and not as what a C program sets" "" "$(printf '%s' "$err" | grep pgqrs_s3_desc || true)"
+gives "the help" 0 pgqrs --help
+for variable in AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_REGION AWS_ENDPOINT_URL_S3 PGQRS_S3_MODE PGQRS_S3_CACHE_DIR; do
+    has "names $variable" "$variable" "$out"
+done
+gives "a wrong region" 2 env AWS_REGION=eu-north-1 XDG_CACHE_HOME="$scratch/other" pgqrs queue list
+has "names the right one" "us-east-1" "$err"
+gives "nobody there" 4 env AWS_ENDPOINT_URL_S3=http://127.0.0.1:1 XDG_CACHE_HOME="$scratch/other" timeout 8 pgqrs queue list
+has "names the endpoint" "http://127.0.0.1:1" "$err"
 gives "no such bucket" 2 env XDG_CACHE_HOME="$scratch/other" pgqrs -d s3://nowhere/jobs.sqlite queue list
 has "is said" "nowhere" "$err"
 

@@ -12,8 +12,8 @@ shows() { screen | grep -qF -- "$1"; }
 is_gone() { ! shows "$1"; }
 
 tops() {
-    gives "top without a terminal" 2 pgqrs top
     pgqrs install >/dev/null
+    gives "top without a terminal" 2 pgqrs top
     pgqrs queue create mail >/dev/null
     pgqrs queue create reports --max-attempts 1 >/dev/null
     pgqrs workflow create expense >/dev/null
@@ -30,7 +30,7 @@ tops() {
     screen | steady >screen
     cat >expected <<EOF
 pgqrs top on $(pgqrs verify --format json | jq -r .backend), TIME
-3 queues: 3 ready, 0 delayed, 1 leased, 1 dead, 0 archived; 0 workers, 0 of them stale
+3 queues: 3 ready, 0 delayed, 1 leased, 1 dead, 0 archived; 0 workers, 0 stale
 QUEUE                 ready  delayed   leased     dead archived   done/s  workers   oldest
 mail                      2        0        1        0        0      0.0        0 AGE
 reports (paused)          0        0        0        1        0      0.0        0

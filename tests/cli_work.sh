@@ -217,15 +217,36 @@ pinned() {
     fi
     [ -n "${PGQRS_TEST_POSTGRES_ADMIN_DSN:-}" ] || return
     lunch "BEGIN;" "$PGQRS_TEST_POSTGRES_ADMIN_DSN"
-    soon "postgres: what may not be seen is said" vacuum_is ok "sessions he may not"
+    soon "postgres: what may not be seen is said" vacuum_is ok "those of 1 session he may not"
     exec 9>&-
     wait "$guest"
+}
+
+admin_sql() { psql -X -t -A -q -d "$PGQRS_TEST_POSTGRES_ADMIN_DSN" -c "$1"; }
+
+is_left() {
+    [ "$(admin_sql "SELECT xmin IS NOT NULL AND NOT active FROM pg_replication_slots WHERE slot_name = '$1'")" = t ]
+}
+
+slots() {
+    local slot=gone_$$ xid admin=$PGQRS_TEST_POSTGRES_ADMIN_DSN
+    # Its clock, the oldest transaction that it looks at, no transaction for the catalogs.
+    xid=$(admin_sql "SELECT lpad(to_hex(x & 4294967295), 8, '0') || lpad(to_hex(x >> 32), 8, '0') FROM txid_current() AS x")
+    gives "postgres: a standby with a slot goes" 0 "$root/build/test/cli_flow" "$admin?replication=true" "$slot" \
+        "0000000000000000${xid}0000000000000000"
+    soon "postgres: its slot keeps what was said" is_left "$slot"
+    gives "postgres: that is a problem" 1 pgqrs doctor
+    has "postgres: which is named" "replication slot \"$slot\", which nobody uses, keeps all that is dead since " "$out"
+    has "postgres: with its cure" "SELECT pg_drop_replication_slot('$slot')" "$out"
+    gives "postgres: the slot can be dropped" 0 admin_sql "SELECT pg_drop_replication_slot('$slot')"
+    json "postgres: nothing keeps vacuum any more" 'map(select(.check == "vacuum")) | length == 1 and .[0].status == "ok"' pgqrs doctor
 }
 
 database() {
     case $PGQRS_DSN in postgres*) ;; *) return ;; esac
     json "postgres: nothing keeps vacuum" 'map(select(.check == "vacuum")) | .[0].status == "ok"' pgqrs doctor
     pinned
+    if [ -n "${PGQRS_TEST_POSTGRES_ADMIN_DSN:-}" ]; then slots; else tap_skip "postgres: replication slots: there is no superuser"; fi
     local version
     version=$(pgqrs verify --format json | jq .version)
     set_version() { psql -X -q -d "$PGQRS_TEST_POSTGRES_DSN" -c "UPDATE $PGQRS_SCHEMA.pgqrs_meta SET value = $1 WHERE key = 'schema_version'"; }

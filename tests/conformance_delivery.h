@@ -1598,6 +1598,114 @@ static void archive_by_another_store_frees_the_key(void)
     NO(put_into(T.queue, "2", (pgqrs_enqueue_desc){.dedup_key = "k"}).duplicate);
 }
 
+/* Messages that were enqueued together are stored together, and taken off part by part: each part is a lease of its own. */
+static void batch_is_taken_part_by_part(void)
+{
+    enum { all = 120, part = 7 };
+    int64_t ids[all], last_lease = 0;
+    size_t i, taken = 0;
+    put_batch(T.queue, all, 0, ids);
+    while (taken < all) {
+        size_t wanted = taken % 3 == 2 ? 1 : part, expected = wanted < all - taken ? wanted : all - taken;
+        const pgqrs_messages *got = take_many(wanted);
+        pgqrs_settlement items[part];
+        EQ(expected, got->count);
+        for (i = 0; i < expected; i++) {
+            EQ(ids[taken + i], got->items[i].id);
+            EQ(1, got->items[i].attempt);
+            YES(got->items[i].lease != last_lease);
+            items[i] = pgqrs_settlement_for(&got->items[i], PGQRS_ARCHIVE);
+        }
+        last_lease = got->items[expected - 1].lease;
+        OK(pgqrs_settle(T.store, items, expected, NULL, NULL, NULL));
+        for (i = 0; i < expected; i++)
+            RESULT(PGQRS_OK, items[i].result);
+        NUMBERS((int64_t)(all - taken - expected), 0, 0, (int64_t)(taken + expected), 0);
+        taken += expected;
+    }
+    EQ(0, take_many(part)->count);
+    OK(pgqrs_verify(T.store));
+}
+
+/* Enqueued together and one by one by turns, so that what the claims so far were like says little about the next one. */
+static size_t put_by_turns(int64_t *ids)
+{
+    static const size_t together[] = {50, 50, 1, 1, 50, 10, 10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 50, 7, 20};
+    size_t i, count = 0;
+    for (i = 0; i < COUNT_OF(together); i++) {
+        put_batch(T.queue, together[i], 0, ids + count);
+        count += together[i];
+    }
+    return count;
+}
+
+static void claims_by_turns(size_t wanted, const int64_t *ids, size_t count)
+{
+    size_t i, taken = 0;
+    while (taken < count) {
+        size_t expected = wanted < count - taken ? wanted : count - taken;
+        const pgqrs_messages *got = take_many(wanted);
+        EQ(expected, got->count);
+        for (i = 0; i < expected; i++)
+            EQ(ids[taken + i], got->items[i].id);
+        OK(pgqrs_archive_many(T.store, got->items, got->count, NULL));
+        taken += expected;
+    }
+    EQ(0, take_many(wanted)->count);
+}
+
+static void batches_and_single_messages_take_turns(void)
+{
+    static const size_t wanted[] = {10, 20, 50};
+    int64_t ids[400];
+    for (size_t i = 0; i < COUNT_OF(wanted); i++)
+        claims_by_turns(wanted[i], ids, put_by_turns(ids));
+    OK(pgqrs_verify(T.store));
+}
+
+/* None of them knows how much the others have left of what was enqueued together. */
+static void consumers_of_one_batch_take_turns(void)
+{
+    static const struct {
+        size_t wanted, all;
+    } portions[] = {{10, 150}, {7, 105}, {1, 12}};
+    int64_t ids[150];
+    pgqrs_store *stores[3];
+    stores[0] = T.store;
+    stores[1] = another_store();
+    stores[2] = another_store();
+    for (size_t i = 0; i < COUNT_OF(portions); i++) {
+        size_t wanted = portions[i].wanted, all = portions[i].all, taken, turn = 0;
+        put_batch(T.queue, all, 0, ids);
+        for (taken = 0; taken < all; taken += wanted) {
+            pgqrs_store *store = stores[turn < 4 ? 0 : turn * turn % 3];
+            const pgqrs_messages *got = take_many_with(store, T.queue, (pgqrs_dequeue_desc){.limit = wanted});
+            turn++;
+            EQ(wanted, got->count);
+            for (size_t k = 0; k < wanted; k++)
+                EQ(ids[taken + k], got->items[k].id);
+            OK_ON(store, pgqrs_archive_many(store, got->items, got->count, NULL));
+        }
+    }
+    OK(pgqrs_verify(T.store));
+}
+
+/* The claims before it give no reason to expect it. */
+static void order_is_priority_first_in_claims_of_many(void)
+{
+    put_one_by_one(40);
+    EQ(10, take_many(10)->count);
+    EQ(10, take_many(10)->count);
+    pgqrs_receipt urgent = put_into(T.queue, "1", (pgqrs_enqueue_desc){.priority = 1});
+    const pgqrs_messages *got = take_many(10);
+    EQ(10, got->count);
+    EQ(urgent.id, got->items[0].id);
+    OK(pgqrs_queue_pause(T.store, T.queue));
+    EQ(0, take_many(10)->count);
+    OK(pgqrs_queue_resume(T.store, T.queue));
+    EQ(10, take_many(10)->count);
+}
+
 static const test_case delivery_cases[] = {
     CASE(dequeue_of_nothing_is_fine, PLAIN),
     CASE(dequeue_fills_the_message, PLAIN),
@@ -1605,6 +1713,10 @@ static const test_case delivery_cases[] = {
     CASE(dequeue_refuses_missing_arguments, PLAIN),
     CASE(dequeue_refuses_settings_out_of_range, PLAIN),
     CASE(dequeue_limit_0_is_the_stores_batch, PLAIN),
+    CASE(batch_is_taken_part_by_part, PLAIN),
+    CASE(batches_and_single_messages_take_turns, PLAIN),
+    CASE(order_is_priority_first_in_claims_of_many, PLAIN),
+    CASE(consumers_of_one_batch_take_turns, TWO),
     CASE(dequeue_takes_no_more_than_the_limit, PLAIN),
     CASE(order_is_enqueue_order, PLAIN),
     CASE(order_of_a_batch_is_delivery_order, PLAIN),

@@ -73,12 +73,13 @@ sections_of() { # HEADER PREFIX
 }
 
 : >"$out/uncovered.txt"
-for header in pgqrs.h pgqrs_sqlite.h; do
+for header in pgqrs.h pgqrs_sqlite.h pgqrs_s3.h; do
     branches_of "$header" >"$out/$header.branches"
 done
 {
     sections_of pgqrs.h ""
     sections_of pgqrs_sqlite.h "sqlite: "
+    sections_of pgqrs_s3.h "s3: "
 } >"$out/table.txt"
 
 awk -F '\t' -v least="$least" '
@@ -86,11 +87,13 @@ awk -F '\t' -v least="$least" '
     { show($1, $2, $3) }
     $1 == "postgres" { postgres += $2; postgres_of += $3; next }
     $1 ~ /^sqlite: / { sqlite += $2; sqlite_of += $3; next }
+    $1 ~ /^s3: / { s3 += $2; s3_of += $3; next }
     { engine += $2; engine_of += $3 }
     END {
         print ""
         show("the Postgres backend", postgres, postgres_of)
         show("the SQLite backend", sqlite, sqlite_of)
+        show("the S3 backend", s3, s3_of)
         show("the engine", engine, engine_of)
         if (100 * engine < least * engine_of) { printf "the engine is below %s %%\n", least; exit 1 }
     }' "$out/table.txt" || failed=1

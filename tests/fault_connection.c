@@ -1,6 +1,7 @@
 /* The database goes away, is locked, full, read-only or damaged, and processes are killed: what was acknowledged stays,
  * errors are of the right kind, and the store goes on as soon as the database does. */
 #include "fault_operations.h"
+#include <sys/ioctl.h>
 #include <fcntl.h>
 #include <grp.h>
 
@@ -36,8 +37,7 @@ static int64_t end_pooled_connections(void)
 static int64_t end_connections(void)
 {
     char sql[512];
-    int64_t ended;
-    int rounds = 0;
+    int64_t ended, began_ms = monotonic_ms();
     if (on(ON_PGBOUNCER))
         return end_pooled_connections();
     snprintf(sql, sizeof(sql),
@@ -48,7 +48,7 @@ static int64_t end_connections(void)
     /* The signal is only sent: wait until they are really gone. */
     snprintf(sql, sizeof(sql), "SELECT count(*) FROM pg_stat_activity WHERE application_name = '%s' AND pid <> pg_backend_pid()",
              marked_name);
-    while (raw_int(sql) > 0 && rounds++ < 500)
+    while (raw_int(sql) > 0 && monotonic_ms() - began_ms < 60000)
         sleep_ms(5);
     return ended;
 }
@@ -134,22 +134,28 @@ static void ended_without_retries_tells_the_truth(void)
     OK(pgqrs_verify(T.store));
 }
 
-/* A child that ends our connections again and again, with time to get something done in between. */
+enum { ENDING_MS = 2500 };
+
+/* A child that ends our connections again and again until it is killed, with time to get something done in between: ever more of it
+ * when that was not enough. */
 static int end_again_and_again_in_child(void *user)
 {
     unsigned pause_ms = 10;
-    int64_t until = monotonic_ms() + *(int *)user;
+    int64_t began_ms = monotonic_ms();
     char sql[512];
     PGconn *connection = PQconnectdb(run.dsn);
+    (void)user;
     snprintf(sql, sizeof(sql),
              "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = '%s'", marked_name);
-    while (monotonic_ms() < until) {
+    if (!connection)
+        return 1;
+    for (;;) {
+        if (PQstatus(connection) != CONNECTION_OK)
+            PQreset(connection); /* behind a pooler its own may be among them */
         PQclear(PQexec(connection, sql));
         pause_ms = (pause_ms * 7 + 11) % 61; /* 0 to 60, in no order that a caller could fall in step with */
-        sleep_ms((int)pause_ms + 5);
+        sleep_ms(((int)pause_ms + 5) * (1 + (monotonic_ms() - began_ms) / ENDING_MS));
     }
-    PQfinish(connection);
-    return 0;
 }
 
 static bool passing(pgqrs_result result)
@@ -159,28 +165,29 @@ static bool passing(pgqrs_result result)
 
 static void ended_in_the_middle_loses_nothing_acknowledged(void)
 {
-    enum { room = 20000 };
+    enum { room = 20000, enough = 10, patience_ms = 45000 };
     static int64_t sent[room], archived[room];
     size_t sent_count = 0, archived_count = 0, i;
     int64_t unknown = 0, total;
-    int duration = 2500, failures = 0;
+    int failures = 0, status = 0;
     pgqrs_store_desc desc = real_time_desc();
     pgqrs_queue_desc queue = test_queue_desc();
     pid_t child;
-    int64_t until;
+    int64_t began_ms;
     queue.max_attempts = 1000;
     queue.lease_ms = 3600000;
     marked_store(0);
     OK(pgqrs_queue_create(T.store, T.queue, &queue));
     close_all_stores();
-    child = start_child(end_again_and_again_in_child, &duration);
-    until = monotonic_ms() + duration;
+    child = start_child(end_again_and_again_in_child, NULL);
+    began_ms = monotonic_ms();
     do /* opening may be what is ended, which is an error and no hang */
         T.store = pgqrs_open(T.dsn, &desc, NULL);
-    while (!T.store && monotonic_ms() < until);
+    while (!T.store && monotonic_ms() - began_ms < patience_ms);
     assert_non_null(T.store);
     remember_store(T.store);
-    while (monotonic_ms() < until && sent_count < room && archived_count < room) {
+    while ((monotonic_ms() - began_ms < ENDING_MS || (sent_count < enough && monotonic_ms() - began_ms < patience_ms)) &&
+           sent_count < room && archived_count < room) {
         pgqrs_receipt receipt = {0, false};
         pgqrs_message *message = NULL;
         pgqrs_result result = pgqrs_enqueue(T.store, T.queue, SECRET_PAYLOAD, NULL, &receipt);
@@ -198,7 +205,9 @@ static void ended_in_the_middle_loses_nothing_acknowledged(void)
             archived[archived_count++] = message->id;
         pgqrs_free(message);
     }
-    child_ended_well(child);
+    kill(child, SIGKILL);
+    EQ(child, waitpid(child, &status, 0));
+    YES(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     close_all_stores();
     T.store = open_store(NULL);
     T.now_us = real_us();
@@ -212,7 +221,7 @@ static void ended_in_the_middle_loses_nothing_acknowledged(void)
     printf("# %d sent, %d archived, %d errors, %d of unknown outcome\n", (int)sent_count, (int)archived_count, failures,
            (int)unknown);
     BETWEEN((int64_t)sent_count, (int64_t)sent_count + unknown, total);
-    BETWEEN(10, room, sent_count);
+    BETWEEN(enough, room, sent_count);
     OK(pgqrs_verify(T.store));
 }
 
@@ -267,12 +276,12 @@ static void waiting_survives_an_ended_connection(void)
     marked_store(0);
     OK(pgqrs_queue_create(T.store, T.queue, &queue));
     close_all_stores();
+    start = monotonic_ms();
     child = start_child(end_then_enqueue_in_child, NULL);
     desc.poll_ms = 500;
     T.store = open_store(&desc);
-    start = monotonic_ms();
-    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 20000}) != NULL);
-    BETWEEN(500, 8000, monotonic_ms() - start);
+    YES(take_as((pgqrs_dequeue_desc){.wait_ms = 60000}) != NULL);
+    BETWEEN(500, 30000, monotonic_ms() - start);
     child_ended_well(child);
 }
 
@@ -768,6 +777,18 @@ static int live_until_killed_in_child(void *user)
     }
 }
 
+/* Every other one is not killed before it has told something, however long it takes to open the store. */
+static void wait_for_some_lines(int from)
+{
+    int64_t began_ms = monotonic_ms();
+    int bytes = 0;
+    while (bytes < 3 * (int)sizeof(told)) {
+        YES(monotonic_ms() - began_ms < 50000);
+        sleep_ms(1);
+        EQ(0, ioctl(from, FIONREAD, &bytes));
+    }
+}
+
 static void killed_at_any_moment_loses_nothing_acknowledged(void)
 {
     enum { rounds = 12 };
@@ -788,7 +809,9 @@ static void killed_at_any_moment_loses_nothing_acknowledged(void)
         fcntl(pipes[1], F_SETPIPE_SZ, 1024 * 1024);
         child = start_child(live_until_killed_in_child, &pipes[1]);
         close(pipes[1]);
-        sleep_ms(60 + (int64_t)(test_random(NULL) % 60));
+        if (round % 2)
+            wait_for_some_lines(pipes[0]);
+        sleep_ms((round % 2 ? 0 : 60) + (int64_t)(test_random(NULL) % 60));
         kill(child, SIGKILL);
         EQ(child, waitpid(child, &status, 0));
         if (!WIFSIGNALED(status))

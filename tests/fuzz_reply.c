@@ -85,7 +85,7 @@ static void fuzz_claimed(const uint8_t *data, size_t size)
     FUZZ_CHECK(got.has_queue == there[0] && got.queue_id == want[0] && got.paused == (want[1] != 0));
     FUZZ_CHECK(got.has_worker == there[2] && (int64_t)got.worker_state == want[2]);
     FUZZ_CHECK(got.has_lease == there[3] && got.lease == want[3] && got.total == want[4] && got.seen == want[5]);
-    FUZZ_CHECK(got.has_first == there[8] && got.ord == want[8] && got.xmin == want[9] && got.xmax == want[10]);
+    FUZZ_CHECK(got.has_first == there[8] && got.ord == want[8] && got.xmin == want[9] && got.xid == want[10]);
 }
 
 static pgqrs_store *fuzz_store;

@@ -5,6 +5,7 @@
  *   h  the head of an object in parts, whose checksum is right: what it names is in it, and what it has is laid nowhere else.
  *   p  a part, any bytes; P: with the head and checksum put right. What is taken is what is laid.
  *   c  a file of the cache, any bytes; C: with the checksum put right.
+ *   g  the head of a file by which stores of one machine share commits, any bytes; G: with the checksum put right. Written again it is the same.
  *   s  a key, a time and secrets: the signature is what the tests' own code says, which shares nothing with the library's. */
 #include "fuzz.h"
 
@@ -460,12 +461,42 @@ static void fuzz_signature(const uint8_t *data, size_t size)
     free(text);
 }
 
+/* ---- commits that are shared ---- */
+
+static void fuzz_staged(const uint8_t *data, size_t size, bool fix)
+{
+    unsigned char again[PGQRSI_S3_STAGED_ROOM], *bytes = (unsigned char *)malloc(size + 1);
+    pgqrsi_s3_staged staged;
+    uint64_t image_size = 0;
+    size_t whole = 0, taken;
+    FUZZ_CHECK(bytes != NULL);
+    if (size > 0)
+        memcpy(bytes, data, size);
+    if (fix && size >= PGQRSI_S3_STAGED_HEAD + 20) {
+        size_t count = (size - PGQRSI_S3_STAGED_HEAD - 4) / 16;
+        count = count > PGQRSI_S3_STAGED_MAX ? PGQRSI_S3_STAGED_MAX : count;
+        whole = PGQRSI_S3_STAGED_HEAD + 16 * count + 4;
+        memcpy(bytes, pgqrsi_s3_staged_magic, 8);
+        fuzz_put(bytes + 40, 4, count);
+        fuzz_put(bytes + whole - 4, 4, fuzz_crc(bytes, whole - 4));
+    }
+    memset(&staged, 0, sizeof(staged));
+    taken = pgqrsi_s3_read_staged_head(bytes, size, &staged, &image_size);
+    FUZZ_CHECK(taken <= size && (whole == 0 || taken == whole));
+    staged.image.size = (size_t)image_size;
+    if (taken > 0)
+        FUZZ_CHECK(pgqrsi_s3_staged_head(&staged, again) == taken && memcmp(bytes, again, taken) == 0);
+    free(bytes);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
         return 0;
     switch (data[0]) {
     case 'r': fuzz_reply(data + 1, size - 1); break;
+    case 'g': fuzz_staged(data + 1, size - 1, false); break;
+    case 'G': fuzz_staged(data + 1, size - 1, true); break;
     case 'o': fuzz_object_bytes(data + 1, size - 1, false); break;
     case 't': fuzz_object_bytes(data + 1, size - 1, true); break;
     case 'h': fuzz_head(data + 1, size - 1); break;

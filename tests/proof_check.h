@@ -649,10 +649,19 @@ static bool proof_settled_before(const proof_life *life, const proof_verdict *ve
     return false;
 }
 
+/* Where replies get lost, what only frees a message is done when the message is free of this lease, by whatever; it changed nothing
+ * then, which all other rules see to. */
+static bool proof_only_frees(const proof_check *check, const proof_verdict *v)
+{
+    return check->terms->claims_repeat && (v->op == PROOF_RELEASE || v->op == PROOF_RETRY || v->op == PROOF_GIVE_BACK);
+}
+
 static void proof_check_accepted(proof_check *check, const proof_life *life, const proof_verdict *v, const proof_taken *taken)
 {
     int64_t sure, latest;
     const proof_taken *other = proof_successor(life, taken, v->t0);
+    if (proof_only_frees(check, v))
+        return;
     proof_lease_ends(check, taken, v->t0, &sure, &latest);
     if (other)
         proof_broken(check, PROOF_RULE_STALE, life->id, "%s by process %d at %" PRId64 ", but process %d had it since %" PRId64,
@@ -1058,7 +1067,12 @@ static bool proof_is_fresh(const proof_check *check, const proof_taken *taken)
 {
     const proof_said *said = proof_said_by_tag(check, taken->tag);
     const proof_life life = proof_life_of(check, taken->id);
-    return taken->attempt == 1 && said && said->delay_us == 0 && life.taken_count && life.taken[0].lease == taken->lease;
+    if (taken->attempt != 1 || !said || said->delay_us != 0)
+        return false;
+    for (size_t i = 0; i < life.taken_count; i++) /* in the order in which calls began, and one that waits begins early */
+        if (life.taken[i].lease != taken->lease && life.taken[i].t1 <= taken->t1)
+            return false;
+    return true;
 }
 
 static void proof_check_order_in_claim(proof_check *check, const proof_taken *const *taken, size_t count)

@@ -522,6 +522,44 @@ static void verdict_of_the_one_before_is_found(void **state)
     FOUND(STALE);
 }
 
+/* With replies that get lost, too; but not what changes nothing any more. */
+static void verdict_of_the_one_before_with_lost_replies(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    got(3, 1500, 1, 101, 2, 7);
+    settled(2, 1510, PROOF_ARCHIVE, 1, 100, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 2);
+    F.terms.claims_repeat = true;
+    FOUND(STALE);
+}
+
+static void release_of_the_one_before_with_lost_replies_is_fine(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    got(3, 1500, 1, 101, 2, 7);
+    settled(2, 1510, PROOF_RELEASE, 1, 100, OK_);
+    settled(3, 1520, PROOF_ARCHIVE, 1, 101, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 2);
+    F.terms.claims_repeat = true;
+    NOTHING_FOUND();
+}
+
+static void release_of_the_one_before_is_found(void **state)
+{
+    (void)state;
+    said(1, 10, 7, 1, OK_);
+    got(2, 20, 1, 100, 1, 7);
+    got(3, 1500, 1, 101, 2, 7);
+    settled(2, 1510, PROOF_RELEASE, 1, 100, OK_);
+    settled(3, 1520, PROOF_ARCHIVE, 1, 101, OK_);
+    there(1, 7, PGQRS_ARCHIVED, 2);
+    FOUND(STALE);
+}
+
 static void extension_of_the_one_before_is_found(void **state)
 {
     (void)state;
@@ -1031,6 +1069,8 @@ int main(void)
         FORGED(two_holders_are_found), FORGED(two_handlers_are_found), FORGED(holders_one_after_the_other_pass),
         FORGED(extended_lease_is_still_held), FORGED(refused_extension_holds_nothing), FORGED(clocks_that_differ_may_overlap),
         FORGED(same_token_twice_is_found), FORGED(verdict_after_the_lease_is_found), FORGED(verdict_of_the_one_before_is_found),
+        FORGED(verdict_of_the_one_before_with_lost_replies), FORGED(release_of_the_one_before_with_lost_replies_is_fine),
+        FORGED(release_of_the_one_before_is_found),
         FORGED(extension_of_the_one_before_is_found), FORGED(verdict_with_a_lease_of_nobody_is_found),
         FORGED(refusal_of_the_holder_is_found), FORGED(refusal_after_the_lease_passes), FORGED(attempt_that_is_not_counted_is_found),
         FORGED(attempt_that_is_counted_twice_is_found), FORGED(giving_back_that_is_counted_is_found), FORGED(giving_back_is_not_counted),

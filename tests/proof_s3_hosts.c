@@ -1,6 +1,6 @@
 /* Proof for the S3 backend: processes of two hosts, one of which has a wrong clock, work on one object while every eighth PUT and
- * every thirtieth GET goes wrong and processes are killed at any moment. Each keeps a journal. Afterwards, against the object and all
- * of its versions:
+ * every thirtieth GET goes wrong, processes are killed or stopped for a while at any moment, and files of the caches that they share
+ * are damaged or removed. Each keeps a journal. Afterwards, against the object and all of its versions:
  *
  *   - an enqueue that was acknowledged is there once, under the id that was returned; one that failed is not there
  *   - nothing is there that nobody enqueued, and nothing twice
@@ -13,7 +13,9 @@
  *   proof_s3_hosts [SECONDS [SETTING...]]   15; settings of tests/s3_server.c that hold beside or instead of the faults
  *
  *   PGQRS_PROOF_OPERATIONS=N   until N enqueues and archives were acknowledged; SECONDS (3600) is when it gives up
- *   PGQRS_PROOF_SEED=N         repeats a run as far as processes repeat themselves */
+ *   PGQRS_PROOF_SEED=N         repeats a run as far as processes repeat themselves
+ *   PGQRS_PROOF_PROCESSES=N PGQRS_PROOF_HOSTS=N   4 and 2: those of one host share a cache, and with it their commits
+ *   PGQRS_PROOF_CALM=1         nobody is stopped, and no file is damaged */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -42,7 +44,7 @@ static int proof_clock_gettime(clockid_t clock, struct timespec *now)
 #include "s3_parts.h"
 #include "s3_process.h"
 
-enum { PROCESSES = 4, HOSTS = 2, TAG = 48, LEASE_MS = 2500, BATCH = 5, SPLIT = 65536, DEADLINE_MS = 1200, REPORT_MS = 10000,
+enum { PROCESSES_MAX = 16, TAG = 48, LEASE_MS = 2500, BATCH = 5, SPLIT = 65536, DEADLINE_MS = 1200, REPORT_MS = 10000,
        SKEW_MS = 1100 /* a Date has no fractions: so far may the clocks of two hosts be apart, and a lease end early */ };
 
 static const char secret[] = "swordfish-7731";
@@ -54,10 +56,12 @@ typedef struct shared_page {
 
 static struct {
     char dir[200], endpoint[64];
+    int processes, hosts;
+    bool calm;
     uint64_t random;
     shared_page *page;
     s3_process server;
-    int64_t kills, failures, versions, begun_ms, wanted; /* operations; 0: by the clock */
+    int64_t kills, stops, damages, failures, versions, begun_ms, wanted; /* operations; 0: by the clock */
     int64_t parts, parted;      /* written; versions that are in parts */
     int64_t messages, archived; /* in the newest version looked at */
     uint64_t last_seq;
@@ -126,6 +130,7 @@ static void note(const actor *self, const char *format, ...)
 
 static pgqrs_store *open_store(int host, http_socket *http, pgqrs_error *err)
 {
+    const char *split = getenv("PGQRS_TEST_S3_SPLIT");
     char cache[300];
     pgqrs_s3_desc s3;
     pgqrs_store_desc desc;
@@ -139,7 +144,7 @@ static pgqrs_store *open_store(int host, http_socket *http, pgqrs_error *err)
     s3.cache_dir = cache;
     s3.request_timeout_ms = DEADLINE_MS / 2;
     s3.deadline_ms = DEADLINE_MS;
-    s3.split_bytes = SPLIT;
+    s3.split_bytes = split ? strtoll(split, NULL, 10) : SPLIT;
     desc.s3 = &s3;
     return pgqrs_open("s3://proof/queue.sqlite", &desc, err);
 }
@@ -221,13 +226,13 @@ static void run_actor(int number, int life)
     self.number = number;
     self.life = life;
     self.random = P.random ^ (uint64_t)(number * 1000003 + life);
-    wrong_by_s = number % HOSTS ? 7200 : 0;
+    wrong_by_s = number % P.hosts ? 7200 : 0;
     snprintf(path, sizeof(path), "%s/journal%d-%d", P.dir, number, life);
     self.journal = open(path, O_WRONLY | O_CREAT | O_APPEND, 0600);
     if (!http || self.journal < 0)
         _exit(8);
     while (!P.page->stop && !self.store) {
-        self.store = open_store(number % HOSTS, http, &err);
+        self.store = open_store(number % P.hosts, http, &err);
         if (!self.store && !is_excused(err.code))
             note(&self, "X open: %.120s", err.message);
     }
@@ -609,19 +614,64 @@ static void report_progress(void)
     printf("# %" PRId64 " s: %" PRId64 " acknowledged", (now_ms() - P.begun_ms) / 1000, P.page->acknowledged);
     if (P.wanted > 0)
         printf(" of %" PRId64, P.wanted);
-    printf(", %" PRId64 " kills, %" PRId64 " versions, %" PRId64 " violations\n", P.kills, P.versions, P.failures);
+    printf(", %" PRId64 " kills, %" PRId64 " stops, %" PRId64 " damaged files, %" PRId64 " versions, %" PRId64 " violations\n", P.kills,
+           P.stops, P.damages, P.versions, P.failures);
     fflush(stdout);
 }
 
+/* A file of a host's cache loses its end, or a bit of it flips, or it is gone. */
+static void damage_cache(void)
+{
+    static const char *const names[] = {"image", "shared/stage", "shared/flight", "shared/stage.dropped", "shared/flight.dropped",
+                                        "strays", "machine", "commit", "shared/stage.new", "image.new"};
+    char directory[400], path[700];
+    struct dirent *entry;
+    struct stat status;
+    DIR *listing;
+    int descriptor, how = below(&P.random, 4);
+    snprintf(directory, sizeof(directory), "%s/host%d", P.dir, below(&P.random, P.hosts));
+    snprintf(path, sizeof(path), "%s", directory);
+    if ((listing = opendir(directory)) == NULL)
+        return;
+    while ((entry = readdir(listing)) != NULL)
+        if (entry->d_name[0] != '.')
+            snprintf(path, sizeof(path), "%s/%.200s", directory, entry->d_name);
+    closedir(listing);
+    snprintf(path + strlen(path), 60, "/%s", names[below(&P.random, (int)(sizeof(names) / sizeof(names[0])))]);
+    if (how == 0) {
+        P.damages += unlink(path) == 0;
+        return;
+    }
+    descriptor = open(path, O_RDWR);
+    if (descriptor >= 0 && fstat(descriptor, &status) == 0 && status.st_size > 0) {
+        off_t at = how == 1 ? below(&P.random, 200) % status.st_size : (off_t)(next_random(&P.random) % (uint64_t)status.st_size);
+        unsigned char byte = 0;
+        if (how == 3)
+            P.damages += ftruncate(descriptor, at) == 0;
+        else if (pread(descriptor, &byte, 1, at) == 1 && (byte ^= (unsigned char)(1u << below(&P.random, 8)), true))
+            P.damages += pwrite(descriptor, &byte, 1, at) == 1;
+    }
+    if (descriptor >= 0)
+        close(descriptor);
+}
+
+/* Stops somebody for a while, mostly a short one; it is killed there or goes on. */
+static void stop_actor(pid_t pid)
+{
+    kill(pid, SIGSTOP);
+    nap_ms(below(&P.random, 8) ? below(&P.random, 300) : 2200 + below(&P.random, 1500));
+    P.stops++;
+}
+
 /* Of a proof by the clock every second second is an outage, of a proof by count every eighth. */
-static bool let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PROCESSES])
+static bool let_them_work(int64_t until_ms, pid_t pids[PROCESSES_MAX], int lives[PROCESSES_MAX])
 {
     int64_t next_ms = now_ms() + 2000, report_ms = now_ms() + REPORT_MS;
     bool out = false;
-    for (int i = 0; i < PROCESSES; i++)
+    for (int i = 0; i < P.processes; i++)
         pids[i] = start_actor(i, lives[i] = 1);
     while (now_ms() < until_ms && (P.wanted == 0 || P.page->acknowledged < P.wanted)) {
-        int victim = below(&P.random, PROCESSES), status = 0;
+        int victim = below(&P.random, P.processes), status = 0;
         nap_ms(40 + below(&P.random, 500));
         check_versions(false);
         if (now_ms() >= next_ms) {
@@ -631,6 +681,15 @@ static bool let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PRO
         if (now_ms() >= report_ms) {
             report_progress();
             report_ms = now_ms() + REPORT_MS;
+        }
+        for (int i = 0; !P.calm && i < 3; i++)
+            damage_cache();
+        if (!P.calm && below(&P.random, 3) == 0) {
+            stop_actor(pids[victim]);
+            if (below(&P.random, 2) == 0) {
+                kill(pids[victim], SIGCONT);
+                continue;
+            }
         }
         kill(pids[victim], SIGKILL);
         waitpid(pids[victim], &status, 0);
@@ -642,10 +701,10 @@ static bool let_them_work(int64_t until_ms, pid_t pids[PROCESSES], int lives[PRO
     return P.wanted == 0 || P.page->acknowledged >= P.wanted;
 }
 
-static void end_actors(const pid_t pids[PROCESSES])
+static void end_actors(const pid_t pids[PROCESSES_MAX])
 {
     P.page->stop = 1;
-    for (int i = 0; i < PROCESSES; i++) {
+    for (int i = 0; i < P.processes; i++) {
         int status = 0;
         waitpid(pids[i], &status, 0);
         if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
@@ -653,16 +712,27 @@ static void end_actors(const pid_t pids[PROCESSES])
     }
 }
 
+/* A setting of the environment, from 1 to `most`. */
+static int64_t number_in(const char *name, int64_t usual, int64_t most)
+{
+    const char *text = getenv(name);
+    int64_t value = text ? strtoll(text, NULL, 10) : usual;
+    return value < 1 ? 1 : value > most ? most : value;
+}
+
 int main(int argc, char **argv)
 {
     const char *seed = getenv("PGQRS_PROOF_SEED");
     const char *wanted = getenv("PGQRS_PROOF_OPERATIONS");
     int seconds;
-    pid_t pids[PROCESSES];
-    int lives[PROCESSES];
+    pid_t pids[PROCESSES_MAX];
+    int lives[PROCESSES_MAX];
     char command[300];
     int64_t happened = 0;
     int kinds = 0;
+    P.processes = (int)number_in("PGQRS_PROOF_PROCESSES", 4, PROCESSES_MAX);
+    P.hosts = (int)number_in("PGQRS_PROOF_HOSTS", 2, PROCESSES_MAX);
+    P.calm = getenv("PGQRS_PROOF_CALM") != NULL;
     P.wanted = wanted ? strtoll(wanted, NULL, 10) : 0;
     P.begun_ms = now_ms();
     seconds = argc > 1 ? atoi(argv[1]) : P.wanted > 0 ? 3600 : 15;
@@ -683,7 +753,7 @@ int main(int argc, char **argv)
         check_versions(true);
         open_book();
         book_run("BEGIN");
-        for (int i = 0; i < PROCESSES; i++)
+        for (int i = 0; i < P.processes; i++)
             for (int life = 1; life <= lives[i]; life++)
                 read_journal(i, life);
         book_run("COMMIT");
@@ -698,9 +768,9 @@ int main(int argc, char **argv)
         }
         if (kinds < 6 && argc <= 2)
             complain("only %d kinds of faults happened", kinds);
-        printf("# %" PRId64 " PUTs, %" PRId64 " faults, %" PRId64 " versions, %" PRId64 " of them in %" PRId64 " parts, %" PRId64 " deleted, %" PRId64 " kills, %" PRId64 " violations, %" PRId64 " s\n",
+        printf("# %" PRId64 " PUTs, %" PRId64 " faults, %" PRId64 " versions, %" PRId64 " of them in %" PRId64 " parts, %" PRId64 " deleted, %" PRId64 " kills, %" PRId64 " stops, %" PRId64 " damaged files, %" PRId64 " violations, %" PRId64 " s\n",
                s3_counter(P.server.port, "requests.PUT"), happened, P.versions, P.parted, P.parts,
-               s3_counter(P.server.port, "requests.DELETE"), P.kills, P.failures, (now_ms() - P.begun_ms) / 1000);
+               s3_counter(P.server.port, "requests.DELETE"), P.kills, P.stops, P.damages, P.failures, (now_ms() - P.begun_ms) / 1000);
         sqlite3_close(book);
     } else {
         complain("the world does not start");
@@ -711,6 +781,6 @@ int main(int argc, char **argv)
         if (system(command) != 0)
             complain("%s is left behind", P.dir);
     }
-    printf("%s 1 - processes of two hosts on a store that fails\n1..1\n", P.failures ? "not ok" : "ok");
+    printf("%s 1 - processes of several hosts on a store that fails\n1..1\n", P.failures ? "not ok" : "ok");
     return P.failures ? 1 : 0;
 }

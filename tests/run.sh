@@ -17,6 +17,7 @@
 #                        s3-radosgw s3-local-radosgw"; s3 and s3-local are on the server with faults. The conformance suite asks
 #                        no server in local mode, so it is run on the last one only when that is named here
 #   PGQRS_TEST_PGBOUNCER_SHARE  behind pgBouncer only every so manyth case of the conformance suite, beside the whole without it
+#   PGQRS_TEST_SANITIZED_SHARE  on Postgres, S3 and SQLite in memory only every so manyth case with sanitizers, beside the whole without
 #   PGQRS_TEST_RADOSGW_SHARE   on radosgw only every so manyth case of the conformance suite, beside the whole on the server with faults
 #   PGQRS_TEST_JOBS      programs at a time (2)
 #   TMPDIR               where they work (/dev/shm when there is room, else /tmp)
@@ -265,6 +266,9 @@ run_one() {
         esac
         case $target:$program in
         s3-radosgw:* | s3-local-radosgw:*) [ -z "${PGQRS_TEST_RADOSGW_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_RADOSGW_SHARE ;;
+        postgres:*/sanitize/conformance | sqlite-memory:*/sanitize/conformance | s3:*/sanitize/conformance)
+            [ -z "${PGQRS_TEST_SANITIZED_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_SANITIZED_SHARE
+            ;;
         pgbouncer:*/conformance) [ -z "${PGQRS_TEST_PGBOUNCER_SHARE:-}" ] || export PGQRS_TEST_SHARE=$PGQRS_TEST_PGBOUNCER_SHARE ;;
         esac
         if [ "$status" = 0 ]; then

@@ -90,6 +90,24 @@ static void s3_process_stop(s3_process *process)
     process->pid = 0;
 }
 
+/* A test program's own: a server with the bucket "b", and a directory for what the stores keep, whose name ends with XXXXXX. */
+static inline int s3_process_begin(s3_process *process, char *dir, char *endpoint, size_t room)
+{
+    static const char *const settings[] = {"bucket=b", NULL};
+    if (!mkdtemp(dir) || !s3_process_start(process, settings))
+        return -1;
+    snprintf(endpoint, room, "http://127.0.0.1:%d", process->port);
+    return 0;
+}
+
+static inline int s3_process_end(s3_process *process, const char *dir)
+{
+    char command[100];
+    s3_process_stop(process);
+    snprintf(command, sizeof(command), "rm -rf '%s'", dir);
+    return system(command);
+}
+
 static int s3_connect(int port)
 {
     struct sockaddr_in address;

@@ -19,9 +19,10 @@
  *   absent_match=404                412: what If-Match on an absent key gets
  *   write_interval_ms=0             a second PUT to a key within it gets 429
  *   read_only=0                     1: 403 for every write
+ *   moved=REGION                    301 PermanentRedirect for everything: the bucket is in that region; "": it is here
  *   max_body=67108864 keys=TEXT     faults happen only to keys that contain TEXT
  *   seed=1 keep=DIR                 every version of every object is written to DIR, named by its number and key
- *   counters=0 objects=0            sets all to zero; removes all objects
+ *   counters=0 objects=0 faults=0   sets all to zero; removes all objects; no more faults
  *   FAULT=[METHOD:]HOW              HOW: 0.12 a probability; x3 the next three; @5 only the fifth from now; 0 never
  *
  * GET /_control shows counters, /_raw/BUCKET/KEY reads, writes and deletes an object past signatures, conditions and faults. */
@@ -135,7 +136,7 @@ static struct {
     uint64_t random;
     uint64_t versions;
     int64_t requests[4], bytes_in[4], bytes_out[4], statuses[600], connections;
-    char access_key[129], secret_key[129], token[2049], region[64], keep[512], keys[512];
+    char access_key[129], secret_key[129], token[2049], region[64], moved[64], keep[512], keys[512];
     char honour[16], match[16], etag[16], etag_from[16];
     char port_file[512];
     int64_t port, until_eof, delay_ms, jitter_ms, slow_ms, late_ms, retry_after, clock_s, date, absent_match, write_interval_ms, read_only;
@@ -186,6 +187,7 @@ typedef struct s3_reply {
     size_t flipped;             /* 1 + the position of the byte that is another */
     size_t announced;           /* Content-Length */
     bool broken;                /* the connection ends with it */
+    bool region;                /* the error names the right one */
 } s3_reply;
 
 /* ---- time and chance ---- */
@@ -401,6 +403,7 @@ static const struct {
                      {"secret_key", server.secret_key, sizeof(server.secret_key), NULL},
                      {"token", server.token, sizeof(server.token), NULL},
                      {"region", server.region, sizeof(server.region), NULL},
+                     {"moved", server.moved, sizeof(server.moved), NULL},
                      {"keep", server.keep, sizeof(server.keep), NULL},
                      {"keys", server.keys, sizeof(server.keys), NULL},
                      {"honour", server.honour, sizeof(server.honour), " both none if_match if_none_match "},
@@ -477,6 +480,9 @@ static bool set_one(const char *name, const char *value)
         return bucket_create(value);
     if (strcmp(name, "counters") == 0)
         clear_counters();
+    else if (strcmp(name, "faults") == 0)
+        for (int fault = 1; fault < FAULT_COUNT; fault++)
+            set_chance((s3_fault)fault, "0");
     else if (strcmp(name, "objects") == 0)
         while (server.count > 0)
             object_remove(&server.objects[server.count - 1]);
@@ -543,6 +549,7 @@ static const char *reason(int status)
     case 206: return "Partial Content";
     case 304: return "Not Modified";
     case 400: return "Bad Request";
+    case 301: return "Moved Permanently";
     case 403: return "Forbidden";
     case 404: return "Not Found";
     case 409: return "Conflict";
@@ -639,6 +646,7 @@ static void check_scope(s3_reply *reply, const char *credential, const char *tim
         refuse(reply, 403, "InvalidAccessKeyId", "The access key that was provided does not exist in our records.");
     else if (strcmp(slash, scope) != 0)
         refuse(reply, 400, "AuthorizationHeaderMalformed", "The authorization header is malformed; date or region is wrong.");
+    reply->region = slash && reply->status == 400;
 }
 
 static void authenticate(const s3_request *request, s3_reply *reply)
@@ -896,7 +904,10 @@ static void on_bucket(s3_request *request, s3_reply *reply)
 static void apply(s3_request *request, s3_reply *reply, bool stale)
 {
     bool writes = request->method_at == 1 || request->method_at == 3;
-    if (writes && server.read_only)
+    if (server.moved[0]) {
+        refuse(reply, 301, "PermanentRedirect", "The bucket you are attempting to access must be addressed using the specified endpoint.");
+        add_format(&reply->head, "x-amz-bucket-region: %s\r\n", server.moved);
+    } else if (writes && server.read_only)
         refuse(reply, 403, "AccessDenied", "Access Denied");
     else if (!request->key[0])
         on_bucket(request, reply);
@@ -1010,7 +1021,10 @@ static void make_error_text(const s3_request *request, s3_reply *reply)
     add_format(&reply->text, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>%s</Code><Message>%s</Message><Resource>", reply->code,
                reply->message);
     add_xml(&reply->text, request->target);
-    s3_put(&reply->text, "</Resource><RequestId>0000000000000000</RequestId></Error>");
+    s3_put(&reply->text, "</Resource>");
+    if (reply->region)
+        add_format(&reply->text, "<Region>%s</Region>", server.region);
+    s3_put(&reply->text, "<RequestId>0000000000000000</RequestId></Error>");
 }
 
 static bool send_reply(const s3_link *link, const s3_request *request, s3_reply *reply, s3_fault fault)

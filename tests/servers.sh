@@ -9,6 +9,8 @@
 #
 #   dir=$(mktemp -d) && eval "$(tests/servers.sh start "$dir")" && ... ; tests/servers.sh stop "$dir"
 #
+# PGQRS_TEST_POSTGRES_BIN names the programs of another PostgreSQL than the newest that is installed.
+#
 # Exported: PGQRS_TEST_POSTGRES_DSN, PGQRS_TEST_PGBOUNCER_DSN (an ordinary user that owns its database and may create
 # more), PGQRS_TEST_POSTGRES_ADMIN_DSN (the superuser, not through pgBouncer), PGQRS_TEST_POSTGRES_DATA (the data
 # directory: its postmaster.pid is how a test finds the server's process to kill); PGQRS_TEST_S3_ENDPOINT,
@@ -63,7 +65,7 @@ as_owner() {
 
 find_postgres() {
     local candidate
-    for candidate in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5,5 -Vr) \
+    for candidate in ${PGQRS_TEST_POSTGRES_BIN:-} $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -t/ -k5,5 -Vr) \
         "$(pg_config --bindir 2>/dev/null || true)" "$(dirname "$(command -v initdb 2>/dev/null || echo /nonexistent/x)")"; do
         if [ -x "$candidate/initdb" ] && [ -x "$candidate/pg_ctl" ] && [ -x "$candidate/postgres" ]; then
             echo "$candidate"

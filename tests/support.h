@@ -300,6 +300,7 @@ static void check_true(bool condition, const char *what, const char *file, int l
 
 /* Threads of a pool call the hooks too. */
 static pthread_mutex_t hook_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t event_gate = PTHREAD_MUTEX_INITIALIZER; /* a test that holds it stops whoever tells an event */
 
 static void *test_resize_alone(void *pointer, size_t old_size, size_t new_size, void *user)
 {
@@ -427,6 +428,7 @@ static void test_sleep(int64_t us, void *user)
 static void test_observe(const pgqrs_event *event, void *user)
 {
     (void)user;
+    pthread_mutex_lock(&event_gate);
     pthread_mutex_lock(&hook_lock);
     if (T.event_count < COUNT_OF(T.events)) {
         test_event *copy = &T.events[T.event_count++];
@@ -434,6 +436,7 @@ static void test_observe(const pgqrs_event *event, void *user)
         snprintf(copy->queue, sizeof(copy->queue), "%s", event->queue ? event->queue : "");
     }
     pthread_mutex_unlock(&hook_lock);
+    pthread_mutex_unlock(&event_gate);
 }
 
 static size_t events_of(pgqrs_event_type type)
@@ -502,6 +505,7 @@ static struct {
     char cache[640];
     pgqrs_s3_desc desc;
     pgqrs_http instead; /* what a test puts between the library and the server; it passes on through s3_exchange_plain */
+    int split_bytes; /* of stores that are opened from now on; 0: as everywhere */
 } S3 = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static http_socket *s3_take_connection(void)
@@ -557,7 +561,7 @@ static const pgqrs_s3_desc *test_s3_desc(void)
     S3.desc.cache_dir = S3.cache;
     S3.desc.heartbeat_ms = -1; /* the cases want to see each one; what is saved has cases of its own */
     S3.desc.mode = on(ON_S3_LOCAL) ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
-    S3.desc.split_bytes = getenv("PGQRS_TEST_S3_SPLIT") ? atoi(getenv("PGQRS_TEST_S3_SPLIT")) : 0;
+    S3.desc.split_bytes = getenv("PGQRS_TEST_S3_SPLIT") ? atoi(getenv("PGQRS_TEST_S3_SPLIT")) : S3.split_bytes;
     return &S3.desc;
 }
 
@@ -604,10 +608,15 @@ static pgqrs_store_desc real_time_desc(void)
 
 static pgqrs_store *remember_store(pgqrs_store *store)
 {
+    size_t i = 0;
+    while (i < T.store_count && T.stores[i])
+        i++;
     if (store) {
-        if (T.store_count == COUNT_OF(T.stores))
+        if (i == COUNT_OF(T.stores))
             fail_at(__FILE__, __LINE__, "too many stores in one test");
-        T.stores[T.store_count++] = store;
+        T.stores[i] = store;
+        if (i == T.store_count)
+            T.store_count++;
     }
     return store;
 }
@@ -1477,7 +1486,7 @@ static void s3_remove_case(void)
     char command[800];
     s3_object("DELETE", NULL, 0, NULL);
     if (run.s3_server.pid)
-        s3_control(run.s3_server.port, "clock_s=0\nwrite_interval_ms=0\nread_only=0\nhonour=both\nmatch=any\netag=quoted\n"
+        s3_control(run.s3_server.port, "faults=0\nclock_s=0\nwrite_interval_ms=0\nread_only=0\nmoved=\nhonour=both\nmatch=any\netag=quoted\n"
                                        "etag_from=content\nabsent_match=404\nretry_after=1");
     snprintf(command, sizeof(command), "rm -rf '%s'", S3.cache);
     if (S3.cache[0] && system(command) != 0)
@@ -1505,6 +1514,7 @@ static void begin_case(const test_case *test)
 {
     memset(&T, 0, sizeof(T));
     memset(&S3.instead, 0, sizeof(S3.instead));
+    S3.split_bytes = 0;
     T.test = test;
     T.memory.fail_at = -1;
     T.sleep_limit = 20000;

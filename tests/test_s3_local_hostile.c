@@ -41,7 +41,7 @@ static bool open_at(party *self, const char *at, int64_t deadline_ms)
     s3.deadline_ms = deadline_ms;
     s3.mode = local ? PGQRS_S3_LOCAL : PGQRS_S3_DURABLE;
     desc.s3 = &s3;
-    desc.connect_timeout_ms = 5000;
+    desc.connect_timeout_ms = 20000;
     self->store = pgqrs_open("s3://b/q.sqlite", &desc, &err);
     if (!self->store)
         printf("# %s\n", err.message), fflush(stdout);
@@ -51,7 +51,7 @@ static bool open_at(party *self, const char *at, int64_t deadline_ms)
 static void join(party *self)
 {
     snprintf(self->cache, sizeof(self->cache), "%s/c%d", dir, ++caches);
-    assert_true(open_at(self, endpoint, 3000));
+    assert_true(open_at(self, endpoint, 30000));
 }
 
 static void leave(party *self)
@@ -85,6 +85,15 @@ static void nap_ms(int ms)
 {
     struct timespec pause = {ms / 1000, (long)(ms % 1000) * 1000000};
     nanosleep(&pause, NULL);
+}
+
+/* Until the server has a request that this fault befell. */
+static void wait_for_fault(const char *counter)
+{
+    for (int waited = 0; s3_counter(server.port, counter) == 0; waited += 10) {
+        assert_true(waited < 60000);
+        nap_ms(10);
+    }
 }
 
 static int64_t now_ms(void)
@@ -141,7 +150,7 @@ static void lost_local_file_does_not_empty_the_bucket(void **state)
     assert_int_equal(remote_messages(), 1);
     find_file(p.cache, "local.sqlite", file);
     assert_int_equal(unlink(file), 0);
-    assert_true(open_at(&p, endpoint, 3000));
+    assert_true(open_at(&p, endpoint, 30000));
     OK(&p, pgqrs_s3_state_get(p.store, &where));
     printf("# state %d\n", (int)where);
     pgqrs_install(p.store);
@@ -162,22 +171,24 @@ static void lost_local_file_behind_a_sync_that_was_cut_off(void **state)
     prepare(&p);
     OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
     leave(&p);
+    set("counters=0");
     pid = fork();
     if (pid == 0) {
-        if (!open_at(&p, endpoint, 5000))
+        if (!open_at(&p, endpoint, 30000))
             _exit(3);
         set("slow_ms=2000\nslow_reply=PUT:x1");
         pgqrs_s3_sync(p.store);
         _exit(4);
     }
-    nap_ms(700);
+    wait_for_fault("fault.slow_reply");
+    nap_ms(100);
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
     set("slow_ms=1000\nslow_reply=0");
     assert_int_equal(remote_messages(), 2);
     find_file(p.cache, "local.sqlite", file);
     assert_int_equal(unlink(file), 0);
-    assert_true(open_at(&p, endpoint, 3000));
+    assert_true(open_at(&p, endpoint, 30000));
     pgqrs_install(p.store);
     status = pgqrs_s3_sync(p.store);
     leave(&p);
@@ -185,34 +196,45 @@ static void lost_local_file_behind_a_sync_that_was_cut_off(void **state)
     assert_int_equal(status, PGQRS_ERR_OBJECT_CHANGED);
 }
 
-static void calls_do_not_wait_for_a_snapshot(void **state)
+/* An enqueue while the snapshot of another process waits for the bucket. True: it was over before that was. */
+static bool enqueued_during_a_snapshot(int slow_ms)
 {
     party p, other;
     pid_t pid;
     int status;
-    int64_t begin, took;
-    (void)state;
+    char how[60];
+    bool before;
     prepare(&p);
     other = p;
     leave(&p);
+    snprintf(how, sizeof(how), "slow_ms=%d\nslow=GET:x1", slow_ms);
+    set("counters=0");
     pid = fork();
     if (pid == 0) {
-        if (!open_at(&other, endpoint, 5000))
+        if (!open_at(&other, endpoint, 30000))
             _exit(3);
-        set("slow_ms=900\nslow=GET:x1");
+        set(how);
         _exit(pgqrs_s3_snapshot(other.store, false) == PGQRS_OK ? 0 : 4);
     }
-    assert_true(open_at(&p, endpoint, 3000));
-    nap_ms(300);
-    begin = now_ms();
+    assert_true(open_at(&p, endpoint, 30000));
+    wait_for_fault("fault.slow");
     OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
-    took = now_ms() - begin;
-    waitpid(pid, &status, 0);
+    before = waitpid(pid, &status, WNOHANG) == 0;
+    if (before)
+        waitpid(pid, &status, 0);
     assert_int_equal(status, 0);
-    set("slow_ms=1000");
-    printf("# %d ms\n", (int)took);
     leave(&p);
-    assert_true(took < 300);
+    return before;
+}
+
+static void calls_do_not_wait_for_a_snapshot(void **state)
+{
+    int slow_ms = 900;
+    while (!enqueued_during_a_snapshot(slow_ms)) {
+        assert_true((slow_ms *= 2) < 10000);
+        each(state);
+    }
+    set("slow_ms=1000");
 }
 
 /* The first process ends after its upload, before it could write down what it did; others go on writing to the file. */
@@ -226,16 +248,18 @@ static void sync_cut_off_after_its_upload(void **state)
     OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
     other = p;
     leave(&p);
+    set("counters=0");
     pid = fork();
     if (pid == 0) {
-        if (!open_at(&other, endpoint, 5000))
+        if (!open_at(&other, endpoint, 30000))
             _exit(3);
         set("slow_ms=2000\nslow_reply=PUT:x1");
         pgqrs_s3_sync(other.store);
         _exit(4);
     }
-    assert_true(open_at(&p, endpoint, 3000));
-    nap_ms(700);
+    assert_true(open_at(&p, endpoint, 30000));
+    wait_for_fault("fault.slow_reply");
+    nap_ms(100);
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
     set("slow_ms=1000\nslow_reply=0");
@@ -254,6 +278,8 @@ static void unknown_sync_is_recognized(void **state)
     pgqrs_result result;
     (void)state;
     prepare(&p);
+    leave(&p);
+    assert_true(open_at(&p, endpoint, 3000)); /* all of it is waited for */
     OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
     set("lost_reply=PUT:1\nreset=GET:1");
     result = pgqrs_s3_sync(p.store);
@@ -278,7 +304,7 @@ static void writers_and_snapshots(void **state)
     leave(&p);
     pid = fork();
     if (pid == 0) {
-        if (!open_at(&other, endpoint, 5000))
+        if (!open_at(&other, endpoint, 30000))
             _exit(3);
         for (int64_t until = now_ms() + 2500, i = 0; now_ms() < until; i++) {
             pgqrs_result result = i % 2 ? pgqrs_s3_sync(other.store) : pgqrs_s3_snapshot(other.store, false);
@@ -290,7 +316,7 @@ static void writers_and_snapshots(void **state)
         }
         _exit(0);
     }
-    assert_true(open_at(&p, endpoint, 3000));
+    assert_true(open_at(&p, endpoint, 30000));
     end = now_ms() + 2500;
     while (now_ms() < end) {
         OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
@@ -306,13 +332,15 @@ static void writers_and_snapshots(void **state)
 }
 
 /* A write that comes in while a snapshot waits for the store is not thrown away. */
-static void write_during_a_snapshot_stays(void **state)
+static bool written_during_a_snapshot(int slow_ms)
 {
     party p, other, remote;
     pid_t pid;
     int status;
+    char how[60];
+    bool before;
     int64_t count = 0;
-    (void)state;
+    snprintf(how, sizeof(how), "slow_ms=%d\nslow=GET:x1", slow_ms);
     prepare(&p);
     leave(&p);
     local = false;
@@ -321,54 +349,89 @@ static void write_during_a_snapshot_stays(void **state)
     leave(&remote);
     local = true;
     other = p;
+    set("counters=0");
     pid = fork();
     if (pid == 0) {
-        if (!open_at(&other, endpoint, 5000))
+        pgqrs_result result;
+        if (!open_at(&other, endpoint, 30000))
             _exit(3);
-        set("slow_ms=900\nslow=GET:x1");
-        _exit(pgqrs_s3_snapshot(other.store, false) == PGQRS_ERR_OBJECT_CHANGED ? 0 : 4);
+        set(how);
+        result = pgqrs_s3_snapshot(other.store, false);
+        _exit(result == PGQRS_ERR_OBJECT_CHANGED ? 0 : result == PGQRS_OK ? 5 : 4);
     }
-    assert_true(open_at(&p, endpoint, 3000));
-    nap_ms(400);
+    assert_true(open_at(&p, endpoint, 30000));
+    wait_for_fault("fault.slow");
     OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
-    waitpid(pid, &status, 0);
+    before = waitpid(pid, &status, WNOHANG) == 0;
+    if (before)
+        waitpid(pid, &status, 0);
     set("slow_ms=1000\nslow=0");
     OK(&p, pgqrs_message_count(p.store, NULL, &count));
     leave(&p);
+    if (!before && WEXITSTATUS(status) == 5) /* too late */
+        return false;
     assert_int_equal(status, 0);
     assert_int_equal(count, 2);
-    assert_true(open_at(&p, endpoint, 3000));
+    assert_true(open_at(&p, endpoint, 30000));
     OK(&p, pgqrs_s3_snapshot(p.store, true));
     OK(&p, pgqrs_message_count(p.store, NULL, &count));
     leave(&p);
     assert_int_equal(count, 2);
+    return true;
+}
+
+static void write_during_a_snapshot_stays(void **state)
+{
+    int slow_ms = 900;
+    while (!written_during_a_snapshot(slow_ms)) {
+        assert_true((slow_ms *= 2) < 10000);
+        each(state);
+    }
 }
 
 /* The first upload comes late, when a second one, of another process, has been given up too. */
-static void two_uploads_of_unknown_end(void **state)
+static bool two_uploads_after_another(void)
 {
     party p, q;
-    (void)state;
+    pgqrs_result result;
     prepare(&p);
     q = p;
+    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
+    OK(&p, pgqrs_s3_sync(p.store));
     leave(&p);
     assert_true(open_at(&p, endpoint, 300));
     assert_true(open_at(&q, endpoint, 300));
-    OK(&p, pgqrs_enqueue(p.store, "q", "2", NULL, NULL));
-    OK(&p, pgqrs_s3_sync(p.store));
     OK(&p, pgqrs_enqueue(p.store, "q", "3", NULL, NULL));
-    set("late_ms=1200\nlate=PUT:x1\nreset=GET:1");
-    assert_int_equal(pgqrs_s3_sync(p.store), PGQRS_ERR_OUTCOME_UNKNOWN);
+    set("counters=0\nlate_ms=1200\nlate=PUT:x1\nreset=GET:1");
+    result = pgqrs_s3_sync(p.store);
+    if (s3_counter(server.port, "requests.PUT") == 0) { /* its time was over before */
+        set("late_ms=500\nlate=0\nreset=0");
+        leave(&p);
+        leave(&q);
+        return false;
+    }
+    assert_int_equal(result, PGQRS_ERR_OUTCOME_UNKNOWN);
     OK(&q, pgqrs_enqueue(q.store, "q", "4", NULL, NULL));
     set("late=0\nreset=1");
     (void)pgqrs_s3_sync(q.store); /* nothing of it arrives */
     nap_ms(1300);
     set("late_ms=500\nreset=0");
     assert_int_equal(remote_messages(), 3);
-    OK(&q, pgqrs_s3_sync(q.store));
     leave(&p);
     leave(&q);
+    assert_true(open_at(&q, endpoint, 30000));
+    OK(&q, pgqrs_s3_sync(q.store));
+    leave(&q);
     assert_int_equal(remote_messages(), 4);
+    return true;
+}
+
+static void two_uploads_of_unknown_end(void **state)
+{
+    for (int tries = 1; !two_uploads_after_another(); tries++) {
+        assert_true(tries < 10);
+        each(state);
+    }
 }
 
 static void copy_file(const char *from, const char *to)
@@ -435,22 +498,15 @@ static void snapshot_cut_off_before_its_begin(void **state)
 
 static int start(void **state)
 {
-    static const char *const settings[] = {"bucket=b", NULL};
     (void)state;
     (void)other_server;
-    if (!mkdtemp(dir) || !s3_process_start(&server, settings))
-        return -1;
-    snprintf(endpoint, sizeof(endpoint), "http://127.0.0.1:%d", server.port);
-    return 0;
+    return s3_process_begin(&server, dir, endpoint, sizeof(endpoint));
 }
 
 static int stop(void **state)
 {
-    char command[100];
     (void)state;
-    s3_process_stop(&server);
-    snprintf(command, sizeof(command), "rm -rf '%s'", dir);
-    return system(command);
+    return s3_process_end(&server, dir);
 }
 
 int main(void)

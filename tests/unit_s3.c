@@ -209,6 +209,12 @@ static void test_dates(void **state)
         {"Sun, 06 Nox 1994 08:49:37 GMT", 0},         {"Sun, 06 Nov 1994 08:49:37 CET", 0},
         {"Sun, 06 Nov 1994 24:49:37 GMT", 0},         {"Sun, 00 Nov 1994 08:49:37 GMT", 0},
         {"Sun, 06 Nov 1994 08:4x:37 GMT", 0},         {"", 0},
+        {"Sun. 06 Nov 1994 08:49:37 GMT", 0},         {"Sun, 06 Nov 1994-08:49:37 GMT", 0},
+        {"Sun, 06 Nov 1994 08.49:37 GMT", 0},         {"Sun, 06 Nov 1994 08:49.37 GMT", 0},
+        {"Sun, 32 Nov 1994 08:49:37 GMT", 0},         {"Sun, 06 Nov 1969 08:49:37 GMT", 0},
+        {"Sun, 06 Nov 1994 -8:49:37 GMT", 0},         {"Sun, 06 Nov 1994 08:60:37 GMT", 0},
+        {"Sun, 06 Nov 1994 08:49:61 GMT", 0},         {"Sun, 06 Nov 1994 08:49:-1 GMT", 0},
+        {"Sun, 06 Nov /994 08:49:37 GMT", 0},
     };
     char stamp[17];
     (void)state;
@@ -326,6 +332,8 @@ static void test_reply_bodies(void **state)
     assert_int_equal(pgqrsi_s3_judge(&reply, -1), -1);
     assert_false(pgqrs_http_reply_body(&reply, xml, 200));
     assert_true(reply.too_large);
+    reply.length_known = false;
+    assert_int_equal(pgqrsi_s3_judge(&reply, 200), 0); /* whatever the function says that it was told to stop */
     pgqrsi_s3_release(store, &reply.body);
     pgqrs_close(store);
 }
@@ -497,6 +505,42 @@ static void test_yield(void **state)
     assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 450000, landed - 440000) == 110000);
     assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 380000, landed - 370000) == 0);
     assert_true(pgqrsi_s3_yield_us(1, false, 60000, landed - 700000, landed) == 0); /* was long ago */
+}
+
+/* --- what is staged */
+
+static void test_staged_head(void **state)
+{
+    unsigned char data[PGQRSI_S3_STAGED_ROOM], copy[PGQRSI_S3_STAGED_ROOM];
+    pgqrsi_s3_staged staged, read;
+    uint64_t image_size = 0;
+    size_t size, i, bit;
+    (void)state;
+    memset(&staged, 0, sizeof(staged));
+    memset(&read, 0, sizeof(read));
+    staged.after.birth = 11, staged.after.seq = 12, staged.after.id = 13, staged.after.counter = 14;
+    staged.until_us = 15;
+    for (staged.count = 1; staged.count <= PGQRSI_S3_STAGED_MAX; staged.count++)
+        staged.ids[staged.count - 1] = 100 + staged.count, staged.counters[staged.count - 1] = 200 + staged.count;
+    staged.count = PGQRSI_S3_STAGED_MAX;
+    staged.image.size = 4096;
+    assert_int_equal(pgqrsi_s3_staged_head(&staged, data), sizeof(data));
+    staged.count = 3;
+    size = pgqrsi_s3_staged_head(&staged, data);
+    assert_int_equal(pgqrsi_s3_read_staged_head(data, size, &read, &image_size), size);
+    assert_true(read.count == 3 && image_size == 4096 && read.until_us == 15);
+    assert_true(pgqrsi_s3_same_mark(read.after, staged.after));
+    assert_true(pgqrsi_s3_has_writer(&read, 103, 203) && !pgqrsi_s3_has_writer(&read, 103, 202));
+    assert_false(pgqrsi_s3_has_writer(&read, 104, 204));
+    assert_true(pgqrsi_s3_mark_of(&read).seq == 13 && pgqrsi_s3_mark_of(&read).id == 103);
+    for (i = 0; i < size; i++)
+        if (pgqrsi_s3_read_staged_head(data, i, &read, &image_size) != 0) fail_msg("cut to %zu", i);
+    for (i = 0; i < size; i++)
+        for (bit = 0; bit < 8; bit++) {
+            memcpy(copy, data, size);
+            copy[i] ^= (unsigned char)(1u << bit);
+            if (pgqrsi_s3_read_staged_head(copy, size, &read, &image_size) != 0) fail_msg("byte %zu, bit %zu", i, bit);
+        }
 }
 
 /* Whoever waits longer asks more often. */
@@ -797,7 +841,7 @@ int main(void)
         cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_trailer),
         cmocka_unit_test(test_trailer_forgets), cmocka_unit_test(test_bad_objects),
         cmocka_unit_test(test_active_machines), cmocka_unit_test(test_yield),
-        cmocka_unit_test(test_line),         cmocka_unit_test(test_part),
+        cmocka_unit_test(test_staged_head), cmocka_unit_test(test_line),         cmocka_unit_test(test_part),
         cmocka_unit_test(test_part_names),   cmocka_unit_test(test_heads),
         cmocka_unit_test(test_laying),       cmocka_unit_test(test_merging),
     };

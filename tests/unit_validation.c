@@ -450,6 +450,8 @@ static void test_settings_ranges(void **state)
     TEST_SETTING(pooler, (pgqrs_switch)3, true);
     TEST_SETTING(sqlite_wal, PGQRS_ON, false);
     TEST_SETTING(sqlite_wal, (pgqrs_switch)3, true);
+    TEST_SETTING(sqlite_create, PGQRS_OFF, false);
+    TEST_SETTING(sqlite_create, (pgqrs_switch)3, true);
     TEST_SETTING(schema, "jobs_2$", false);
     TEST_SETTING(schema, "2jobs", true);
     TEST_SETTING(logger.level, PGQRS_LOG_DEBUG, false);

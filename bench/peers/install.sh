@@ -2,7 +2,7 @@
 # Installs the systems that bench/peers/run.sh compares with, in the versions of bench/peers/versions, each with the package manager
 # of its language.
 #
-#   bench/peers/install.sh DIRECTORY
+#   bench/peers/install.sh DIRECTORY [SYSTEM...]       all, or what these need
 #
 # DIRECTORY/missing gets a line with a reason for each peer that could not be installed; that is no failure.
 set -euo pipefail
@@ -10,16 +10,28 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 out=$(cd "$1" && pwd)
+shift
+systems=" $* "
 : >"$out/missing"
 
 packages() { # REGISTRY SEPARATOR
     awk -v registry="$1" -v separator="$2" '$1 == registry { print $2 separator $3 }' "$here/versions"
 }
 
+is_wanted() { # PEERS
+    local peer
+    [ "$systems" != "  " ] || return 0
+    for peer in $1; do
+        case $systems in *" $peer "*) return 0 ;; esac
+    done
+    return 1
+}
+
 # install KIND PEERS COMMAND...: nothing is done when exactly this was installed before.
 install() {
     local kind=$1 peers=$2 peer wanted
     shift 2
+    is_wanted "$peers" || return 0
     wanted=$(packages "$kind" @)
     case $kind in
     go) wanted=$wanted$(cat "$here"/*.go) ;;

@@ -14,6 +14,7 @@ colour() {
     case $1 in
     pgqrs.h) echo "#c00000" ;;
     pgqrs.h-single) echo "#f4a6a0" ;;
+    pgqrs.h-pool) echo "#d6579a" ;;
     graphile-worker) echo "#0072b2" ;;
     pg-boss) echo "#7ec8f2" ;;
     river) echo "#009e73" ;;
@@ -71,6 +72,6 @@ for backend in postgres sqlite; do
     bars workflow $backend per_s "$backend: workflow of three steps, concurrency" "runs a second"
 done
 bars million postgres per_s "postgres: a backlog of a million, one consumer, batch 10" "messages a second"
-bars steady postgres p99_ms "postgres: steady state at half of each one's peak" "p99, ms"
-bars pinned postgres p99_ms "postgres: the same beside an old transaction" "p99, ms"
+bars steady postgres p99_ms "postgres: steady state at each one's peak, at half of it, at 200/s" "p99, ms"
+bars pinned postgres p99_ms "postgres: beside an old transaction, at half of each one's peak, at the least of these" "p99, ms"
 bars wakeup postgres p50_ms "postgres: from enqueue to a sleeping worker" "p50, ms"

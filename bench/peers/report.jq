@@ -24,6 +24,11 @@ def summary:
 def cells($turns):
   [$turns | group_by([.scenario, .backend, .cell, .peer])[] | summary];
 
+# How often the systems took their turn in the cells of a scenario: a number, or from the least to the most.
+def turns_in_cells:
+  [group_by([.backend, .cell, .peer])[] | map(.round) | max] | (min | tostring) as $least | (max | tostring) as $most
+  | if $least == $most then $most else "\($least) to \($most)" end;
+
 # In the order in which they were measured first.
 def unordered_unique: reduce .[] as $x ([]; if index([$x]) then . else . + [$x] end);
 
@@ -40,16 +45,16 @@ def scenario_titles: {
   chaos: "Chaos"
 };
 def scenario_texts: {
-  drain: "Cells are consumers x batch. Each consumer is a process of its own that takes up to a batch at once and acknowledges it. Until nothing is left, or the time is over; a run that handed in less than the backlog was ended by the time.",
+  drain: "Cells are consumers x batch. Each consumer is a process of its own that takes up to a batch at once and acknowledges it. How many messages a consumer has in hand (taken, not acknowledged) differs. pgqrs.h and pg-boss: one fetch after the other, a batch in hand. graphile-worker has no such call: it runs as many handlers as the batch (24 at most) beside a local queue of the size of the batch, so at batch 10 ten are being worked on and ten wait, 20 in hand, at batch 50 74; what is done and not yet acknowledged comes on top, without a limit (its rows with locked_at are mostly one or two batches, at times several). pgqrs.h-pool works as it does, with as many in hand: as many handlers of one message each, and at most 20, or 74, taken and not acknowledged. Until nothing is left, or the time is over; a run that handed in less than the backlog was ended by the time.",
   enqueue: "Cells are messages in one call, one connection, one call after the other; every call is a commit of its own.",
   handlers: "Cells are the concurrency: one process, handlers that do nothing, one message each.",
-  steady: "A producer at a rate, or at half of what the system itself does when it enqueues and handles at the same time, 1 / (1 / enqueue + 1 / handlers), as measured in this run; handlers at concurrency 4 in another process. From when a message was due until its handler has it.",
-  pinned: "The same, while another session holds a snapshot open, so that no dead row can be removed. Late over early: p50 in the last third of the time over p50 in the first.",
-  million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds.",
+  steady: "One producer, and handlers at concurrency 4 in another process, which are there a second before it. The row of the rate peak: the producer enqueues one message after the other as fast as it can; what is handled meanwhile is this system's peak. half: messages are due at half of that, so every system has another rate. 200: at 200 a second for all. From when a message was due until its handler has it; its commit belongs to it.",
+  pinned: "At half of its peak, while another session holds a snapshot open, so that no dead row can be removed; pgqrs.h also at the rate of the slowest, for a comparison at equal rates. Late over early: p50 in the last third of the time over p50 in the first.",
+  million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds; not DBOS, which has no bulk enqueue.",
   idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
   wakeup: "20 messages a second, each after the last one is done: from when it was due, its commit included, until a handler has it.",
   workflow: "Cells are the concurrency. Runs of three steps, each stored, wait already; runs per second.",
-  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. For the killed worker leases are 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds), otherwise as by default. A message whose handler has returned and whose acknowledgement is under way when the worker dies is handled twice with every system here. Longest pause: between two handled messages after that. All done: seconds until the last one was handled; empty: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
+  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. For the killed worker leases are 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds), otherwise as by default. A system that does not go on within 15 s (a short run: 6 s) is not waited for. A message whose handler has returned and whose acknowledgement is under way when the worker dies is handled twice with every system here. Longest pause: between two handled messages after that. All done: seconds until the last one was handled; –: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
 };
 
 def ratio($other): if . == null or $other == null or $other == 0 then null else . / $other end;
@@ -90,22 +95,36 @@ def scenario_section($cells; $name; $about):
     "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one cell: `CELLS=\"\($here[0].cell)\"` in front; one system beside pgqrs.h: `PEERS=\"pgqrs.h \($here | map(.peer) | map(select(startswith(ours) | not)) | first // ours)\"`."
     end;
 
+def same_rate($other): (.per_s - $other.per_s | fabs) <= 0.05 * $other.per_s;
+
+# Beside a comparison of latencies at half of each one's peak: the same at the rate that is the same for all.
+def at_equal_rate($cells; $c; $our):
+  if $c.cell != "half" or ($our | same_rate($c)) then "" else
+    ([ours, $c.peer] | map(. as $peer | $cells | map(select(.scenario == "steady" and .cell == "200" and .backend == $c.backend and .peer == $peer)) | first | .p99_ms)) as $p
+    | "; not the same rate" + if $p[0] and $p[1] then ": at 200/s without an old transaction \($p[1] | text) ms, of pgqrs.h \($p[0] | text) ms" else "" end end;
+
+# What of ours a cell of another system is compared with: the same cell, or, beside an old transaction, what was done at the same rate.
+def beside($cells; $c):
+  ($cells | map(select(.peer == ours and .scenario == $c.scenario and .backend == $c.backend and .turns > 0))) as $ours
+  | ($ours | map(select(.cell == "slowest" and $c.scenario == "pinned" and same_rate($c))) | first)
+    // ($ours | map(select(.cell == $c.cell)) | first);
+
 # Where another system is ahead: more per second, or a lower p99.
 def behind($cells):
   [$cells[] | select((.peer | startswith(ours) | not) and .turns > 0) | . as $c
-   | ($cells | map(select(.peer == ours and .scenario == $c.scenario and .cell == $c.cell and .backend == $c.backend and .turns > 0)) | first) as $our
+   | beside($cells; $c) as $our
    | select($our)
-   | (if (.scenario | IN("drain", "enqueue", "handlers", "million", "workflow")) and .per_s > $our.per_s
+   | (if ((.scenario | IN("drain", "enqueue", "handlers", "million", "workflow")) or .cell == "peak") and .per_s > $our.per_s
       then "- \(.scenario) \(.cell), \(.backend): \(.peer) does \(.per_s | thousands)/s, pgqrs.h \($our.per_s | thousands)/s" else empty end),
-     (if (.scenario | IN("steady", "pinned", "wakeup")) and .p99_ms and $our.p99_ms and .p99_ms < $our.p99_ms
-      then "- \(.scenario) \(.cell), \(.backend): p99 of \(.peer) \(.p99_ms | text) ms at \(.per_s | thousands)/s, of pgqrs.h \($our.p99_ms | text) ms at \($our.per_s | thousands)/s" else empty end),
+     (if (.scenario | IN("steady", "pinned", "wakeup")) and .cell != "peak" and .p99_ms and $our.p99_ms and .p99_ms < $our.p99_ms
+      then "- \(.scenario) \(.cell), \(.backend): p99 of \(.peer) \(.p99_ms | text) ms at \(.per_s | thousands)/s, of pgqrs.h \($our.p99_ms | text) ms at \($our.per_s | thousands)/s\(at_equal_rate($cells; $c; $our))" else empty end),
      (if .scenario == "idle" and .client_cpu_us + .server_cpu_us < $our.client_cpu_us + $our.server_cpu_us
       then "- idle, \(.backend): \(.peer) takes \((.client_cpu_us + .server_cpu_us) / 1000 | text) ms of processor a second, pgqrs.h \(($our.client_cpu_us + $our.server_cpu_us) / 1000 | text)" else empty end)];
 
-def figure($cells; $what; $scenario; $peer; $choose; $wanted):
+def figure($cells; $our; $what; $scenario; $peer; $choose; $wanted):
   ($cells | map(select(.scenario == $scenario and .backend == "postgres" and .turns > 0))) as $here
   | ($here | map(select(.peer == $peer and (.cell | test($choose)))) | map(. as $c
-      | ($here | map(select(.peer == ours and .cell == $c.cell)) | first | .per_s | ratio($c.per_s)) as $r | {cell, r: $r}) | map(select(.r))) as $ratios
+      | ($here | map(select(.peer == $our and .cell == $c.cell)) | first | .per_s | ratio($c.per_s)) as $r | {cell, r: $r}) | map(select(.r))) as $ratios
   | if $ratios == [] then [$what, "≥ \($wanted)×", "not measured", ""]
     else ($ratios | min_by(.r)) as $lowest | [$what, "≥ \($wanted)×", "\($lowest.r | text)× (\($lowest.cell))", (if $lowest.r >= $wanted then "met" else "NOT MET" end)] end;
 
@@ -119,11 +138,13 @@ map(select(.scenario == "about")) as $abouts
 | ($sorted | sort_by([.backend] + [(. as $c | $order | index([[$c.scenario, $c.cell]])), (. as $c | $peers | index([$c.peer]))])) as $cells
 | "# pgqrs.h beside other queues",
   "",
-  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns; every turn had a new database. Figures are medians of the turns, costs are per message. Turns in each cell: \([$turns | group_by(.scenario)[] | "\(.[0].scenario) \(map(.round) | max)"] | join(", ")).",
+  "Made by `\(if $about.quick then "QUICK=1 " else "" end)make bench-peers`; this file is written by bench/peers/report.jq from [peers.jsonl](peers.jsonl). All systems ran on the same private server, in the same run, taking turns; every turn had a new database. Figures are medians of the turns, costs are per message. Turns in each cell: \([$turns | group_by(.scenario)[] | "\(.[0].scenario) \(turns_in_cells)"] | join(", ")).\(($turns | map(.took_s // 0) | add // 0) as $took | if $took == 0 then "" else " All turns took \($took / 60 | round) minutes." end)",
+  (if $about.turns and ($turns | map([.scenario, .cell, .round, .backend, .peer]) | unique | length) < $about.turns
+   then "", "**Not complete: \($turns | length) of \($about.turns) turns.**" else empty end),
   ($abouts[] | select(.note) | "", .note),
   (if $about.quick then "", "**A short run: turns of a few seconds, mostly one in each cell. It shows sizes, not differences of a few percent.**" else empty end),
   "",
-  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). Backlogs of \($about.backlog | thousands) messages of about 100 bytes, fewer for systems that do not get through them.",
+  "\($about.date), \($about.machine), \($about.cpus) processors, which the clients share with the server. Its files are on \($about.storage). \(if $about.server then "PostgreSQL \($about.server): \($about.settings | to_entries | map("\(.key) \(.value)") | join(", ")). " else "" end)Backlogs of \($about.backlog | thousands) messages of about 100 bytes\(if $about.quick then ", of 2,000 for DBOS, which has no bulk enqueue" else "" end)\(if $about.large_backlog then "; of \($about.large_backlog | thousands) where a system gets through that in the time, or nearly (pgqrs.h and graphile-worker: handlers and drain with batch 10 and 50; pg-boss: drain with batch 50)" else "" end); they were enqueued once for each system, vacuumed and analyzed, and every turn has a copy.",
   "",
   "## The systems, and what they guarantee here",
   "",
@@ -140,10 +161,13 @@ map(select(.scenario == "about")) as $abouts
   "",
   "## Figures to reach",
   "",
-  ([figure($cells; "graphile-worker with its local queue, drain"; "drain"; "graphile-worker"; "x(10|50)$"; 3),
-    figure($cells; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
-    figure($cells; "pg-boss, drain, batch 50, the largest measured"; "drain"; "pg-boss"; "x50$"; 5),
-    figure($cells; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),
-    figure($cells; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5)]
+  ([figure($cells; ours; "graphile-worker, drain, batch 50, one fetch after the other"; "drain"; "graphile-worker"; "x50$"; 3),
+    figure($cells; "pgqrs.h-pool"; "graphile-worker, drain, batch 50, handlers beside handlers with as many in hand"; "drain"; "graphile-worker"; "x50$"; 3),
+    figure($cells; "pgqrs.h-pool"; "graphile-worker, drain, batch 10, handlers beside handlers with as many in hand"; "drain"; "graphile-worker"; "x10$"; 3),
+    figure($cells; ours; "graphile-worker, drain, batch 10, one fetch after the other"; "drain"; "graphile-worker"; "x10$"; 3),
+    figure($cells; ours; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
+    figure($cells; ours; "pg-boss, drain, batch 50, the largest measured"; "drain"; "pg-boss"; "x50$"; 5),
+    figure($cells; ours; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),
+    figure($cells; ours; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5)]
    | table(["beside (lowest cell)", "wanted", "measured", ""])),
   (("drain", "enqueue", "handlers", "steady", "pinned", "million", "idle", "wakeup", "workflow", "chaos") as $name | scenario_section($cells; $name; $about))

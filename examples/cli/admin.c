@@ -64,8 +64,8 @@ exit_code admin_uninstall(cli *c)
     if (s.before == 0) return cli_fail(NOT_FOUND, "there are no tables to drop");
     /* Tables that cannot be counted any more can be dropped all the same. */
     bool counted = pgqrs_system_metrics_get(c->store, &all) == PGQRS_OK;
-    if (counted && !cli_confirmed(c, &code, "drop %lld queues with %lld messages on %s", (long long)all.queues,
-                                  (long long)all.total, s.backend))
+    if (counted && !cli_confirmed(c, &code, "drop %lld queue%s with %lld message%s on %s", (long long)all.queues,
+                                  plural(all.queues), (long long)all.total, plural(all.total), s.backend))
         return code;
     if (!counted && !cli_confirmed(c, &code, "drop all pgqrs tables on %s", s.backend)) return code;
     code = cli_check(c, pgqrs_uninstall(c->store));

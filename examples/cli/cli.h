@@ -194,6 +194,8 @@ bool output_flush(output *out);
 void output_begin(output *out, const field *fields);
 void output_rows(output *out, const void *items, size_t count, size_t item_size);
 void output_end(output *out);
+/* The same for a list that an error may have ended, whose code it returns. Before the first record nothing is shown then. */
+exit_code output_ended(output *out, exit_code code);
 void output_one(output *out, const field *fields, const void *item);
 /* The end of a command that changed something: the record, or, for people, the sentence. */
 void output_said(output *out, const field *fields, const void *item, const char *format, ...) CLI_PRINTF(4, 5);
@@ -201,6 +203,12 @@ void output_said(output *out, const field *fields, const void *item, const char 
 char *output_plain(const char *text);
 /* How many bytes of a text fit into so many columns; *used is how many columns they take. */
 size_t output_fit(const char *text, int width, int *used);
+
+/* What makes a word of one a word of several: "3 queue%s". */
+static inline const char *plural(int64_t count)
+{
+    return count == 1 ? "" : "s";
+}
 
 /* --- units */
 
@@ -240,8 +248,10 @@ static inline int64_t number_of(const cli *c, option_id id)
 void cli_say(const char *format, ...) CLI_PRINTF(1, 2);
 /* The same, as the end of a command: `return cli_fail(NOT_FOUND, "there is no ...");` gives the code. */
 #define cli_fail(code, ...) (cli_say(__VA_ARGS__), (code))
-/* Opens a store with the settings of the surroundings; a DSN or schema of NULL: the one they name. */
-exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **config, pgqrs_store **store);
+/* Opens a store with the settings of the surroundings; a DSN or schema of NULL: the one they name. `may_create`: SQLite makes a file
+ * that is not there; otherwise a DSN with a slip in it would leave one behind. */
+exit_code cli_open(cli *c, const char *dsn, const char *schema, bool may_create, pgqrs_config **config,
+                   pgqrs_store **store);
 /* On any backend. What lies below S3 is released at the end, when the stores are closed. */
 pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error);
 void cli_release_http(void);

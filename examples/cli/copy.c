@@ -143,8 +143,8 @@ static exit_code pause_source(copying *job, const list *queues)
     const pgqrs_queue *queue = queues->items;
     for (size_t i = 0; i < queues->count; i++)
         delivering += !queue[i].settings.paused;
-    if (delivering > 0 &&
-        !cli_confirmed(job->c, &code, "pause %" PRId64 " of the %zu queues that are copied", delivering, queues->count))
+    if (delivering > 0 && !cli_confirmed(job->c, &code, "pause %" PRId64 " of %zu queue%s to copy", delivering,
+                                         queues->count, plural((int64_t)queues->count)))
         return code;
     for (size_t i = 0; i < queues->count && code == DONE; i++)
         if (!queue[i].settings.paused) code = check(&job->from, pgqrs_queue_pause(job->from.store, queue[i].name));
@@ -161,9 +161,9 @@ static exit_code nobody_works(copying *job)
     if (numbers.leased == 0 || given(job->c, OPT_FORCE)) return DONE;
     return cli_fail(FAILED,
                     "%" PRId64
-                    " messages are still being worked on; the queues are paused now: run this again when that is "
-                    "done, or add --force to deliver them again once their leases end",
-                    numbers.leased);
+                    " message%s still being worked on; the queues are paused now: run this again when that is "
+                    "done, or add --force to deliver again what is not done when its lease ends",
+                    numbers.leased, numbers.leased == 1 ? " is" : "s are");
 }
 
 static exit_code create_queue(const side *to, const pgqrs_queue *queue)
@@ -489,10 +489,9 @@ static exit_code copy_all(copying *job, const list *queues, const list *workflow
     if (code == DONE) code = compare(job, queues, workflows);
     if (code == DONE)
         fprintf(stderr,
-                "pgqrs: %" PRId64
-                " messages and runs were stored, the others were there; the queues are paused in both "
+                "pgqrs: %" PRId64 " %s stored, the others were there; the queues are paused in both "
                 "stores. To go on in the new one: pgqrs queue resume --all, with its --dsn\n",
-                job->stored);
+                job->stored, job->stored == 1 ? "message or run was" : "messages and runs were");
     return code;
 }
 
@@ -508,8 +507,8 @@ static exit_code open_both(copying *job)
 {
     cli *c = job->c;
     side *from = &job->from, *to = &job->to;
-    exit_code code = cli_open(c, c->operands[0], c->options[OPT_FROM_SCHEMA].text, &from->config, &from->store);
-    if (code == DONE) code = cli_open(c, c->operands[1], c->options[OPT_TO_SCHEMA].text, &to->config, &to->store);
+    exit_code code = cli_open(c, c->operands[0], c->options[OPT_FROM_SCHEMA].text, false, &from->config, &from->store);
+    if (code == DONE) code = cli_open(c, c->operands[1], c->options[OPT_TO_SCHEMA].text, true, &to->config, &to->store);
     if (code == DONE && same(from, to))
         return cli_fail(USAGE, "both are the same store: it cannot be copied to itself");
     return code;

@@ -132,20 +132,21 @@ static void check_tables(patient *p)
 static void check_queue(patient *p, const pgqrs_queue_metrics *m)
 {
     char age[UNITS_ROOM];
+    const char *waiting = m->ready == 1 ? " waits" : "s wait";
     units_write_duration(age, sizeof age, m->oldest_ready_ms);
     if (m->paused && m->ready > 0)
         report(p, "queues", STATUS_WARNING,
-               "\"%s\" is paused, %" PRId64 " messages wait, the oldest for %s\tpgqrs queue resume %s", m->queue,
-               m->ready, age, m->queue);
+               "\"%s\" is paused, %" PRId64 " message%s, the oldest for %s\tpgqrs queue resume %s", m->queue, m->ready,
+               waiting, age, m->queue);
     if (!m->paused && m->ready > 0 && m->live_workers == 0)
         report(p, "queues", STATUS_WARNING,
                "nobody works on \"%s\", %" PRId64
-               " messages wait, the oldest for %s\tstart a worker, or look: pgqrs worker list -q %s",
-               m->queue, m->ready, age, m->queue);
+               " message%s, the oldest for %s\tstart a worker, or look: pgqrs worker list -q %s",
+               m->queue, m->ready, waiting, age, m->queue);
     if (m->dead > 0)
         report(p, "queues", STATUS_WARNING,
-               "\"%s\" has %" PRId64 " dead letters\tpgqrs dead list %s, then pgqrs dead replay %s --all", m->queue,
-               m->dead, m->queue, m->queue);
+               "\"%s\" has %" PRId64 " dead letter%s\tpgqrs dead list %s, then pgqrs dead replay %s --all", m->queue,
+               m->dead, plural(m->dead), m->queue, m->queue);
 }
 
 static void check_queues(patient *p)
@@ -160,7 +161,8 @@ static void check_queues(patient *p)
     for (size_t i = 0; i < metrics->count; i++)
         check_queue(p, &metrics->items[i]);
     if (p->worst == STATUS_OK)
-        report(p, "queues", STATUS_OK, "%zu queues, nothing waits without a worker", metrics->count);
+        report(p, "queues", STATUS_OK, "%zu queue%s, nothing waits without a worker", metrics->count,
+               plural((int64_t)metrics->count));
     if (before > p->worst) p->worst = before;
     pgqrs_free(metrics);
 }
@@ -182,8 +184,8 @@ static void check_workers(patient *p)
         char age[UNITS_ROOM];
         units_write_relative(age, sizeof age, w->heartbeat_at_us, now_us);
         report(p, "workers", STATUS_PROBLEM,
-               "worker %" PRId64 " (\"%s\") was alive %s, and has %" PRId64 " messages\tpgqrs worker reclaim", w->id,
-               w->name, age, w->held);
+               "worker %" PRId64 " (\"%s\") was alive %s, and has %" PRId64 " message%s\tpgqrs worker reclaim", w->id,
+               w->name, age, w->held, plural(w->held));
     }
     if (workers->count == 0) report(p, "workers", STATUS_OK, "no heartbeat is old");
     pgqrs_free(workers);
@@ -220,8 +222,8 @@ static void check_leases(patient *p)
     for (size_t i = 0; i < leased->count && found < LEASES_SHOWN; i++)
         found += check_lease(p, &leased->items[i], now_us);
     if (found == 0)
-        report(p, "leases", STATUS_OK, "%s%zu messages are leased, none of them for long",
-               leased->count == 1000 ? "at least " : "", leased->count);
+        report(p, "leases", STATUS_OK, "%s%zu message%s leased, none for long",
+               leased->count == 1000 ? "at least " : "", leased->count, leased->count == 1 ? " is" : "s are");
     pgqrs_free(leased);
 }
 
@@ -261,8 +263,8 @@ static void report_no_pins(patient *p, int64_t hidden)
     if (hidden > 0)
         report(p, "vacuum", STATUS_OK,
                "no transaction that this user may see is older than %s; those of %" PRId64
-               " sessions he may not\tGRANT pg_read_all_stats to him",
-               age, hidden);
+               " session%s he may not\tGRANT pg_read_all_stats to him",
+               age, hidden, plural(hidden));
     else
         report(p, "vacuum", STATUS_OK, "no transaction is older than %s", age);
 }
@@ -281,21 +283,53 @@ static void report_pins(patient *p, const PGresult *result)
     }
 }
 
+/* A standby with hot_standby_feedback keeps what its queries may still read; without the standby that stays so for ever. How old that
+ * is nobody writes down: it is counted in transactions. */
+static const char slots[] =
+    "SELECT slot_name, age(xmin), active::int FROM pg_replication_slots"
+    " WHERE xmin IS NOT NULL AND (NOT active OR age(xmin) > 1000000) ORDER BY active, age(xmin) DESC LIMIT 5";
+
+static void report_slots(patient *p, const PGresult *result)
+{
+    for (int i = 0; i < PQntuples(result); i++) {
+        const char *name = PQgetvalue(result, i, 0), *age = PQgetvalue(result, i, 1);
+        if (*PQgetvalue(result, i, 2) == '1')
+            report(p, "vacuum", STATUS_WARNING,
+                   "replication slot \"%s\" keeps what is dead since %s transactions: its standby has a query as old"
+                   "\tlook for it in the standby's pg_stat_activity",
+                   name, age);
+        else
+            report(p, "vacuum", STATUS_PROBLEM,
+                   "replication slot \"%s\", which nobody uses, keeps all that is dead since %s transaction%s"
+                   "\tSELECT pg_drop_replication_slot('%s')",
+                   name, age, strcmp(age, "1") == 0 ? "" : "s", name);
+    }
+}
+
+static void look(patient *p, PGconn *connection, const char *sql, int count, const char *const *values,
+                 void (*report_found)(patient *p, const PGresult *result))
+{
+    PGresult *result = PQexecParams(connection, sql, count, NULL, values, NULL, NULL, 0);
+    if (PQresultStatus(result) == PGRES_TUPLES_OK)
+        report_found(p, result);
+    else
+        report(p, "vacuum", STATUS_WARNING, "cannot look what keeps it from its work: %.200s",
+               PQresultErrorMessage(result));
+    PQclear(result);
+}
+
 static void check_vacuum(patient *p)
 {
     char seconds[UNITS_ROOM];
     const char *values[] = {seconds};
     PGconn *connection = PQconnectdb(p->c->config->dsn);
     snprintf(seconds, sizeof seconds, "%.3f", (double)p->transaction_ms / 1000);
-    PGresult *result =
-        PQstatus(connection) == CONNECTION_OK ? PQexecParams(connection, pins, 1, NULL, values, NULL, NULL, 0) : NULL;
-    if (!result) /* libpq's own words may hold parts of the DSN */
+    if (PQstatus(connection) != CONNECTION_OK) { /* libpq's own words may hold parts of the DSN */
         report(p, "vacuum", STATUS_WARNING, "a second connection for this check was refused");
-    else if (PQresultStatus(result) == PGRES_TUPLES_OK)
-        report_pins(p, result);
-    else
-        report(p, "vacuum", STATUS_WARNING, "cannot look for old transactions: %.200s", PQresultErrorMessage(result));
-    PQclear(result);
+    } else {
+        look(p, connection, pins, 1, values, report_pins);
+        look(p, connection, slots, 0, NULL, report_slots);
+    }
     PQfinish(connection);
 }
 

@@ -81,6 +81,8 @@ static const char manual_tail[] =
     ".SH EXIT STATUS\n.TP\n0\ndone\n.TP\n1\nfailed\n.TP\n2\nwrong usage or configuration\n.TP\n3\nnot "
     "found\n.TP\n4\nno connection\n"
     ".SH ENVIRONMENT\nPGQRS_DSN, PGQRS_SCHEMA, PGQRS_CONFIG_FILE and the other variables of the library; NO_COLOR.\n"
+    ".PP\nFor a bucket: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, AWS_ENDPOINT_URL_S3, "
+    "PGQRS_S3_MODE (durable, local), PGQRS_S3_CACHE_DIR.\n"
     ".SH FILES\n\\&./pgqrs.yaml, ./pgqrs.yml\n"
     ".SH EXAMPLES\n.nf\n"
     "export PGQRS_DSN=sqlite://jobs.db\n"

@@ -116,10 +116,10 @@ static void show_progress(const bulk *b, bool end)
     if (!b->progress) return;
     if (b->size > 0) {
         int percent = (int)(b->bytes * 100 / b->size), done = percent / 4;
-        fprintf(stderr, "\r[%.*s%*s] %3d%%  %" PRId64 " messages", done, "=========================", 25 - done, "",
-                percent, b->sent);
+        fprintf(stderr, "\r[%.*s%*s] %3d%%  %" PRId64 " message%s", done, "=========================", 25 - done, "",
+                percent, b->sent, plural(b->sent));
     } else {
-        fprintf(stderr, "\r%" PRId64 " messages", b->sent);
+        fprintf(stderr, "\r%" PRId64 " message%s", b->sent, plural(b->sent));
     }
     if (end) fputs("\n", stderr);
 }
@@ -148,8 +148,8 @@ static exit_code send_group(bulk *b)
     memcpy(what, error.message, sizeof what);
     show_progress(b, true);
     snprintf(error.message, sizeof error.message,
-             "%s line %" PRId64 ": %.200s; go on at line %" PRId64 ", before it %" PRId64 " messages are stored",
-             b->name, b->lines[known ? error.index : 0], what, b->lines[0], b->sent);
+             "%s line %" PRId64 ": %.200s; go on at line %" PRId64 ", before it %" PRId64 " message%s stored", b->name,
+             b->lines[known ? error.index : 0], what, b->lines[0], b->sent, b->sent == 1 ? " is" : "s are");
     drop_group(b);
     return cli_error(&error);
 }
@@ -195,8 +195,8 @@ static exit_code send_lines(cli *c, FILE *file, const char *name)
     if (code == DONE) show_progress(b, true);
     deed d = {.action = "sent", .object = "queue", .name = c->operands[0], .count = b->sent};
     if (code == DONE)
-        output_said(&c->out, deed_fields, &d, "sent %" PRId64 " message%s to queue \"%s\"", d.count,
-                    d.count == 1 ? "" : "s", d.name);
+        output_said(&c->out, deed_fields, &d, "sent %" PRId64 " message%s to queue \"%s\"", d.count, plural(d.count),
+                    d.name);
     if (code == DONE && cli_interrupted()) code = cli_fail(FAILED, "interrupted at line %" PRId64, b->line);
     drop_group(b);
     free(line);
@@ -268,8 +268,7 @@ exit_code message_list_filtered(cli *c, pgqrs_message_filter *filter, int64_t li
         if (page->count > 0) filter->after_id = page->items[page->count - 1].id;
         pgqrs_free(page);
     }
-    output_end(&c->out);
-    return code;
+    return output_ended(&c->out, code);
 }
 
 static exit_code list(cli *c, pgqrs_state state, int64_t limit)
@@ -336,7 +335,9 @@ exit_code message_dequeue(cli *c)
     }
     if (!message) return cli_fail(NOT_FOUND, "there is nothing to take in queue \"%s\"", c->operands[0]);
     /* First shown, then archived: what nobody saw must not be lost. */
-    output_one(&c->out, delivery_fields, message);
+    pgqrs_message shown = *message;
+    shown.lease = shown.lease_until_us = 0; /* it has ended when anybody reads this */
+    output_one(&c->out, delivery_fields, &shown);
     code = output_flush(&c->out) ? cli_check(c, pgqrs_archive(c->store, message)) : give_back(c, message, 1);
     pgqrs_free(message);
     return code;
@@ -469,8 +470,8 @@ static exit_code change_each(cli *c, const char *action, exit_code (*carry_out)(
     }
     if (code != DONE && d.count > 0) cli_say("%s only the first %" PRId64, action, d.count);
     if (code != DONE) return code;
-    output_said(&c->out, deed_fields, &d, "%s %" PRId64 " message%s of queue \"%s\"", action, d.count,
-                d.count == 1 ? "" : "s", d.name);
+    output_said(&c->out, deed_fields, &d, "%s %" PRId64 " message%s of queue \"%s\"", action, d.count, plural(d.count),
+                d.name);
     return DONE;
 }
 
@@ -543,7 +544,7 @@ exit_code message_delete(cli *c)
 {
     exit_code code = DONE;
     int count = c->operand_count - 1;
-    if (!cli_confirmed(c, &code, "delete %d message%s of queue \"%s\"", count, count == 1 ? "" : "s", c->operands[0]))
+    if (!cli_confirmed(c, &code, "delete %d message%s of queue \"%s\"", count, plural(count), c->operands[0]))
         return code;
     return change_each(c, "deleted", delete, find_any);
 }
@@ -556,6 +557,6 @@ exit_code dead_replay(cli *c)
     exit_code code = cli_check(c, pgqrs_dead_replay_all(c->store, c->operands[0], &d.count));
     if (code == DONE)
         output_said(&c->out, deed_fields, &d, "replayed %" PRId64 " dead letter%s of queue \"%s\"", d.count,
-                    d.count == 1 ? "" : "s", d.name);
+                    plural(d.count), d.name);
     return code;
 }

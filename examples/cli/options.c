@@ -234,6 +234,14 @@ static void help_overview(FILE *file, const char *words)
     print_globals(file);
     fputs("\nExit status: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 no connection.\n", file);
     if (*words) return;
+    fputs(
+        "\nA bucket (s3://BUCKET/KEY) takes these from the environment:\n"
+        "    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY       the credentials; AWS_SESSION_TOKEN with temporary ones\n"
+        "    AWS_REGION [us-east-1]                         or AWS_DEFAULT_REGION\n"
+        "    AWS_ENDPOINT_URL_S3 [AWS of that region]       or AWS_ENDPOINT_URL: http://HOST:PORT, https://HOST\n"
+        "    PGQRS_S3_MODE [durable]                        local: a local file that is synced\n"
+        "    PGQRS_S3_CACHE_DIR [~/.cache/pgqrs]            where the last known version is kept, or the local file\n",
+        file);
     fputs("\nTo begin:\n"
           "    export PGQRS_DSN=sqlite://jobs.db\n"
           "    pgqrs install\n"

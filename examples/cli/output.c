@@ -389,12 +389,17 @@ void output_begin(output *out, const field *fields)
 {
     out->fields = fields;
     out->rows = 0;
+}
+
+static void open_list(output *out)
+{
     if (out->format == FORMAT_JSON) fputs("[", out->file);
-    if (out->format == FORMAT_CSV) write_csv_header(out, fields);
+    if (out->format == FORMAT_CSV) write_csv_header(out, out->fields);
 }
 
 static void write_row(output *out, const void *item)
 {
+    if (out->rows == 0) open_list(out);
     switch (out->format) {
     case FORMAT_TABLE:
         keep_record(out, out->fields, item);
@@ -422,10 +427,18 @@ void output_rows(output *out, const void *items, size_t count, size_t item_size)
 
 void output_end(output *out)
 {
+    if (out->rows == 0) open_list(out);
     if (out->format == FORMAT_JSON) fputs(out->rows == 0 ? "]\n" : "\n]\n", out->file);
     if (out->format == FORMAT_TABLE && !out->no_memory) write_table(out);
     drop_cells(out);
     out->fields = NULL;
+}
+
+exit_code output_ended(output *out, exit_code code)
+{
+    if (code == DONE || out->rows > 0) output_end(out);
+    out->fields = NULL;
+    return code;
 }
 
 /* For people: a line for each field that has a value. */

@@ -396,7 +396,8 @@ static pgqrs_log_level log_level(const cli *c)
     return given(c, OPT_LOG_LEVEL) ? levels[number_of(c, OPT_LOG_LEVEL)] : PGQRS_LOG_WARN;
 }
 
-exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **config, pgqrs_store **store)
+exit_code cli_open(cli *c, const char *dsn, const char *schema, bool may_create, pgqrs_config **config,
+                   pgqrs_store **store)
 {
     pgqrs_error error;
     pgqrs_config_desc desc = {
@@ -406,6 +407,7 @@ exit_code cli_open(cli *c, const char *dsn, const char *schema, pgqrs_config **c
         return cli_fail(USAGE,
                         "which store? Give --dsn, set PGQRS_DSN, or write dsn into pgqrs.yaml: sqlite://jobs.db");
     if (!*config) return cli_error(&error);
+    (*config)->store.sqlite_create = may_create ? PGQRS_ON : PGQRS_OFF;
     (*config)->store.logger = (pgqrs_logger){write_log, c->log, log_level(c)};
     *store = cli_open_store(*config, &error);
     if (*store) return DONE;
@@ -430,7 +432,8 @@ static exit_code run(cli *c)
 {
     exit_code code = open_log(c);
     if (code == DONE) code = open_output(c);
-    if (code == DONE && !c->command->offline) code = cli_open(c, c->options[OPT_DSN].text, NULL, &c->config, &c->store);
+    if (code == DONE && !c->command->offline)
+        code = cli_open(c, c->options[OPT_DSN].text, NULL, c->command->run == admin_install, &c->config, &c->store);
     c->out.clock = c->store;
     if (code == DONE) code = c->command->run(c);
     return c->out.file ? close_output(c, code) : code;

@@ -104,8 +104,7 @@ exit_code queue_list(cli *c)
         after = page->count > 0 ? page->items[page->count - 1].id : after;
         pgqrs_free(page);
     }
-    output_end(&c->out);
-    return code;
+    return output_ended(&c->out, code);
 }
 
 exit_code queue_get(cli *c)
@@ -131,7 +130,8 @@ exit_code queue_delete(cli *c)
     int64_t total = 0;
     exit_code code = count_messages(c, &total);
     if (code != DONE) return code;
-    if (!cli_confirmed(c, &code, "delete queue \"%s\" with %lld messages", c->operands[0], (long long)total))
+    if (!cli_confirmed(c, &code, "delete queue \"%s\" with %lld message%s", c->operands[0], (long long)total,
+                       plural(total)))
         return code;
     pgqrs_result result = pgqrs_queue_delete(c->store, c->operands[0], given(c, OPT_FORCE));
     if (result == PGQRS_ERR_QUEUE_NOT_EMPTY)
@@ -167,7 +167,8 @@ static exit_code purge(cli *c, pgqrs_purge what)
     deed d = {.action = "purged", .object = "queue", .name = c->operands[0]};
     code = cli_check(c, pgqrs_queue_purge(c->store, c->operands[0], &desc, &d.count));
     if (code != DONE) return code;
-    output_said(&c->out, deed_fields, &d, "removed %lld messages of queue \"%s\"", (long long)d.count, d.name);
+    output_said(&c->out, deed_fields, &d, "removed %lld message%s of queue \"%s\"", (long long)d.count, plural(d.count),
+                d.name);
     return DONE;
 }
 
@@ -206,7 +207,7 @@ static exit_code change_all(cli *c, const char *action, bool paused)
         pgqrs_free(page);
     }
     if (code == DONE)
-        output_said(&c->out, deed_fields, &d, "%s %lld queue%s", action, (long long)d.count, d.count == 1 ? "" : "s");
+        output_said(&c->out, deed_fields, &d, "%s %lld queue%s", action, (long long)d.count, plural(d.count));
     return code;
 }
 

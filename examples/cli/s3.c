@@ -20,16 +20,30 @@ static pgqrs_store *open_with(http_curl *curl, pgqrs_config *config, pgqrs_error
     return store;
 }
 
+static bool is_set(const char *variable)
+{
+    const char *value = getenv(variable);
+    return value && *value;
+}
+
+static pgqrs_store *refuse(pgqrs_error *error, pgqrs_result code, const char *message)
+{
+    memset(error, 0, sizeof *error);
+    error->code = code;
+    snprintf(error->message, sizeof error->message, "%s", message);
+    return NULL;
+}
+
 pgqrs_store *cli_open_store(pgqrs_config *config, pgqrs_error *error)
 {
     if (strncmp(config->dsn, "s3:", 3) != 0) return pgqrs_open(config->dsn, &config->store, error);
+    if (!is_set("AWS_ACCESS_KEY_ID") || !is_set("AWS_SECRET_ACCESS_KEY"))
+        return refuse(
+            error, PGQRS_ERR_BAD_CONFIG,
+            "a bucket needs the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN, when "
+            "they are temporary); the others are in `pgqrs --help`");
     http_curl *curl = adapter_count < ADAPTERS ? http_curl_create() : NULL;
-    if (!curl) {
-        memset(error, 0, sizeof *error);
-        error->code = PGQRS_ERR_NO_MEMORY;
-        snprintf(error->message, sizeof error->message, "libcurl cannot be set up: no memory");
-        return NULL;
-    }
+    if (!curl) return refuse(error, PGQRS_ERR_NO_MEMORY, "libcurl cannot be set up: no memory");
     adapters[adapter_count++] = curl;
     return open_with(curl, config, error);
 }

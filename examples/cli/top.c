@@ -193,7 +193,8 @@ static void worker_row(const screen *s, int y, size_t row)
     const pgqrs_worker_info *w = &s->now.workers->items[row];
     int width = name_width(WORKER_FIXED) / 2;
     int64_t age_ms = (s->now.now_us - w->heartbeat_at_us) / 1000;
-    bool alarming = w->state != PGQRS_WORKER_STOPPED && age_ms > STALE_MS;
+    /* in a bucket one that holds nothing is silent for longer, and not among the stale ones */
+    bool alarming = w->state != PGQRS_WORKER_STOPPED && age_ms > STALE_MS && s->now.system.workers.stale > 0;
     alarm_on(s, alarming);
     putf(y, 0, 8, true, "%" PRId64, w->id);
     put(y, 9, width, false, w->name);
@@ -284,13 +285,14 @@ static int height_of(const screen *s, section which, int lines)
 static void draw_top(const screen *s)
 {
     const pgqrs_system_metrics *m = &s->now.system;
+    int64_t live = m->workers.total - m->workers.stopped;
     char when[UNITS_ROOM];
     units_write_iso(when, sizeof when, s->now.now_us);
     putf(0, 0, COLS, false, "pgqrs top on %s, %.19sZ", pgqrs_store_backend(s->c->store), s->now.now_us ? when : "");
     putf(1, 0, COLS, false,
-         "%" PRId64 " queues: %" PRId64 " ready, %" PRId64 " delayed, %" PRId64 " leased, %" PRId64 " dead, %" PRId64
-         " archived; %" PRId64 " workers, %" PRId64 " of them stale",
-         m->queues, m->ready, m->delayed, m->leased, m->dead, m->archived, m->workers.total - m->workers.stopped,
+         "%" PRId64 " queue%s: %" PRId64 " ready, %" PRId64 " delayed, %" PRId64 " leased, %" PRId64 " dead, %" PRId64
+         " archived; %" PRId64 " worker%s, %" PRId64 " stale",
+         m->queues, plural(m->queues), m->ready, m->delayed, m->leased, m->dead, m->archived, live, plural(live),
          m->workers.stale);
 }
 

@@ -87,8 +87,7 @@ static exit_code list(cli *c, pgqrs_worker_filter *filter, size_t *found)
         if (page->count > 0) filter->after_id = page->items[page->count - 1].id;
         pgqrs_free(page);
     }
-    output_end(&c->out);
-    return code;
+    return output_ended(&c->out, code);
 }
 
 exit_code worker_list(cli *c)
@@ -246,7 +245,8 @@ exit_code worker_purge(cli *c)
     deed d = {.action = "purged", .object = "worker"};
     if (!cli_confirmed(c, &code, "remove the rows of stopped workers")) return code;
     code = cli_check(c, pgqrs_worker_purge(c->store, number_of(c, OPT_OLDER_THAN), &d.count));
-    if (code == DONE) output_said(&c->out, deed_fields, &d, "removed %" PRId64 " stopped workers", d.count);
+    if (code == DONE)
+        output_said(&c->out, deed_fields, &d, "removed %" PRId64 " stopped worker%s", d.count, plural(d.count));
     return code;
 }
 

@@ -45,8 +45,7 @@ exit_code workflow_list(cli *c)
         after = page->count > 0 ? page->items[page->count - 1].id : after;
         pgqrs_free(page);
     }
-    output_end(&c->out);
-    return code;
+    return output_ended(&c->out, code);
 }
 
 exit_code workflow_get(cli *c)
@@ -250,8 +249,7 @@ exit_code run_list(cli *c)
         if (page->count > 0) filter.after_id = page->items[page->count - 1].id;
         pgqrs_free(page);
     }
-    output_end(&c->out);
-    return code;
+    return output_ended(&c->out, code);
 }
 
 static exit_code get(cli *c, pgqrs_run_info **run)
@@ -398,6 +396,7 @@ exit_code run_purge(cli *c)
     if (!cli_confirmed(c, &code, "remove the ended runs of workflow \"%s\"", d.name)) return code;
     code = cli_check(c, pgqrs_run_purge(c->store, d.name, &desc, &d.count));
     if (code == DONE)
-        output_said(&c->out, deed_fields, &d, "removed %" PRId64 " runs of workflow \"%s\"", d.count, d.name);
+        output_said(&c->out, deed_fields, &d, "removed %" PRId64 " run%s of workflow \"%s\"", d.count, plural(d.count),
+                    d.name);
     return code;
 }
