@@ -19,7 +19,7 @@ CHAOS := proof_chaos proof_fulldisk
 PROOFS := $(filter-out $(CHAOS),$(call name_of,$(wildcard tests/proof_*.c)))
 ALL_TESTS := $(UNIT) $(PROGRAMS) $(PROOFS) $(CONFORMANCE)
 CLI_TESTS := $(wildcard tests/cli_*.sh)
-CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server build/test/s3_request build/test/s3_server
+CLI_PROGRAMS := build/pgqrs build/test/cli_flow build/test/s3_server build/test/s3_request
 BENCHMARKS := $(patsubst bench/%.c,build/bench/%,$(wildcard bench/*.c))
 test_binaries = $(addprefix build/test/,$(1))
 sanitized_binaries = $(addprefix build/sanitize/,$(1))
@@ -99,7 +99,7 @@ proof: ## kill, stop and cut off processes for 50 minutes, a checker decides (PG
 fuzz: ## fuzz every parser for a minute each (PGQRS_FUZZ_SECONDS); the corpus is in tests/corpus
 	@tests/install-deps.sh test
 	@$(MAKE) --no-print-directory -j2 build-fuzz
-	@PGQRS_FUZZ_SECONDS=$${PGQRS_FUZZ_SECONDS:-60} PGQRS_TEST_TIMEOUT=36000 tests/run.sh -v tests/fuzz.sh
+	@PGQRS_FUZZ_SECONDS=$${PGQRS_FUZZ_SECONDS:-60} PGQRS_FUZZ_SEED=$${PGQRS_FUZZ_SEED:-0} PGQRS_TEST_TIMEOUT=36000 tests/run.sh -v tests/fuzz.sh
 
 coverage: ## branch coverage of the tests, per section; what is not covered goes to build/coverage (some minutes)
 	@tests/install-deps.sh test

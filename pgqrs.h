@@ -3097,7 +3097,8 @@ static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
 {
     char key[64];
     size_t used = 0, start;
-    while (end > 0 && (dsn[end - 1] == ' ' || dsn[end - 1] == '\t'))
+    /* What libpq skips there, line ends included. */
+    while (end > 0 && dsn[end - 1] != '\0' && strchr(" \t\n\v\f\r", dsn[end - 1]))
         end--;
     start = end;
     while (start > 0 && (pgqrsi_is_letter(dsn[start - 1]) || pgqrsi_is_digit(dsn[start - 1]) ||

@@ -6,6 +6,8 @@
 #   tests/fuzz.sh
 #
 #   PGQRS_FUZZ_SECONDS   for each target (5)
+#   PGQRS_FUZZ_SEED      what libFuzzer starts from (1, so that make test tries the same inputs for the same sources; 0: another
+#                        one each time, as make fuzz has it)
 #   PGQRS_FUZZ_KEEP      a directory to collect new inputs in, for a longer run
 set -euo pipefail
 
@@ -13,6 +15,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 out=$root/build/fuzz
 seconds=${PGQRS_FUZZ_SECONDS:-5}
+seed=${PGQRS_FUZZ_SEED:-1}
 . "$here/tap.sh"
 mkdir -p "$out/log"
 
@@ -28,7 +31,7 @@ replay() { # NAME PROGRAM
 fuzz() { # NAME PROGRAM
     local new=${PGQRS_FUZZ_KEEP:-$out/new}/$1
     mkdir -p "$new"
-    "$2" -max_total_time="$seconds" -max_len=2048 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    "$2" -seed="$seed" -max_total_time="$seconds" -max_len=2048 -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="$out/$1-" "$new" "$here/corpus/$1"
 }
 

@@ -13,7 +13,11 @@ tap_fail() {
     tap_failed=$((tap_failed + 1))
     echo "not ok $tap_count - $1"
     if [ -n "${2:-}" ] && [ -f "$2" ]; then
-        head -n 60 "$2" | sed 's/^/# /'
+        # The end says why, and the beginning what was tried.
+        awk 'NR <= 15 { print; next } { last[NR] = $0 } END {
+            from = NR > 60 ? NR - 44 : 16
+            if (from > 16) print "[" from - 16 " lines left out]"
+            for (i = from; i <= NR; i++) print last[i] }' "$2" | sed 's/^/# /'
     fi
 }
 

@@ -116,6 +116,8 @@ static void test_password_is_never_visible(void **state)
         "postgres://h/db?aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapwx=QZ",
         "host=h password=QZ user=ada",
         "host=h password = QZ user=ada",
+        "host=h password\n=QZ user=ada",
+        "host=h password \r\n\t\v\f = QZ user=ada",
         "host=h password='QZ QZ' user=ada",
         "host=h password='QZ\\'QZ",
         "password=QZ",
