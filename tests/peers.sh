@@ -68,6 +68,23 @@ tap_check "what is not measured" "$out/log" says "- litequeue: there is no pytho
 tap_check "how often" "$out/log" says "Turns in each cell: chaos 1, drain 1 to 3, enqueue 1,"
 tap_check "what failed" "$out/log" says "| 1x1 | river | failed |"
 tap_check "chaos" "$out/log" says "| worker | graphile-worker | 1,996 | 0.57 | – | 0 | 4 | 0 | 1 |"
+tap_check "chaos with effects in the database is a table of its own" "$out/log" says "| worker-tx | pgqrs.h | yes | 2,000 | 1.04 | 5.04 | 0 | 0 | 0 | 0 | 5 |"
+tap_check "and what comes again after hours is not forgotten" "$out/log" says "| worker-tx | graphile-worker | no | 1,985 | 0.42 | – | 0 | 15 | 0 | 2 | 5 |"
+tap_check "how an effect is written" "$out/log" says "- graphile-worker: no: the worker completes a job after the handler"
+tap_check "what chaos may do to ours" "$out/log" says "| chaos, effects in the same database: messages lost; effects twice | 0; 0 | 0; 0 | met |"
+chaos_with() { # FIELD VALUE: of pgqrs.h, where the effects are in the database
+    jq -c --arg field "$1" --argjson value "$2" \
+        'if .cell == "worker-tx" and .peer == "pgqrs.h" then .[$field] = $value else . end' "$here/peers.jsonl" >"$out/worse.jsonl"
+    mkdir -p "$out/worse" && jq -s -r --slurpfile systems bench/peers/systems.json -f bench/peers/report.jq "$out/worse.jsonl" >"$out/worse/PEERS.md" &&
+        grep -F "| chaos, effects in the same database: messages lost; effects twice | 0; 0 | $3 | NOT MET |" "$out/worse/PEERS.md"
+}
+tap_check "a lost message is one too many" "$out/log" chaos_with lost 1 "1; 0"
+tap_check "and so is an effect that comes twice" "$out/log" chaos_with twice 1 "0; 1"
+tap_check "or will" "$out/log" chaos_with again 2 "0; 2"
+tap_check "idle: what the system causes, and the rest beside it" "$out/log" says "| graphile-worker | 0.9 | 0.4 | 1.3 | 21 | 3 (1 not seen) | 16.3 |"
+tap_check "and a server with nobody" "$out/log" says "| nobody | 0 | 0 | 0 | 19 | 0 | – |"
+tap_check "who is idle for less" "$out/log" says "- idle, postgres: river takes 0.9 ms of processor a second, pgqrs.h 1"
+tap_check "not by what is nobody's" "$out/log" eval '! says "idle, postgres: graphile-worker" && ! says "idle, postgres: nobody"'
 tap_check "a latency at another rate" "$out/log" says "p99 of graphile-worker 2 ms at 150/s, of pgqrs.h 2.6 ms at 297/s; not the same rate: at 200/s without an old transaction 3 ms, of pgqrs.h 1.5 ms"
 tap_check "a latency at the same rate beside an old transaction" "$out/log" says "- pinned half, postgres: p99 of river 3 ms at 150/s, of pgqrs.h 4 ms at 151/s"
 tap_check "which is not called another rate" "$out/log" eval '! says "of pgqrs.h 4 ms at 151/s;"'
@@ -77,6 +94,49 @@ tap_check "who has the higher peak" "$out/log" says "- steady peak, postgres: gr
 if command -v gnuplot >/dev/null 2>&1; then
     tap_check "plots" "$out/log" test -s "$out/peers-drain-postgres.svg" -a -s "$out/peers-drain-postgres.png"
 fi
+
+# --- what an idle system takes
+
+# Of a system with the database peers: a backend that stays, one that ends, one that comes and says only later which database it
+# wants, and a parallel worker. Of others: the postmaster, an autovacuum worker there, another database, one that ends.
+looks() {
+    cat <<'END'
+look 100.000
+client 7 1000000000
+server 10 2000000000 /usr/lib/postgresql/15/bin/postgres
+server 11 5000000 postgres: pgqrs peers 127.0.0.1(4711) idle
+server 12 7000000 postgres: pgqrs peers 127.0.0.1(4712) idle
+server 13 1000000 postgres: pgqrs peers_river 127.0.0.1(4713) idle
+server 14 50000000 postgres: autovacuum launcher
+server 15 4000000 postgres: autovacuum worker peers
+ended 3.500
+look 100.250
+client 7 1010000000
+client 8 3000000
+server 10 2000000000 /usr/lib/postgresql/15/bin/postgres
+server 11 6000000 postgres: pgqrs peers 127.0.0.1(4711) idle
+server 12 9000000 postgres: pgqrs peers 127.0.0.1(4712) COMMIT
+server 13 1000000 postgres: pgqrs peers_river 127.0.0.1(4713) idle
+server 14 51000000 postgres: autovacuum launcher
+server 16 2000000 postgres: [unknown] [unknown] 127.0.0.1(4714) startup
+server 17 500000 postgres: parallel worker for PID 11
+ended 3.510
+look 102.000
+client 7 1020000000
+server 10 2001000000 /usr/lib/postgresql/15/bin/postgres
+server 11 8000000 postgres: pgqrs peers 127.0.0.1(4711) idle
+server 13 1000000 postgres: pgqrs peers_river 127.0.0.1(4713) idle
+server 14 52000000 postgres: autovacuum launcher
+server 16 4000000 postgres: pgqrs peers 127.0.0.1(4714) idle
+ended 3.530
+END
+}
+# Client 20 + 3 ms, the thread that ended included. Server 3 + 2 + 4 + 0.5. All that the server took: the postmaster 1, 11 3, 14 2, 16 4
+# and 30 that ended, without the 7 and 4 which two of those had before; without the system's 9.5.
+tap_check "idle: by process and by whose it is" "$out/log" eval 'looks | awk -v database=peers -f bench/peers/idle.awk | tee "$out/idle" &&
+    jq -e "[.seconds, .client, .server, .background, .seen] == [2, 0.023, 0.0095, 0.0195, 1]" "$out/idle"'
+tap_check "idle: nobody is there" "$out/log" eval 'looks | grep -v -e client -e "peers 127" -e parallel | awk -v database=peers -f bench/peers/idle.awk |
+    jq -e ".client == 0 and .server == 0 and .background > 0 and .seen == 0"'
 
 # --- what an interrupted run keeps
 

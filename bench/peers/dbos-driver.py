@@ -4,14 +4,26 @@ polling interval, which is set to 10 ms (its default is a second); enqueueing wi
 import logging
 import threading
 
-from dbos import DBOS, DBOSClient
+from dbos import DBOS, DBOSClient, SQLAlchemyDatasource
 import peer
+import sqlalchemy
 from peer import m
+
+datasource = None
+
+
+def insert(n):
+    datasource.sql_session().execute(sqlalchemy.text("INSERT INTO peers_effects(n) VALUES (:n)"), {"n": n})
+
+
+def effect(n):
+    """A step whose writes commit together with the record that it was done: what a workflow that is done again goes by."""
+    datasource.run_tx_step({"name": "effect", "isolation_level": "READ COMMITTED"}, insert, n)
 
 
 @DBOS.workflow(name="bench")
 def bench(message):
-    m.handle(message)
+    m.handle(message, effect)
 
 
 @DBOS.step(name="step")
@@ -39,6 +51,9 @@ def launch(concurrency):
             "log_level": "CRITICAL",
         }
     )
+    if m.effects:
+        global datasource
+        datasource = SQLAlchemyDatasource.create(peer.url, engine_kwargs={"pool_pre_ping": True})
     DBOS.launch()
     DBOS.register_queue("bench", worker_concurrency=concurrency, polling_interval_sec=0.01)
 

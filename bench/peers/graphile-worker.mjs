@@ -32,7 +32,8 @@ async function work (o, concurrentJobs, size) {
     pgPool,
     logger,
     noHandleSignals: true,
-    taskList: { bench: (payload) => peer.handle(payload, o) },
+    // It completes a job after the handler, with a statement of its own.
+    taskList: { bench: (payload, helpers) => peer.handle(payload, o, (text, values) => helpers.query(text, values)) },
     preset: {
       worker: {
         concurrentJobs,

@@ -54,8 +54,10 @@ export function handled (message) {
   if (log !== undefined) appendFileSync(log, `${message.n} ${at.toFixed(3)}\n`)
 }
 
-export async function handle (message, o) {
+// effect: writes the row that shows that this message was handled, where the scenario wants one.
+export async function handle (message, o, effect) {
   if (o.work_ms > 0) await sleep(o.work_ms)
+  if (o.effects) await effect('INSERT INTO peers_effects(n) VALUES ($1)', [message.n])
   handled(message)
 }
 

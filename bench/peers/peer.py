@@ -31,11 +31,13 @@ class Measurement:
         self.latencies = []
         self.begun = self.last = 0
         self.log = None
+        self.effects = False
         self.lock = threading.Lock()
 
     def ready(self, options):
         self.seconds = options.number("seconds", 10)
         self.work_s = options.number("work_ms") / 1000
+        self.effects = options.number("effects") > 0
         if options.text("log"):
             self.log = os.open(options.text("log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         print("ready", flush=True)
@@ -55,14 +57,19 @@ class Measurement:
         if self.log is not None:
             os.write(self.log, f"{message['n']} {at:.3f}\n".encode())
 
-    def handle(self, message):
+    def handle(self, message, effect=None):
+        """effect: writes the row that shows that this message was handled, where the scenario wants one."""
         if self.work_s > 0:
             time.sleep(self.work_s)
+        if self.effects:
+            effect(message["n"])
         self.handled(message)
 
-    async def handle_async(self, message):
+    async def handle_async(self, message, effect):
         if self.work_s > 0:
             await asyncio.sleep(self.work_s)
+        if self.effects:
+            await effect(message["n"])
         self.handled(message)
 
     def is_finished(self, until_empty):

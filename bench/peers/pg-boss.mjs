@@ -41,8 +41,10 @@ await peer.main({
   }),
   handle: (o) => withBoss({ useListenNotify: true, quiet: o.log !== '', ...(o.lease_ms ? { monitorIntervalSeconds: 1, superviseIntervalSeconds: 1 } : {}) }, async (boss) => {
     await peer.ready(o)
-    await boss.work(queue, { batchSize: o.concurrency, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true }, async (jobs) => {
-      await Promise.all(jobs.map((job) => peer.handle(job.data, o)))
+    const settings = { batchSize: o.concurrency, pollingIntervalSeconds: 0.5, burstWhenBatchFull: true }
+    // A transactional worker: what it does with tx commits together with the completion of the batch.
+    await boss.work(queue, o.effects ? { ...settings, transactional: true } : settings, async (jobs, tx) => {
+      await Promise.all(jobs.map((job) => peer.handle(job.data, o, (text, values) => tx.executeSql(text, values))))
     })
     const elapsed = await peer.finished(o)
     await peer.report(peer.count(), elapsed)

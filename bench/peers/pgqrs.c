@@ -243,10 +243,72 @@ static void deadline_end(deadline *d)
     pthread_mutex_destroy(&d->mutex);
 }
 
+/* --- effects in the queue's own database */
+
+/* Each thread of the pool has a connection for what its handler writes, and a store on it to acknowledge with. */
+typedef struct effects {
+    PGconn *connection;
+    pgqrs_store *store;
+} effects;
+
+static pthread_key_t effects_key;
+static bool effects_wanted;
+
+static void effects_close(void *argument)
+{
+    effects *e = argument;
+    pgqrs_close(e->store);
+    PQfinish(e->connection);
+    free(e);
+}
+
+static bool effects_sql(const effects *e, const char *text)
+{
+    PGresult *reply = PQexec(e->connection, text);
+    bool done = PQresultStatus(reply) == PGRES_COMMAND_OK;
+    PQclear(reply);
+    return done;
+}
+
+/* NULL while the server is away. */
+static effects *effects_of_thread(void)
+{
+    effects *e = pthread_getspecific(effects_key);
+    if (e && PQstatus(e->connection) == CONNECTION_OK) return e;
+    if (e) effects_close(e);
+    pthread_setspecific(effects_key, NULL);
+    e = calloc(1, sizeof *e);
+    if (!e) bench_die("effects", "no more memory");
+    pgqrs_store_desc desc = {.schema = "pgqrs_bench_" PLACE};
+    e->connection = PQconnectdb(bench_dsn);
+    e->store = pgqrs_open_pgconn(e->connection, &desc, NULL);
+    if (!e->store) {
+        PQfinish(e->connection);
+        free(e);
+        return NULL;
+    }
+    pthread_setspecific(effects_key, e);
+    return e;
+}
+
+/* The effect and the acknowledgement in one transaction: both are there, or neither. */
+static bool effect(const pgqrs_message *message)
+{
+    char insert[96];
+    effects *e = effects_of_thread();
+    if (!e || !effects_sql(e, "BEGIN")) return false;
+    snprintf(insert, sizeof insert, "INSERT INTO peers_effects(n) VALUES (%" PRId64 ")", payload_number(message->payload));
+    if (effects_sql(e, insert) && pgqrs_archive(e->store, message) == PGQRS_OK) return effects_sql(e, "COMMIT");
+    effects_sql(e, "ROLLBACK");
+    return false;
+}
+
 static pgqrs_result handle_message(const pgqrs_message *message, void *user)
 {
     const double *work_s = user;
     if (*work_s > 0) bench_sleep_until(bench_seconds() + *work_s);
+    /* When the answer to COMMIT was lost this changes nothing: the lease is gone, if it was carried out. */
+    if (effects_wanted && !effect(message)) return pgqrs_message_give_back(message, 0);
     report_message(message->payload);
     return PGQRS_OK;
 }
@@ -259,6 +321,8 @@ static void work(char **argv, pgqrs_work_desc *desc)
     const char *log = option(argv, "log", NULL);
     pgqrs_store *store = bench_open(PLACE);
     desc->lease_ms = (int64_t)number(argv, "lease_ms", 0);
+    effects_wanted = number(argv, "effects", 0) > 0;
+    if (effects_wanted && pthread_key_create(&effects_key, effects_close)) bench_die("effects", "no more keys");
     the_report.seconds = number(argv, "seconds", 10);
     if (log) the_report.log = open(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
     if (log && the_report.log < 0) bench_die(log, strerror(errno));

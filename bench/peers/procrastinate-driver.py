@@ -16,9 +16,13 @@ def app_with(connections):
     connector = procrastinate.PsycopgConnector(conninfo=peer.url, min_size=1, max_size=connections)
     app = procrastinate.App(connector=connector)
 
+    async def effect(n):
+        """It finishes a job after the task, with a statement of its own."""
+        await connector.execute_query_async("INSERT INTO peers_effects(n) VALUES (%(n)s)", n=n)
+
     @app.task(name="bench", queue="bench")
     async def bench(**message):
-        await m.handle_async(message)
+        await m.handle_async(message, effect)
 
     return app, bench
 

@@ -51,10 +51,10 @@ def scenario_texts: {
   steady: "One producer, and handlers at concurrency 4 in another process, which are there a second before it. The row of the rate peak: the producer enqueues one message after the other as fast as it can; what is handled meanwhile is this system's peak. half: messages are due at half of that, so every system has another rate. 200: at 200 a second for all. From when a message was due until its handler has it; its commit belongs to it.",
   pinned: "At half of its peak, while another session holds a snapshot open, so that no dead row can be removed; pgqrs.h also at the rate of the slowest, for a comparison at equal rates. Late over early: p50 in the last third of the time over p50 in the first.",
   million: "One consumer, batch 10, a backlog of 1,000,000, for some seconds; not DBOS, which has no bulk enqueue.",
-  idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too.",
+  idle: "Handlers at concurrency 4 that get nothing. Per second, not per message; the transactions are those of the beginning, too. Client: all threads of the system's program. Its server processes: the backends that are connected to its database, and what these start. Both to the nanosecond (schedstat of each process), from three seconds after it began, with a look every quarter of a second, so that a backend that comes or goes in between counts for what it did meanwhile; one that came and went between two looks does not, and is told of as not seen. Background: everything else of the server, processes that ended meanwhile included: postmaster, autovacuum (which goes round the databases of all systems here every 5 s, one after the other), checkpointer, writers; in steps of 10 ms. It is nobody's: nobody is the same server, with an empty database and nobody connected, measured in the same way in the same run, to subtract.",
   wakeup: "20 messages a second, each after the last one is done: from when it was due, its commit included, until a handler has it.",
   workflow: "Cells are the concurrency. Runs of three steps, each stored, wait already; runs per second.",
-  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. For the killed worker leases are 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds), otherwise as by default. A system that does not go on within 15 s (a short run: 6 s) is not waited for. A message whose handler has returned and whose acknowledgement is under way when the worker dies is handled twice with every system here. Longest pause: between two handled messages after that. All done: seconds until the last one was handled; –: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
+  chaos: "Numbered messages, handlers of 5 ms at concurrency 4, each acknowledged by itself. When a quarter is done something happens: the server is restarted (pg_ctl -m immediate), all the system's connections are ended by pg_terminate_backend, or the worker process is killed and another one started. A worker that ends is started again. For the killed worker leases are 5 s where they can be set (pgqrs.h lease_ms, pg-boss expireInSeconds, River RescueStuckJobsAfter, pgqrs in Rust default_lock_time_seconds), otherwise as by default. A system that does not go on within 15 s (a short run: 6 s) is not waited for. A message whose handler has returned and whose acknowledgement is under way when the worker dies is handled twice with every system here: the handler writes a line to a file, which no database knows of. Where the effect of a handler is in the same database it need not be so: the second table. Longest pause: between two handled messages after that. All done: seconds until the last one was handled; –: not within the time. Waiting: not handled within the time, but still in the tables. Lost: neither handled nor there. Twice: handled more than once."
 };
 
 def ratio($other): if . == null or $other == null or $other == 0 then null else . / $other end;
@@ -74,14 +74,33 @@ def latency_table($here):
   | table(["rate", "system", "per second", "p50 ms", "p95 ms", "p99 ms", "late over early", "left over", "client CPU µs", "server CPU µs", "dead rows"]);
 
 def idle_table($here):
-  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", ""] else
-      [.peer, (.client_cpu_us / 1000 | text), (.server_cpu_us / 1000 | text), (.transactions | text), (.writes | text), (.wal_bytes | text), (.client_rss_kb / 1024 | text)] end)
-  | table(["system", "client CPU ms/s", "server CPU ms/s", "transactions/s", "of them writing", "log bytes/s", "client MB"]);
+  $here | map(if .turns == 0 then [.peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.peer, (.client_cpu_us / 1000 | text), (.server_cpu_us / 1000 | text), ((.client_cpu_us + .server_cpu_us) / 1000 | text),
+       (if .background_cpu_us then .background_cpu_us / 1000 | text else "in its server processes" end),
+       ((.connections | text) + if (.connections_unseen // 0) > 0 then " (\(.connections_unseen | text) not seen)" else "" end),
+       (.transactions | text), (.writes | text), (.wal_bytes | text), (.client_rss_kb / 1024 | text)] end)
+  | table(["system", "client CPU ms/s", "its server processes ms/s", "both", "background ms/s", "connections made", "transactions/s", "of them writing", "log bytes/s", "client MB"]);
 
 def chaos_table($here):
   $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", ""] else
       [.cell, .peer, (.done | thousands), (if .pause_s < 0 then "–" else (.pause_s | text) end), (.complete_s | text), (.lost | text), (.waiting | text), (.twice | text), (.restarts | text)] end)
   | table(["what happens", "system", "handled", "longest pause s", "all done s", "lost", "waiting", "twice", "started again"]);
+
+def effects_table($here):
+  $here | map(if .turns == 0 then [.cell, .peer, "failed", "", "", "", "", "", "", "", ""] else
+      [.cell, .peer, ($systems[0][.peer].effects // "no" | test("^yes") | if . then "yes" else "no" end), (.done | thousands),
+       (if .pause_s < 0 then "–" else (.pause_s | text) end), (.complete_s | text), (.lost | text), (.waiting | text), (.twice | text), (.again | text), (.restarts | text)] end)
+  | table(["what happens", "system", "in one transaction", "effects", "longest pause s", "all done s", "lost", "waiting", "twice", "comes again", "started again"]);
+
+def has_effects: .scenario == "chaos" and (.cell | endswith("-tx"));
+
+# The cells of the chaos in which the effect is a row in the system's own database.
+def effects_part($rows):
+  ($rows | map(select(has_effects))) as $here
+  | if $here == [] then empty else
+    "", "Effects in the same database: each handler inserts a row into a table there, which has no unique constraint, and the rows are counted. The backends are ended ten times, the worker is killed five times, from a quarter of the messages to three quarters; the server is restarted once. All done: after the last time. Comes again: the effect is there, and at the end of the turn its message is not acknowledged, so there will be a second effect (where a dead worker's messages come back after hours, that is how it shows). Effect and acknowledgement in one transaction:", "",
+    ($here | map(.peer) | unordered_unique | map(. as $p | "- \($p): \($systems[0][$p].effects // "no")")[]), "",
+    effects_table($here) end;
 
 def scenario_section($cells; $name; $about):
   ($cells | map(select(.scenario == $name))) as $here
@@ -90,7 +109,7 @@ def scenario_section($cells; $name; $about):
     ($here | map(.backend) | unordered_unique[] | . as $backend
      | ($here | map(select(.backend == $backend))) as $rows
      | "", "On \(if $backend == "postgres" then "Postgres" else "SQLite" end):", "",
-       (if $name == "chaos" then chaos_table($rows) elif $name == "idle" then idle_table($rows)
+       (if $name == "chaos" then chaos_table($rows | map(select(has_effects | not))), effects_part($rows) elif $name == "idle" then idle_table($rows)
         elif $name == "steady" or $name == "pinned" or $name == "wakeup" then latency_table($rows) else rate_table($rows) end)),
     "", "Again: `\(if $about.quick then "QUICK=1 " else "" end)SCENARIOS=\($name) make bench-peers`; one cell: `CELLS=\"\($here[0].cell)\"` in front; one system beside pgqrs.h: `PEERS=\"pgqrs.h \($here | map(.peer) | map(select(startswith(ours) | not)) | first // ours)\"`."
     end;
@@ -118,7 +137,7 @@ def behind($cells):
       then "- \(.scenario) \(.cell), \(.backend): \(.peer) does \(.per_s | thousands)/s, pgqrs.h \($our.per_s | thousands)/s" else empty end),
      (if (.scenario | IN("steady", "pinned", "wakeup")) and .cell != "peak" and .p99_ms and $our.p99_ms and .p99_ms < $our.p99_ms
       then "- \(.scenario) \(.cell), \(.backend): p99 of \(.peer) \(.p99_ms | text) ms at \(.per_s | thousands)/s, of pgqrs.h \($our.p99_ms | text) ms at \($our.per_s | thousands)/s\(at_equal_rate($cells; $c; $our))" else empty end),
-     (if .scenario == "idle" and .client_cpu_us + .server_cpu_us < $our.client_cpu_us + $our.server_cpu_us
+     (if .scenario == "idle" and .peer != "nobody" and .client_cpu_us + .server_cpu_us < $our.client_cpu_us + $our.server_cpu_us
       then "- idle, \(.backend): \(.peer) takes \((.client_cpu_us + .server_cpu_us) / 1000 | text) ms of processor a second, pgqrs.h \(($our.client_cpu_us + $our.server_cpu_us) / 1000 | text)" else empty end)];
 
 def figure($cells; $our; $what; $scenario; $peer; $choose; $wanted):
@@ -127,6 +146,14 @@ def figure($cells; $our; $what; $scenario; $peer; $choose; $wanted):
       | ($here | map(select(.peer == $our and .cell == $c.cell)) | first | .per_s | ratio($c.per_s)) as $r | {cell, r: $r}) | map(select(.r))) as $ratios
   | if $ratios == [] then [$what, "≥ \($wanted)×", "not measured", ""]
     else ($ratios | min_by(.r)) as $lowest | [$what, "≥ \($wanted)×", "\($lowest.r | text)× (\($lowest.cell))", (if $lowest.r >= $wanted then "met" else "NOT MET" end)] end;
+
+# What chaos does to pgqrs.h where the effect is in the same database: all cells together.
+def chaos_figure($cells):
+  ["chaos, effects in the same database: messages lost; effects twice", "0; 0"]
+  + ($cells | map(select(has_effects and .peer == ours)) | if . == [] then ["not measured", ""] else
+      map(if .turns == 0 then null else .lost end) as $lost | map(if .turns == 0 then null else .twice + .again end) as $twice
+      | if any($lost[], $twice[]; . == null) then ["failed", "NOT MET"]
+        else ["\($lost | add); \($twice | add)", (if ($lost | add) + ($twice | add) == 0 then "met" else "NOT MET" end)] end end);
 
 map(select(.scenario == "about")) as $abouts
 | ($abouts | map(select(.date)) | first) as $about
@@ -168,6 +195,7 @@ map(select(.scenario == "about")) as $abouts
     figure($cells; ours; "graphile-worker, handlers"; "handlers"; "graphile-worker"; "."; 3),
     figure($cells; ours; "pg-boss, drain, batch 50, the largest measured"; "drain"; "pg-boss"; "x50$"; 5),
     figure($cells; ours; "pgqrs in Rust, drain, batch 1"; "drain"; "pgqrs-rust"; "x1$"; 10),
-    figure($cells; ours; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5)]
+    figure($cells; ours; "pgqrs in Rust, drain, batch 50"; "drain"; "pgqrs-rust"; "x50$"; 5),
+    chaos_figure($cells)]
    | table(["beside (lowest cell)", "wanted", "measured", ""])),
   (("drain", "enqueue", "handlers", "steady", "pinned", "million", "idle", "wakeup", "workflow", "chaos") as $name | scenario_section($cells; $name; $about))

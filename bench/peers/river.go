@@ -58,6 +58,7 @@ type measurement struct {
 	cpu         float64
 	input       *bufio.Reader
 	work        time.Duration
+	effects     *pgxpool.Pool // where handlers write a row, and complete their job with it
 }
 
 var m = measurement{input: bufio.NewReader(os.Stdin)}
@@ -95,9 +96,30 @@ type worker struct {
 	river.WorkerDefaults[message]
 }
 
-func (worker) Work(_ context.Context, job *river.Job[message]) error {
+// The effect and the completion in one transaction.
+func effect(ctx context.Context, job *river.Job[message]) error {
+	tx, err := m.effects.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(ctx)
+	if _, err = tx.Exec(ctx, "INSERT INTO peers_effects(n) VALUES ($1)", job.Args.N); err != nil {
+		return err
+	}
+	if _, err = river.JobCompleteTx[*riverpgxv5.Driver](ctx, tx, job); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+func (worker) Work(ctx context.Context, job *river.Job[message]) error {
 	if m.work > 0 {
 		time.Sleep(m.work)
+	}
+	if m.effects != nil {
+		if err := effect(ctx, job); err != nil {
+			return err
+		}
 	}
 	now, at := time.Now(), wall()
 	m.Lock()
@@ -258,6 +280,9 @@ func produce(ctx context.Context, o options) {
 func work(ctx context.Context, o options, workers int, untilEmpty bool) {
 	pool := connect(ctx, int32(min(workers, 24)+4))
 	client := newClient(pool, workers, time.Duration(o.number("lease_ms", 0))*time.Millisecond)
+	if o.number("effects", 0) > 0 {
+		m.effects = pool
+	}
 	ready(o)
 	check(client.Start(ctx))
 	elapsed := finished(untilEmpty)

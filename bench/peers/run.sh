@@ -31,7 +31,8 @@
 #   handle seconds=S concurrency=C [until_empty=1] [work_ms=M] [log=FILE] [each=1] [lease_ms=L]
 #                                                  handlers of single messages; the log gets a line "n time" for each; each=1:
 #                                                  acknowledged one by one; lease_ms: when a dead worker's messages come back, where
-#                                                  that can be set
+#                                                  that can be set; effects=1: the handler writes a row with n in the table
+#                                                  peers_effects, in one transaction with the acknowledgement where the system can
 #   workflow seconds=S count=N concurrency=C       works off N runs of three steps, which it triggered before
 #
 # The last four print "ready" when everything is connected, wait for a line, and print one JSON object when they are done: done,
@@ -121,6 +122,7 @@ rounds_of_peer() {
 # Whether the system has what the scenario needs.
 can() {
     [ "$cell" != slowest ] || [ "$peer" = pgqrs.h ] || return 1
+    [ "$peer-${cell#*-}" != pgqrs-rust-tx ] || return 1 # no effects of its handlers in the database
     case $backend-$peer-$scenario in
     postgres-pgqrs.h-single-drain) [ "$cell" = 1x50 ] || { [ -z "$quick" ] && [[ $cell = 1x1 || $cell = 4x10 ]]; } ;;
     postgres-pgqrs.h-single-handlers) [ -z "$quick" ] ;;
@@ -359,19 +361,36 @@ unpin_snapshot() {
     admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pinned'" >/dev/null
 }
 
-# Seconds that all threads of some processes were on a processor, to the nanosecond.
-precise_cpu() {
-    local pid
-    for pid in "$@"; do cat "/proc/$pid"/task/*/schedstat 2>/dev/null || true; done | awk '{ ns += $1 } END { print ns / 1e9 }'
+# One look at what an idle system and the server take, as idle.awk wants it: to the nanosecond, without starting a process for it.
+idle_look() { # POSTMASTER
+    local file id ns title counters pids hertz=$2
+    echo "look $EPOCHREALTIME"
+    for file in "/proc/${running[0]:-none}"/task/*; do
+        if read -r ns _ 2>/dev/null <"$file/schedstat"; then echo "client ${file##*/} $ns"; fi
+    done
+    read -r -a pids <"/proc/$1/task/$1/children"
+    for id in "$1" "${pids[@]}"; do
+        if read -r ns _ <"/proc/$id/schedstat" && IFS= read -r -d '' title <"/proc/$id/cmdline"; then echo "server $id $ns $title"; fi
+    done 2>/dev/null
+    # The postmaster's name has no brackets.
+    read -r -a counters <"/proc/$1/stat"
+    printf 'ended %d.%03d\n' $(((counters[15] + counters[16]) / hertz)) $(((counters[15] + counters[16]) % hertz * 1000 / hertz))
 }
 
-# What an idle worker and the server take, too little for the counters of the others.
-idle_cpu() {
-    local postmaster
+# Connections that were ever made to the database; nothing on a server that does not count them.
+connections_made() {
+    admin_sql "SELECT coalesce((to_jsonb(s) ->> 'sessions')::bigint, 0) FROM pg_stat_database s WHERE datname = '$database'"
+}
+
+# idle_cost SECONDS: what is taken in that time; the looks are close together, so that a connection that comes and goes is seen.
+idle_cost() {
+    local postmaster hertz end=$((SECONDS + $1)) made
     postmaster=$(head -n 1 "$PGQRS_TEST_POSTGRES_DATA/postmaster.pid")
-    # shellcheck disable=SC2046
-    jq -nc --argjson client "$(precise_cpu "${running[0]}")" \
-        --argjson server "$(precise_cpu $(cat "/proc/$postmaster/task/$postmaster/children"))" '{$client, $server}'
+    hertz=$(getconf CLK_TCK)
+    made=$(connections_made) || return 1
+    while idle_look "$postmaster" "$hertz" && [ "$SECONDS" -lt "$end" ]; do sleep 0.25; done >"$scratch/looks"
+    made=$(($(connections_made) - made)) || return 1
+    awk -v database="$database" -f "$here/idle.awk" "$scratch/looks" | jq -c --argjson made "$made" '. + {connections: $made}'
 }
 
 # measure SECONDS COMMANDS...: drivers side by side, each argument the command line of one. What producers beside consumers did
@@ -394,11 +413,9 @@ measure() {
         go "$index" || return 1
     done
     if [ "$scenario" = idle ]; then
-        sleep 2 # what beginning costs does not belong to it
-        before=$(counters) && idle=$(idle_cpu) && sleep $((seconds - 3)) || return 1
-        # While its threads are there, and before the counters, which ask the server.
-        idle=$(jq -c --argjson now "$(idle_cpu)" --argjson seconds $((seconds - 3)) \
-            '{client: ($now.client - .client), server: ($now.server - .server), $seconds}' <<<"$idle") && after=$(counters) || return 1
+        sleep 3 # what beginning costs does not belong to it
+        # While its threads are there, and between the counters, which ask the server.
+        before=$(counters) && idle=$(idle_cost $((seconds - 4))) && after=$(counters) || return 1
     fi
     : >"$lines"
     index=0
@@ -425,10 +442,24 @@ measure() {
         + if $others != [] and $producers != [] then {left: (($producers | map(.done) | add) - $done)} else {} end
         + if $after then
             {server_cpu_us: (if $idle then $idle.server else $after.cpu - $before.cpu end * 1e6 / $per),
+             background_cpu_us: (if $idle then $idle.background * 1e6 / $per else null end),
+             connections: $idle.connections, connections_unseen: (if $idle then [$idle.connections - $idle.seen, 0] | max else null end),
              wal_bytes: (($after.wal - $before.wal) / $per), writes: (($after.xids - $before.xids) / $per),
              transactions: (($sa.transactions - $sb.transactions) / (if $idle then $seconds else $per end)),
              dead_rows: (($sa.dead_rows - $sb.dead_rows) / $per)}
           else {} end' "$lines"
+}
+
+# The same server with an empty database and nobody connected: what there is to subtract.
+nobody_turn() { # SECONDS
+    local before idle after
+    admin_sql "DROP DATABASE IF EXISTS $database WITH (FORCE)" CHECKPOINT "CREATE DATABASE $database OWNER pgqrs" || return 1
+    sleep 3
+    before=$(counters) && idle=$(idle_cost "$1") && after=$(counters) || return 1
+    record "$(jq -nc --argjson before "$before" --argjson after "$after" --argjson idle "$idle" '
+        {done: 0, per_s: 0, seconds: $idle.seconds, client_cpu_us: 0, client_rss_kb: 0, server_cpu_us: ($idle.server * 1e6 / $idle.seconds),
+         background_cpu_us: ($idle.background * 1e6 / $idle.seconds), connections: $idle.connections,
+         wal_bytes: (($after.wal - $before.wal) / $idle.seconds), writes: (($after.xids - $before.xids) / $idle.seconds)}')"
 }
 
 # turn FILL SECONDS COMMANDS...
@@ -516,45 +547,75 @@ steady() {
 
 # --- chaos
 
-# What was handled so far, each number once, and how often anything was.
+# What was handled so far, each number once, and how often anything was: in the log file, or in the table of the effects. Nothing
+# while the server is away.
 chaos_handled() {
-    awk '{ lines++; if (!seen[$1]++) numbers++ } END { print numbers + 0, lines + 0 }' "$1"
+    if [ -n "$effects" ]; then
+        sql $database "SELECT count(DISTINCT n) || ' ' || count(*) FROM peers_effects" 2>/dev/null
+    else
+        awk '{ lines++; if (!seen[$1]++) numbers++ } END { print numbers + 0, lines + 0 }' "$1"
+    fi
 }
 
-chaos_strike() {
+chaos_strike() { # WORKER
     case $cell in
-    restart) "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
-    backends)
+    restart*) "$root/tests/proof.sh" server immediate >"$scratch/restart" 2>&1 ;;
+    backends*)
         admin_sql "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE datname = '$database' AND backend_type = 'client backend'" >/dev/null
         ;;
-    worker) kill -KILL "${running[0]}" ;;
+    worker*) kill -KILL "${running[$1]}" ;;
     esac
+}
+
+# How often it happens. Once says little of a moment that is short: what an effect and its acknowledgement have between them.
+chaos_strikes() {
+    case $cell in
+    worker-tx) echo 5 ;;
+    backends-tx) echo 10 ;;
+    *) echo 1 ;;
+    esac
+}
+
+# The rows of the effects as lines of a log.
+chaos_log_of_effects() {
+    sql $database "SELECT n || ' ' || extract(epoch FROM at)::numeric(16, 3) FROM peers_effects ORDER BY at"
 }
 
 # chaos_turn COUNT WAIT: a worker that ended is started again, as a supervisor would.
 chaos_turn() {
-    local count=$1 wait=$2 log=$scratch/handled worker=0 struck='' limit restarts=-1 handled=0 lines=0 waiting lease_ms=0
+    local count=$1 wait=$2 log=$scratch/handled worker=0 first='' struck='' limit restarts=-1 handled=0 lines=0 waiting lease_ms=0
+    local effects='' strikes left arguments
     # Short where it is how soon a dead worker's messages come back; elsewhere the server may be away for longer than that.
-    [ "$cell" != worker ] || lease_ms=5000
+    [[ $cell != worker* ]] || lease_ms=5000
+    [[ $cell != *-tx ]] || effects=1
+    strikes=$(chaos_strikes)
+    left=$strikes
     : >"$log"
     prepare 0 && fill "$count" "$lease_ms" || return 1
+    [ -z "$effects" ] || sql $database "CREATE TABLE peers_effects(n bigint, at timestamptz DEFAULT clock_timestamp())" || return 1
+    arguments="lease_ms=$lease_ms log=$log"
+    [ -z "$effects" ] || arguments="$arguments effects=1"
     limit=$((SECONDS + 30))
     while [ "$SECONDS" -lt "$limit" ]; do
         if [ -z "${running[$worker]:-}" ] || ! kill -0 "${running[$worker]}" 2>/dev/null; then
             [ -z "${running[$worker]:-}" ] || end "$worker"
             # The server may not be there yet.
-            if start "$worker" 20 "$peer" handle concurrency=4 work_ms=5 each=1 "lease_ms=$lease_ms" "log=$log" seconds=600 2>/dev/null; then
+            # shellcheck disable=SC2086
+            if start "$worker" 20 "$peer" handle concurrency=4 work_ms=5 each=1 $arguments seconds=600 2>/dev/null; then
                 go "$worker" && restarts=$((restarts + 1))
             else
                 end "$worker"
             fi
         fi
-        read -r handled lines <<<"$(chaos_handled "$log")"
-        [ "$handled" -lt "$count" ] || break
-        if [ -z "$struck" ] && [ "$handled" -ge $((count / 4)) ]; then
+        read -r handled lines <<<"$(chaos_handled "$log" || echo "$handled $lines")"
+        [ "$handled" -lt "$count" ] || [ "$left" -gt 0 ] || break
+        # At a quarter, then evenly up to three quarters.
+        if [ "$left" -gt 0 ] && [ "$handled" -ge $((count / 4 + count * (strikes - left) / (2 * strikes))) ]; then
             struck=$(date +%s.%N)
-            chaos_strike || return 1
+            first=${first:-$struck}
+            left=$((left - 1))
+            chaos_strike "$worker" || return 1
             limit=$((SECONDS + wait))
         fi
         sleep 0.1
@@ -563,20 +624,25 @@ chaos_turn() {
     sleep 0.5 # what is in somebody's hands
     read -r handled lines <<<"$(chaos_handled "$log")"
     waiting=$(sql $database "$(unfinished_sql "$peer")") || return 1
+    [ -z "$effects" ] || chaos_log_of_effects >"$log" || return 1
     for worker in "${!running[@]}"; do kill -KILL "${running[$worker]}" 2>/dev/null || true; done
     end_all
-    record "$(awk -v struck="$struck" -v count="$count" -v handled="$handled" -v lines="$lines" -v waiting="$waiting" -v restarts="$restarts" '
-        $2 > struck { t[++n] = $2 }
+    record "$(awk -v first="$first" -v struck="$struck" -v count="$count" -v handled="$handled" -v lines="$lines" -v waiting="$waiting" \
+        -v restarts="$restarts" -v strikes=$((strikes - left)) '
+        $2 > first { t[++n] = $2 }
         END {
-            last = struck
+            last = first
             for (i = 1; i <= n; i++) { if (t[i] - last > pause) pause = t[i] - last; if (t[i] > last) last = t[i] }
             missing = count - handled
-            if (waiting > missing) waiting = missing
+            # Handled, and yet not acknowledged by now: these come again.
+            again = waiting > missing ? waiting - missing : 0
+            waiting -= again
             printf "{\"done\":%d,\"per_s\":0,\"pause_s\":%.3f,", handled, n ? pause : -1
-            if (missing == 0) printf "\"complete_s\":%.3f,", last - struck
-            printf "\"lost\":%d,\"waiting\":%d,\"twice\":%d,\"restarts\":%d}", missing - waiting, waiting, lines - handled, restarts
+            if (missing == 0) printf "\"complete_s\":%.3f,", (last > struck ? last - struck : 0)
+            printf "\"lost\":%d,\"waiting\":%d,\"twice\":%d,\"restarts\":%d,\"strikes\":%d,\"again\":%d}",
+                missing - waiting, waiting, lines - handled, restarts, strikes, again
         }' "$log")"
-    say "  chaos $cell, $peer: $(tail -n 1 "$results" | jq -c '{done, pause_s, complete_s, lost, waiting, twice, restarts}')"
+    say "  chaos $cell, $peer: $(tail -n 1 "$results" | jq -c '{done, pause_s, complete_s, lost, waiting, twice, restarts, strikes, again}')"
 }
 
 chaos() {
@@ -614,7 +680,10 @@ run_turn() {
         steady "$s" "$cell"
         ;;
     million) turn 1000000 "$s" "fetch batch=10 seconds=$s" ;;
-    idle) turn 0 "$(pick 12 5)" "handle concurrency=4 seconds=$(pick 12 5)" ;;
+    idle)
+        s=$(pick 18 8)
+        if [ "$peer" = nobody ]; then nobody_turn $((s - 4)) || record '{"error":"it could not be measured"}'; else turn 0 "$s" "handle concurrency=4 seconds=$s"; fi
+        ;;
     workflow) turn 0 "$s" "workflow concurrency=$cell count=$(pick 2000 600) seconds=$s" ;;
     chaos) chaos ;;
     esac
@@ -629,7 +698,7 @@ cells() {
     steady) echo "peak half 200" ;;
     pinned) echo "half slowest" ;;
     wakeup) echo 20 ;;
-    chaos) echo "restart backends worker" ;;
+    chaos) echo "restart backends worker restart-tx backends-tx worker-tx" ;;
     million) pick 1x10 "" ;;
     *) echo - ;;
     esac
@@ -653,6 +722,8 @@ plan() {
             for round in $(seq "$(rounds_of)"); do
                 for backend in postgres sqlite; do
                     peer_list=$(echo "$present" | tr ' ' '\n' | sed -n "s/^$backend://p")
+                    [ "$scenario-$backend" != idle-postgres ] || [ -z "$peer_list" ] || peer_list="$peer_list
+nobody"
                     # The next round begins with another one.
                     for peer in $(echo "$peer_list" | awk -v n="$round" 'NF { a[++c] = $0 } END { for (i = 0; i < c; i++) print a[(i + n - 1) % c + 1] }'); do
                         if can && [ "$round" -le "$(rounds_of_peer)" ]; then echo "$scenario $cell $round $backend $peer $(turn_seconds)"; fi
@@ -672,8 +743,9 @@ turn_seconds() {
     steady-peak) pick 5 4 ;;
     pinned-*) pick 205 8 ;; # 183, and more where the producer does not keep up
     million-*) echo 40 ;;
-    chaos-worker) pick 13 9 ;;
+    chaos-worker*) pick 13 9 ;;
     chaos-*) pick 6 4 ;;
+    idle-*) pick 21 9 ;;
     *) pick 12 6 ;;
     esac
 }
@@ -764,7 +836,7 @@ checksum() {
 }
 record "$(jq -nc --arg quick "${quick:-0}" --argjson server "$server" --argjson settings "$settings" --arg cpus "$(getconf _NPROCESSORS_ONLN)" \
     --arg machine "$(uname -sr)" --arg date "$(date -u +%F)" --arg commit "$(git -C "$root" rev-parse --short HEAD 2>/dev/null || true)" \
-    --arg sources "$(cat "$root"/pgqrs*.h "$root"/bench/*.h "$here"/*.{c,py,mjs,go,rs} "$here/versions" "$here/run.sh" | checksum)" \
+    --arg sources "$(cat "$root"/pgqrs*.h "$root"/bench/*.h "$here"/*.{awk,c,py,mjs,go,rs} "$here/versions" "$here/run.sh" | checksum)" \
     --arg host "$({ uname -nm && cat /etc/machine-id 2>/dev/null; } | checksum)" \
     --arg storage "$(df --output=fstype "$scratch" 2>/dev/null | tail -n 1)" --argjson backlog "$backlog_size" \
     --argjson large_backlog "$large_backlog_size" --argjson rounds "$rounds" \
