@@ -422,7 +422,26 @@
     @end
 
     The same with pgqrs_open_sqlite3 on a sqlite3 *, and with pgqrs_workflow_trigger. Settling works too: a handler's own writes
-    and its verdict can commit together, which makes the effect happen exactly once. On such a store nothing is retried or
+    and its verdict can commit together, which makes the effect happen exactly once:
+
+    @example own_transaction_handler
+    #include <libpq-fe.h>
+    static pgqrs_result pay(const pgqrs_message *message, void *user)
+    {
+        PGconn *connection = user; // of this handler's thread alone, beside that of the worker's store
+        pgqrs_store *mine = pgqrs_open_pgconn(connection, NULL, NULL);
+        PQclear(PQexec(connection, "BEGIN"));
+        PQclear(PQexec(connection, "INSERT INTO payments(invoice) VALUES (17)"));
+        bool done = mine && pgqrs_archive(mine, message) == PGQRS_OK;
+        PGresult *end = PQexec(connection, done ? "COMMIT" : "ROLLBACK");
+        done = done && strcmp(PQcmdStatus(end), "COMMIT") == 0;
+        PQclear(end);
+        pgqrs_close(mine);
+        return done ? pgqrs_message_settled(message) : pgqrs_message_retry(message, 0, "it could not be paid");
+    }
+    @end
+
+    On such a store nothing is retried or
     reconnected. On Postgres an error of the database spoils the transaction, as always; errors found before (bad JSON, bad
     arguments) do not.
 
@@ -1401,6 +1420,9 @@ PGQRS_API pgqrs_result pgqrs_message_retry(const pgqrs_message *message, int64_t
 PGQRS_API pgqrs_result pgqrs_message_give_back(const pgqrs_message *message, int64_t delay_ms);
 /* Hopeless: to the dead letters at once. */
 PGQRS_API pgqrs_result pgqrs_message_reject(const pgqrs_message *message, const char *reason);
+/* Settled by the handler itself, with a store of its own, as in chapter 14: the loop leaves it alone, whatever the handler returns. If it
+ * was not settled after all, it is delivered again when the lease or the worker ends. */
+PGQRS_API pgqrs_result pgqrs_message_settled(const pgqrs_message *message);
 /* Keeps the lease (and the worker's heartbeat) alive for at least lease_ms more; at once, not at the end of the handler.
  * PGQRS_ERR_LEASE_LOST: stop working on it, somebody else will. */
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms);
@@ -4966,6 +4988,7 @@ static pgqrs_result pgqrsi_worker_find(pgqrs_store *store, int64_t worker_id, pg
 typedef struct pgqrs_delivery {
     pgqrs_worker *worker;  /* NULL outside of the handler */
     pgqrs_verdict verdict; /* 0: none said */
+    bool settled;          /* by the handler: nothing is owed */
     int64_t delay_ms;      /* 0: a retry follows the queue's backoff */
     int64_t awaited_us;    /* until_empty waits for it so long after it was settled; -1: not at all */
     char reason[PGQRSI_REASON_MAX + 1];
@@ -5197,6 +5220,7 @@ static pgqrs_result pgqrsi_delivery_decide(const pgqrs_message *message, pgqrs_v
     pgqrs_delivery *delivery = pgqrsi_delivery_of(message);
     if (!delivery || delay_ms < 0 || delay_ms > PGQRSI_DELAY_MAX_MS) return PGQRS_ERR_INVALID_ARGUMENT;
     delivery->verdict = verdict;
+    delivery->settled = false;
     delivery->delay_ms = delay_ms;
     delivery->reason[0] = '\0';
     if (reason) pgqrsi_reason_copy(reason, delivery->reason);
@@ -5213,13 +5237,17 @@ static void pgqrsi_delivery_default(pgqrs_delivery *delivery, pgqrs_result retur
                  (int)returned);
 }
 
-/* Turns the delivery in slot `owed_count` into a verdict that is owed to the store. */
+/* Turns the delivery in slot `owed_count` into a verdict that is owed to the store, if the handler has not settled it. */
 static pgqrs_result pgqrsi_worker_owe(pgqrs_worker *worker, const pgqrs_message *message)
 {
     pgqrs_store *store = worker->store;
     pgqrs_delivery *delivery = &worker->deliveries[worker->owed_count];
     pgqrs_backend_verdict *owed = &worker->owed[worker->owed_count];
     pgqrs_result result = PGQRS_OK;
+    if (delivery->settled) {
+        delivery->worker = NULL;
+        return PGQRS_OK;
+    }
     memset(owed, 0, sizeof *owed);
     owed->id = message->id;
     owed->lease = message->lease;
@@ -5428,6 +5456,7 @@ static void pgqrsi_worker_start(pgqrs_worker *worker, pgqrs_message *message, si
     pgqrs_delivery *delivery = &worker->deliveries[slot];
     delivery->worker = worker;
     delivery->verdict = (pgqrs_verdict)0;
+    delivery->settled = false;
     delivery->delay_ms = 0;
     delivery->reason[0] = '\0';
     message->delivery = delivery;
@@ -5511,6 +5540,8 @@ static void pgqrsi_worker_handle_batch(pgqrs_worker *worker)
         pgqrs_message *message = pgqrsi_worker_message(worker, i);
         pgqrsi_delivery_default(&worker->deliveries[i], returned);
         pgqrsi_worker_finished(worker, message, &worker->deliveries[i], returned, started_us);
+        /* One before that is settled already has left its slot. */
+        if (worker->owed_count < i) worker->deliveries[worker->owed_count] = worker->deliveries[i];
         pgqrsi_worker_owe(worker, message);
         message->delivery = NULL;
     }
@@ -20403,6 +20434,13 @@ PGQRS_API pgqrs_result pgqrs_message_give_back(const pgqrs_message *message, int
 PGQRS_API pgqrs_result pgqrs_message_reject(const pgqrs_message *message, const char *reason)
 {
     return pgqrsi_delivery_decide(message, PGQRS_REJECT, 0, reason);
+}
+
+PGQRS_API pgqrs_result pgqrs_message_settled(const pgqrs_message *message)
+{
+    pgqrs_result result = pgqrsi_delivery_decide(message, PGQRS_ARCHIVE, 0, NULL);
+    if (!result) message->delivery->settled = true;
+    return result;
 }
 
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms)

@@ -283,6 +283,65 @@ static void verdict_last_one_counts(void)
     STATE("archived", id);
 }
 
+static pgqrs_result settle_by_itself(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    note(message);
+    H.result = pgqrs_archive(H.admin, message);
+    pgqrs_message_settled(message);
+    return PGQRS_ERR_HANDLER; /* does not count */
+}
+
+static void verdict_settled_leaves_the_message_alone(void)
+{
+    int64_t ids[40];
+    begin_handlers();
+    H.admin = another_store();
+    put_batch(T.queue, 40, 0, ids);
+    T.warnings = 0;
+    OK(work(settle_by_itself, until_empty));
+    EQ(40, H.calls);
+    RESULT(PGQRS_OK, H.result);
+    NUMBERS(0, 0, 0, 40, 0);
+    EQ(0, T.warnings); /* nobody says that a verdict came too late */
+    EQ(0, worker_rows());
+}
+
+static pgqrs_result say_settled_only(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    note(message);
+    return H.calls > 1 ? PGQRS_OK : pgqrs_message_settled(message);
+}
+
+static void verdict_settled_without_settling_comes_again(void)
+{
+    int64_t id = put();
+    begin_handlers();
+    OK(work(say_settled_only, (pgqrs_work_desc){.max_messages = 1}));
+    STATE("ready", id); /* the worker has ended */
+    OK(work(say_settled_only, until_empty));
+    EQ(2, H.calls);
+    STATE("archived", id);
+}
+
+static pgqrs_result settled_then_retried(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    note(message);
+    pgqrs_message_settled(message);
+    return pgqrs_message_reject(message, "a second thought");
+}
+
+static void verdict_after_settled_counts(void)
+{
+    int64_t id = put();
+    begin_handlers();
+    OK(work(settled_then_retried, until_empty));
+    STATE("dead", id);
+    SAME("a second thought", must_look(id)->reason);
+}
+
 static pgqrs_result verdict_against_return_value(const pgqrs_message *message, void *user)
 {
     (void)user;
@@ -371,6 +430,7 @@ static void verdict_outside_of_a_handler_is_refused(void)
     RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_message_retry(message, 0, NULL));
     RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_message_give_back(message, 0));
     RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_message_reject(message, NULL));
+    RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_message_settled(message));
     RESULT(PGQRS_ERR_INVALID_ARGUMENT, pgqrs_message_extend(message, 1000));
     STATE("leased", id);
 }
@@ -619,6 +679,40 @@ static void batch_handler_has_a_verdict_per_message(void)
     STATE("gone", ids[3]);
     STATE("delayed", ids[4]);
     EQ(0, must_look(ids[4])->attempt);
+}
+
+static pgqrs_result settle_some(const pgqrs_messages *batch, void *user)
+{
+    size_t i;
+    (void)user;
+    for (i = 0; i < batch->count; i++) {
+        note(&batch->items[i]);
+        if (i % 2 == 0) {
+            H.result = pgqrs_archive(H.admin, &batch->items[i]);
+            pgqrs_message_settled(&batch->items[i]);
+        } else if (i % 4 == 1)
+            pgqrs_message_reject(&batch->items[i], i == 1 ? "the second" : "the sixth");
+    }
+    return PGQRS_OK;
+}
+
+static void batch_handler_settles_some_itself(void)
+{
+    int64_t ids[8];
+    size_t i;
+    pgqrs_work_desc desc = {.until_empty = true, .batch = 8};
+    begin_handlers();
+    H.admin = another_store();
+    put_batch(T.queue, 8, 0, ids);
+    T.warnings = 0;
+    OK(pgqrs_work_batch(T.store, T.queue, settle_some, NULL, &desc));
+    EQ(8, H.calls);
+    RESULT(PGQRS_OK, H.result);
+    for (i = 0; i < 8; i++)
+        STATE(i % 4 == 1 ? "dead" : "archived", ids[i]);
+    SAME("the second", must_look(ids[1])->reason);
+    SAME("the sixth", must_look(ids[5])->reason);
+    EQ(2, T.warnings); /* of the dead letters */
 }
 
 static void stop_in_a_handler_ends_the_loop(void)
@@ -1458,6 +1552,9 @@ static const test_case loop_cases[] = {
     CASE(verdict_reject, PLAIN),
     CASE(verdict_last_one_counts, PLAIN),
     CASE(verdict_wins_over_the_return_value, PLAIN),
+    CASE(verdict_settled_leaves_the_message_alone, TWO),
+    CASE(verdict_settled_without_settling_comes_again, PLAIN),
+    CASE(verdict_after_settled_counts, PLAIN),
     CASE(verdict_retry_with_the_queues_backoff, PLAIN),
     CASE(verdict_retry_at_once, PLAIN),
     CASE(verdict_with_bad_times_is_refused, PLAIN),
@@ -1472,6 +1569,7 @@ static const test_case loop_cases[] = {
     CASE(batch_size_is_the_stores_default, PLAIN),
     CASE(failing_batch_handler_never_ends_the_loop, PLAIN),
     CASE(batch_handler_has_a_verdict_per_message, PLAIN),
+    CASE(batch_handler_settles_some_itself, TWO),
     CASE(stop_in_a_handler_ends_the_loop, PLAIN),
     CASE(stop_before_the_loop_ends_the_next_one, PLAIN),
     CASE(stop_does_not_touch_calls_that_do_not_wait, PLAIN),

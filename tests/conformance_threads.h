@@ -285,6 +285,34 @@ static void sixteen_threads_handle_all_messages_once(void)
     all_messages_on(16);
 }
 
+static pgqrs_result settle_with_admin(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    enter(message);
+    pthread_mutex_lock(&P.lock);
+    pgqrs_result result = pgqrs_archive(P.admin, message);
+    if (result)
+        P.result = result;
+    pthread_mutex_unlock(&P.lock);
+    pgqrs_message_settled(message);
+    return leave(PGQRS_ERR_HANDLER); /* does not count */
+}
+
+static void threads_leave_alone_what_handlers_settled(void)
+{
+    begin_threads();
+    threads_admin();
+    put_batch(T.queue, 100, 0, NULL);
+    T.warnings = 0;
+    OK(work(settle_with_admin, (pgqrs_work_desc){.threads = 4, .until_empty = true}));
+    EQ(100, P.calls);
+    RESULT(PGQRS_OK, P.result);
+    NUMBERS(0, 0, 0, 100, 0);
+    EQ(0, T.warnings);
+    EQ(0, worker_rows());
+    OK(pgqrs_verify(T.store));
+}
+
 static void threads_on_an_empty_queue_end_at_once(void)
 {
     begin_threads();
@@ -2074,6 +2102,7 @@ static const test_case thread_cases[] = {
     CASE(one_thread_handles_all_messages_once, PLAIN),
     CASE(four_threads_handle_all_messages_once, PLAIN),
     CASE(sixteen_threads_handle_all_messages_once, PLAIN),
+    CASE(threads_leave_alone_what_handlers_settled, TWO),
     CASE(threads_on_an_empty_queue_end_at_once, PLAIN),
     CASE(one_thread_keeps_the_order, PLAIN),
     CASE(threads_carry_out_every_verdict, PLAIN),

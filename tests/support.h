@@ -175,6 +175,7 @@ static struct {
     uint32_t object_counter; /* S3: of the object that was fetched last */
     const char *leak; /* a log line that has what it must not have */
     int64_t log_lines;
+    int warnings; /* of these, warnings and errors */
     test_event events[512];
     size_t event_count;
     int64_t began_ms;
@@ -368,6 +369,7 @@ static void test_log(pgqrs_log_level level, const char *text, void *user)
     (void)user;
     pthread_mutex_lock(&hook_lock);
     T.log_lines++;
+    T.warnings += level <= PGQRS_LOG_WARN;
     if (run.loud)
         fprintf(stderr, "# log %d: %s\n", (int)level, text);
     if (level < PGQRS_LOG_ERROR || level > PGQRS_LOG_DEBUG)

@@ -307,10 +307,10 @@ static pgqrs_result handle_message(const pgqrs_message *message, void *user)
 {
     const double *work_s = user;
     if (*work_s > 0) bench_sleep_until(bench_seconds() + *work_s);
-    /* When the answer to COMMIT was lost this changes nothing: the lease is gone, if it was carried out. */
+    /* When the answer to COMMIT was lost, giving it back changes nothing if it was carried out: the lease is gone. */
     if (effects_wanted && !effect(message)) return pgqrs_message_give_back(message, 0);
     report_message(message->payload);
-    return PGQRS_OK;
+    return effects_wanted ? pgqrs_message_settled(message) : PGQRS_OK;
 }
 
 /* Handlers of single messages, as the descriptor says. */

@@ -20,7 +20,8 @@ def app_with(connections):
         """It finishes a job after the task, with a statement of its own."""
         await connector.execute_query_async("INSERT INTO peers_effects(n) VALUES (%(n)s)", n=n)
 
-    @app.task(name="bench", queue="bench")
+    # Without retry a task that fails, as one does whose connection is ended, is not done again.
+    @app.task(name="bench", queue="bench", retry=True)
     async def bench(**message):
         await m.handle_async(message, effect)
 
