@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The parts of bench/peers that can be tried in seconds: the driver of pgqrs.h on SQLite, as the runner calls it; the runner with that
-# driver alone, interrupted and gone on with; and the report, made from results that are kept here.
+# The parts of bench/peers that can be tried in seconds: the driver of pgqrs.h on SQLite, as the runner calls it, and on Postgres where
+# its handlers write there; the runner with that driver alone, interrupted and gone on with; what an idle system takes, and the report,
+# made from looks and results that are kept here.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -48,6 +49,33 @@ tap_check "what was filled is there" "$out/log" drive '.done == 40' fetch second
 tap_check "fill for handlers" "$out/log" "$out/pgqrs" fill count=70
 tap_check "fetch with handlers" "$out/log" drive '.done == 70 and .seconds > 0' fetch pool=1 seconds=30 batch=10
 tap_check "workflow" "$out/log" drive '.done == 20' workflow seconds=30 count=20 concurrency=2
+
+# Every tenth effect fails at first, half of these only when it is committed, after its message was acknowledged: both come again, and
+# each effect is there once. The rows tell by their xmin that effect and acknowledgement were one transaction.
+postgres() {
+    psql -XAtq -v ON_ERROR_STOP=1 "$PGQRS_TEST_POSTGRES_DSN" -c "$1"
+}
+effects_once() {
+    export PEERS_URL=$PGQRS_TEST_POSTGRES_DSN
+    "$out/pgqrs" setup && "$out/pgqrs" fill count=300 && postgres "CREATE TABLE peers_effects(n bigint, at timestamptz DEFAULT clock_timestamp());
+        CREATE SEQUENCE failures;
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN
+            IF nextval('failures') <= 15 THEN RAISE EXCEPTION 'not yet'; END IF; RETURN NEW; END \$\$;
+        CREATE TRIGGER at_once BEFORE INSERT ON peers_effects FOR EACH ROW WHEN (NEW.n % 20 = 0) EXECUTE FUNCTION fail();
+        CREATE CONSTRAINT TRIGGER late AFTER INSERT ON peers_effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            WHEN (NEW.n % 20 = 10) EXECUTE FUNCTION fail()" || return 1
+    drive '.done == 300' handle seconds=60 concurrency=4 until_empty=1 each=1 effects=1 || return 1
+    [ "$(postgres "SELECT count(*), count(DISTINCT n), (SELECT count(*) FROM pgqrs_bench_peers.pgqrs_message_view WHERE state = 'archived'),
+        (SELECT last_value > 15 FROM failures) FROM peers_effects")" = "300|300|300|t" ] &&
+        [ "$(postgres "SELECT count(*) FROM peers_effects e
+            WHERE EXISTS (SELECT 1 FROM pgqrs_bench_peers.pgqrs_done d WHERE d.xmin = e.xmin)")" = 300 ]
+}
+if [ -n "${PGQRS_TEST_POSTGRES_DSN:-}" ]; then
+    tap_check "effects and acknowledgements in one transaction" "$out/log" effects_once
+    PEERS_URL=sqlite://$out/jobs
+else
+    tap_skip "effects and acknowledgements in one transaction: tests/run.sh has a server for it"
+fi
 
 bench/peers/report.sh "$here/peers.jsonl" "$out" >"$out/log" 2>&1 || tap_fail "the report is made" "$out/log"
 says() { # LINE: with these characters in it

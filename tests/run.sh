@@ -191,7 +191,7 @@ needs_postgres='' needs_s3=''
 uses_postgres() {
     case ${run_targets[$1]}:${run_programs[$1]} in
     :*/test_s3_*) return 1 ;;
-    postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh | :*/cli_*.sh) return 0 ;;
+    postgres:* | pgbouncer:* | :*/test_* | :*/examples.sh | :*/peers.sh | :*/cli_*.sh) return 0 ;;
     esac
     return 1
 }
