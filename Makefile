@@ -128,7 +128,7 @@ bench: ## measure against the floor on real servers (35 minutes; PGQRS_BENCH_QUI
 	@$(MAKE) --no-print-directory -j2 build-bench
 	@bench/run.sh build/bench
 
-bench-peers: ## measure beside other queues, installed below build/peers (75 minutes; QUICK=1: 10; RESUME=1 goes on); report in bench/results
+bench-peers: ## measure beside other queues, installed below build/peers (85 minutes; QUICK=1: 10; RESUME=1 goes on); report in bench/results
 	@tests/install-deps.sh bench
 	@$(MAKE) --no-print-directory build/bench/peers/pgqrs
 	@QUICK='$(QUICK)' PEERS='$(PEERS)' SCENARIOS='$(SCENARIOS)' CELLS='$(CELLS)' BACKENDS='$(BACKENDS)' \

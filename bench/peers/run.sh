@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures pgqrs.h beside other queues: the same work on the same private server in the same run, the systems taking turns.
 #
-#   QUICK=1 bench/peers/run.sh         under ten minutes, with rough figures; without QUICK all of it, about 75 minutes
+#   QUICK=1 bench/peers/run.sh         under ten minutes, with rough figures; without QUICK all of it, about 85 minutes
 #
 #   PEERS="river pgqrs.h"              only these systems      } what is measured so goes to build/peers/partial;
 #   SCENARIOS="drain enqueue"          only these scenarios    } the whole goes to bench/results
@@ -122,7 +122,11 @@ rounds_of_peer() {
 # Whether the system has what the scenario needs.
 can() {
     [ "$cell" != slowest ] || [ "$peer" = pgqrs.h ] || return 1
-    [ "$peer-${cell#*-}" != pgqrs-rust-tx ] || return 1 # no effects of its handlers in the database
+    case $cell-$peer in
+    *-tx-pgqrs-rust) return 1 ;; # no effects of its handlers in the database
+    *-tx-pgqrs.h | *-tx-graphile-worker) ;;
+    *-tx-*) [ -z "$quick" ] || [ -n "$partial" ] || return 1 ;;
+    esac
     case $backend-$peer-$scenario in
     postgres-pgqrs.h-single-drain) [ "$cell" = 1x50 ] || { [ -z "$quick" ] && [[ $cell = 1x1 || $cell = 4x10 ]]; } ;;
     postgres-pgqrs.h-single-handlers) [ -z "$quick" ] ;;
@@ -698,7 +702,7 @@ cells() {
     steady) echo "peak half 200" ;;
     pinned) echo "half slowest" ;;
     wakeup) echo 20 ;;
-    chaos) echo "restart backends worker restart-tx backends-tx worker-tx" ;;
+    chaos) pick "restart backends worker restart-tx backends-tx worker-tx" "restart backends worker worker-tx" ;;
     million) pick 1x10 "" ;;
     *) echo - ;;
     esac
