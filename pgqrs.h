@@ -8233,7 +8233,8 @@ static int64_t pgqrsi_pool_next_us(pgqrsi_pool *pool, bool looks)
     if (looks) next_us = pgqrsi_min(next_us, pool->look_at_us);
     if (looks && worker->next_due_us >= 0) next_us = pgqrsi_min(next_us, worker->looked_at_us + worker->next_due_us);
     if (pool->ready.first) next_us = pgqrsi_min(next_us, pool->ready.first->taken_at_us + PGQRSI_POOL_READY_US);
-    if (pool->ready.first && pool->resting) next_us = pgqrsi_min(next_us, now_us + PGQRSI_POOL_CALL_US);
+    if ((pool->ready.first && pool->resting) || (pool->taken && pgqrsi_pool_is_plain(pool)))
+        next_us = pgqrsi_min(next_us, now_us + PGQRSI_POOL_CALL_US);
     if (now_us < pool->retry_at_us) next_us = pool->retry_at_us; /* until then nothing is done */
     return pool->stop_at_us ? pgqrsi_min(next_us, pool->stop_at_us) : next_us;
 }
