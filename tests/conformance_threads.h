@@ -660,7 +660,8 @@ enum { TRICKLE = 400 };
 
 static void count_claims(const pgqrs_event *event, void *user)
 {
-    *(int *)user += event->type == PGQRS_EVENT_CLAIMED;
+    if (event->type == PGQRS_EVENT_CLAIMED)
+        count_up((int *)user);
 }
 
 /* Messages that follow each other within a millisecond do not cost a claim each. */
@@ -933,12 +934,16 @@ static void interrupt_ends_a_pool_of_quick_handlers(void)
 {
     loop_thread loop = {.handler = wait_at_the_gate_once,
                         .desc = {.threads = 2, .batch = 4, .name = unique("me"), .heartbeat_ms = 600000}};
+    int64_t worker_id;
     begin_threads();
     put_batch(T.queue, 2000, 0, NULL);
     threads_admin();
     start_loop(&loop);
     YES(reach(&P.calls, 201));
-    OK_ON(P.admin, pgqrs_worker_interrupt(P.admin, P.worker_id));
+    pthread_mutex_lock(&P.lock);
+    worker_id = P.worker_id;
+    pthread_mutex_unlock(&P.lock);
+    OK_ON(P.admin, pgqrs_worker_interrupt(P.admin, worker_id));
     open_gate();
     RESULT(PGQRS_ERR_WORKER_INTERRUPTED, end_of_loop(&loop));
     check_error(&loop.error, PGQRS_ERR_WORKER_INTERRUPTED, "pgqrs_work", __FILE__, __LINE__);
