@@ -1424,8 +1424,9 @@ typedef struct pgqrs_work_desc {
                              waited for (up to 15 s for a message that fails 5 times), as are runs whose step is to be tried
                              or asked again; other delayed messages, sleeping runs and events are not */
     /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
-     * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; `batch` [32 for each
-     * thread, at least 512; runs: 2 for each] is how many are taken and not settled at most. See chapter 16 */
+     * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; for quick handlers
+     * their own threads take and settle, one at a time. `batch` [32 for each thread, at least 512; runs: 2 for each] is how many are
+     * taken and not settled at most. See chapter 16 */
     int32_t threads; /* [0: the calling thread handles them] */
     int64_t
         stop_ms; /* [0: as long as they take] with threads: how long handlers have to return once the loop is told to stop.
