@@ -1446,8 +1446,9 @@ typedef struct pgqrs_work_desc {
                              waited for (up to 15 s for a message that fails 5 times), as are runs whose step is to be tried
                              or asked again; other delayed messages, sleeping runs and events are not */
     /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
-     * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; `batch` [32 for each
-     * thread, at least 512; runs: 2 for each] is how many are taken and not settled at most. See chapter 16 */
+     * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; for quick handlers
+     * their own threads take and settle, one at a time. `batch` [32 for each thread, at least 512; runs: 2 for each] is how many are
+     * taken and not settled at most. See chapter 16 */
     int32_t threads; /* [0: the calling thread handles them] */
     int64_t
         stop_ms; /* [0: as long as they take] with threads: how long handlers have to return once the loop is told to stop.
@@ -7109,6 +7110,10 @@ static pgqrs_result pgqrsi_work_workflows(pgqrs_store *store, const pgqrs_workfl
  *   claim -> ready -> (lane: handler) -> finished -> owed -> settled        asks of lanes -> answered with the next exchange
  *
  * Everything that both sides touch is under `mutex`. Lanes take the oldest ready job, so none is overtaken while it waits.
+ *
+ * Where handlers are quick, two threads would do nothing but wake each other. There the lane that finishes last makes the next exchange
+ * itself, in place of the coordinator, who sleeps meanwhile, and handles what it brings. The store is the lane's for that one exchange
+ * alone; all else stays the coordinator's, who wakes up for it as ever and first lets the lane come to its end.
  * --------------------------------------------------------------------------------------------------------------- */
 
 #define PGQRSI_POOL_QUICK_US 50              /* a handler that takes less is done before another lane is awake */
@@ -7205,11 +7210,14 @@ struct pgqrsi_pool {
     bool has_locks;
     pthread_mutex_t mutex;
     pthread_cond_t work;  /* lanes: there is a ready job, or it is time to go */
-    pthread_cond_t asked; /* the coordinator, while one lane has the store for itself */
+    pthread_cond_t asked; /* the coordinator, while one lane has the store for itself, or stands in for it */
     bool sleeping;        /* the coordinator lies down: wake it through the store's pipe, */
     size_t enough;        /* when so many are finished, */
     bool claims;          /* or, if it would claim then, */
     size_t scarce;        /* no more than so many are ready */
+    bool may_stand_in;    /* while it sleeps, a lane may make the next exchange; */
+    bool stood_in;        /* one does; */
+    pgqrs_result stand_in_result; /* and this became of it */
     bool quit;
     pgqrsi_jobs ready, finished;
     pgqrsi_job *free_jobs;
@@ -7502,6 +7510,13 @@ static void pgqrsi_pool_call(pgqrsi_pool *pool, size_t lanes)
         pthread_cond_signal(&pool->work);
 }
 
+/* What is ready is handled before another lane could be awake. Should that turn out wrong, the coordinator calls (PGQRSI_POOL_CALL_US).
+ * With the mutex held. */
+static bool pgqrsi_pool_is_soon_done(const pgqrsi_pool *pool)
+{
+    return pool->average_us && (int64_t)pool->ready.count * pool->average_us < PGQRSI_POOL_QUICK_US;
+}
+
 static void pgqrsi_lane_rest(pgqrsi_pool *pool)
 {
     pool->resting++;
@@ -7524,7 +7539,7 @@ static pgqrsi_job *pgqrsi_lane_take(pgqrsi_lane *lane)
     lane->job = job;
     lane->worker->lease_end_us = 0;
     pgqrsi_lane_learn_lease(lane);
-    pgqrsi_pool_call(pool, 1);
+    if (!pgqrsi_pool_is_soon_done(pool)) pgqrsi_pool_call(pool, 1);
     return job;
 }
 
@@ -7576,6 +7591,12 @@ static bool pgqrsi_pool_is_worth_waking(const pgqrsi_pool *pool)
            (pool->running == 1 && pool->ready.count == 0 && !pool->patient);
 }
 
+/* A lane that finds this may make the exchange that the coordinator would be woken for. With the mutex held. */
+static bool pgqrsi_pool_has_stand_in(const pgqrsi_pool *pool)
+{
+    return pool->may_stand_in && pool->sleeping && !pool->stood_in && !pool->asks;
+}
+
 /* Hands the job over. True: the verdict points to texts of the lane's run, and has been waited for. With the mutex held. */
 static bool pgqrsi_lane_finish(pgqrsi_lane *lane, pgqrsi_job *job)
 {
@@ -7585,7 +7606,7 @@ static bool pgqrsi_lane_finish(pgqrsi_lane *lane, pgqrsi_job *job)
     job->lane = waits ? lane : NULL;
     lane->settled = !waits;
     pgqrsi_jobs_add(&pool->finished, job);
-    if (waits || pgqrsi_pool_is_worth_waking(pool)) pgqrsi_pool_wake(pool);
+    if (waits || (pgqrsi_pool_is_worth_waking(pool) && !pgqrsi_pool_has_stand_in(pool))) pgqrsi_pool_wake(pool);
     if (!waits) return false;
     pool->waiting++;
     while (!lane->settled)
@@ -7596,6 +7617,7 @@ static bool pgqrsi_lane_finish(pgqrsi_lane *lane, pgqrsi_job *job)
 }
 
 static void pgqrsi_pool_free(pgqrsi_pool *pool);
+static void pgqrsi_lane_stand_in(pgqrsi_pool *pool);
 
 static void *pgqrsi_lane_main(void *argument)
 {
@@ -7608,7 +7630,9 @@ static void *pgqrsi_lane_main(void *argument)
         pgqrsi_lane_handle(lane, job);
         pthread_mutex_lock(&pool->mutex);
         bool waited = pgqrsi_lane_finish(lane, job);
+        bool due = pgqrsi_pool_has_stand_in(pool) && pgqrsi_pool_is_worth_waking(pool);
         pool->running--;
+        if (due) pgqrsi_lane_stand_in(pool);
         if (waited) {
             pthread_mutex_unlock(&pool->mutex);
             pgqrsi_worker_settled(lane->worker);
@@ -7981,7 +8005,8 @@ static void pgqrsi_pool_stock(pgqrsi_pool *pool, pgqrs_messages *messages, int64
         pgqrsi_jobs_add(&pool->ready, job);
         pool->taken++;
     }
-    pgqrsi_pool_call(pool, pool->average_us && pool->average_us < PGQRSI_POOL_QUICK_US ? 1 : pool->lane_count);
+    size_t here = pool->stood_in; /* a lane that looks without being called */
+    pgqrsi_pool_call(pool, pool->average_us && pool->average_us < PGQRSI_POOL_QUICK_US ? 1 - here : pool->lane_count);
     pthread_mutex_unlock(&pool->mutex);
 }
 
@@ -8124,11 +8149,34 @@ static void pgqrsi_pool_gather(pgqrsi_pool *pool)
     while (busy && pgqrsi_monotonic_us() < end_us) {
         pthread_mutex_lock(&pool->mutex);
         busy = pool->running > pool->waiting || (pool->ready.first && pool->running < pool->lane_count);
+        if (!busy) pgqrsi_pool_collect_finished(pool);
         pthread_mutex_unlock(&pool->mutex);
         if (busy) sched_yield();
     }
     pool->gather_misses = busy ? pool->gather_misses + 1 : 0;
-    pgqrsi_pool_collect(pool);
+}
+
+/* Where there is more to take, and nothing to do but to take it. With the mutex held. */
+static bool pgqrsi_pool_is_plain(const pgqrsi_pool *pool)
+{
+    return !pool->closing && !pool->failure && !pool->empty && !pool->write_count && pgqrsi_pool_is_quick(pool);
+}
+
+/* One exchange on a lane's thread, with the mutex held before and after. What is more than that, or went wrong, is the coordinator's. */
+static void pgqrsi_lane_stand_in(pgqrsi_pool *pool)
+{
+    pool->stood_in = true;
+    pgqrsi_pool_collect_finished(pool);
+    pthread_mutex_unlock(&pool->mutex);
+    if (pgqrsi_pool_should_gather(pool)) pgqrsi_pool_gather(pool);
+    size_t wanted = pgqrsi_pool_wanted(pool);
+    pgqrs_result result = wanted || pool->owed_count ? pgqrsi_pool_exchange(pool, wanted) : PGQRS_OK;
+    pthread_mutex_lock(&pool->mutex);
+    pool->stood_in = false;
+    pool->stand_in_result = result;
+    pool->may_stand_in = !result && pool->ready.first && !pool->asks && pgqrsi_pool_is_plain(pool);
+    if (!pool->may_stand_in) pgqrsi_pool_wake(pool);
+    pthread_cond_signal(&pool->asked);
 }
 
 /* Nothing new is taken from here on; runs stop at their next step. */
@@ -8184,7 +8232,10 @@ static pgqrs_result pgqrsi_pool_turn(pgqrsi_pool *pool)
     }
     pgqrs_result result = pgqrsi_pool_renew(pool);
     if (!result) pgqrsi_pool_return_stale(pool);
-    if (!result && pgqrsi_pool_should_gather(pool)) pgqrsi_pool_gather(pool);
+    if (!result && pgqrsi_pool_should_gather(pool)) {
+        pgqrsi_pool_gather(pool);
+        pgqrsi_pool_collect(pool);
+    }
     size_t wanted = pgqrsi_pool_wanted(pool);
     if (!pgqrsi_pool_may_look(pool)) wanted = 0;
     if (!result && (wanted || pool->write_count || pgqrsi_pool_must_settle(pool)))
@@ -8214,7 +8265,8 @@ static int64_t pgqrsi_pool_next_us(pgqrsi_pool *pool, bool looks)
     if (looks) next_us = pgqrsi_min(next_us, pool->look_at_us);
     if (looks && worker->next_due_us >= 0) next_us = pgqrsi_min(next_us, worker->looked_at_us + worker->next_due_us);
     if (pool->ready.first) next_us = pgqrsi_min(next_us, pool->ready.first->taken_at_us + PGQRSI_POOL_READY_US);
-    if (pool->ready.first && pool->resting) next_us = pgqrsi_min(next_us, now_us + PGQRSI_POOL_CALL_US);
+    if ((pool->ready.first && pool->resting) || (pool->taken && pgqrsi_pool_is_plain(pool)))
+        next_us = pgqrsi_min(next_us, now_us + PGQRSI_POOL_CALL_US);
     if (now_us < pool->retry_at_us) next_us = pool->retry_at_us; /* until then nothing is done */
     return pool->stop_at_us ? pgqrsi_min(next_us, pool->stop_at_us) : next_us;
 }
@@ -8235,19 +8287,32 @@ static bool pgqrsi_pool_has_news(pgqrsi_pool *pool)
     return pool->finished.first && (waits || pgqrsi_pool_is_worth_waking(pool) || pool->running == 0);
 }
 
-static void pgqrsi_pool_sleep(pgqrsi_pool *pool, int fd, bool looks)
+/* What the lane that stood in for the coordinator left to it. With the mutex held. */
+static pgqrs_result pgqrsi_pool_resume(pgqrsi_pool *pool)
+{
+    pool->sleeping = false;
+    while (pool->stood_in)
+        pthread_cond_wait(&pool->asked, &pool->mutex);
+    pgqrs_result result = pool->stand_in_result;
+    pool->stand_in_result = PGQRS_OK;
+    return result;
+}
+
+static pgqrs_result pgqrsi_pool_sleep(pgqrsi_pool *pool, int fd, bool looks)
 {
     pgqrs_store *store = pgqrsi_pool_store(pool);
     pthread_mutex_lock(&pool->mutex);
     int64_t left_us = pgqrsi_pool_next_us(pool, looks) - pgqrsi_monotonic_us();
     bool sleeps = pool->sleeping = !pool->asks && !pgqrsi_pool_has_news(pool) && left_us > 0;
+    pool->may_stand_in = sleeps && !looks && pgqrsi_pool_is_plain(pool) && pgqrsi_monotonic_us() >= pool->retry_at_us;
     pthread_mutex_unlock(&pool->mutex);
-    if (!sleeps) return;
+    if (!sleeps) return PGQRS_OK;
     pgqrsi_poll_us(fd, store->wake[0], left_us);
     pgqrsi_pipe_drain(store->wake);
     pthread_mutex_lock(&pool->mutex);
-    pool->sleeping = false;
+    pgqrs_result result = pgqrsi_pool_resume(pool);
     pthread_mutex_unlock(&pool->mutex);
+    return result == PGQRS_ERR_WORKER_STOPPED ? pgqrsi_worker_stopped(pool->worker) : result;
 }
 
 /* Lies down until a lane wants something, something may have come to the queue, or it is time for something. */
@@ -8264,8 +8329,8 @@ static pgqrs_result pgqrsi_pool_rest(pgqrsi_pool *pool)
         return pgqrsi_wait_arm(wait);
     }
     int fd = looks && wait->armed_at_us ? worker->store->backend->wait_fd(worker->store->self) : -1;
-    pgqrsi_pool_sleep(pool, pgqrsi_pool_holds(pool) ? -1 : fd, looks);
-    if (pgqrsi_pool_holds(pool)) return PGQRS_OK;
+    pgqrs_result result = pgqrsi_pool_sleep(pool, pgqrsi_pool_holds(pool) ? -1 : fd, looks);
+    if (result || pgqrsi_pool_holds(pool)) return result;
     int64_t due_us = worker->next_due_us >= 0 ? worker->looked_at_us + worker->next_due_us : INT64_MAX;
     pool->look = looks && (pgqrsi_readable(fd) || pgqrsi_monotonic_us() >= pgqrsi_min(pool->look_at_us, due_us));
     return pool->look && !pool->awake ? pgqrsi_wait_arm(wait) : PGQRS_OK;

@@ -134,6 +134,16 @@ static int get(const int *what)
     return value;
 }
 
+static int count_up(int *what)
+{
+    int value;
+    pthread_mutex_lock(&P.lock);
+    value = ++*what;
+    changed();
+    pthread_mutex_unlock(&P.lock);
+    return value;
+}
+
 static void open_gate(void)
 {
     pthread_mutex_lock(&P.lock);
@@ -520,14 +530,56 @@ static pgqrs_result quick_then_together(const pgqrs_message *message, void *user
 }
 
 /* Few threads are woken for quick handlers; when their messages begin to take long, all others come. */
-static void all_threads_come_when_handlers_become_slow(void)
+static void threads_come_when_handlers_become_slow(int32_t batch)
 {
     begin_threads();
     put_batch(T.queue, QUICK + TOGETHER, 0, NULL);
-    OK(work(quick_then_together, (pgqrs_work_desc){.threads = TOGETHER, .until_empty = true}));
+    OK(work(quick_then_together,
+            (pgqrs_work_desc){.threads = TOGETHER, .batch = batch, .settle_ms = THREADS_PATIENCE_MS, .until_empty = true}));
     EQ(QUICK + TOGETHER, P.calls);
     EQ(0, P.unwanted);
     NUMBERS(0, 0, 0, QUICK + TOGETHER, 0);
+}
+
+static void all_threads_come_when_handlers_become_slow(void)
+{
+    threads_come_when_handlers_become_slow(0);
+}
+
+/* As before, but one of the threads has taken them. */
+static void all_threads_come_when_one_stood_in(void)
+{
+    threads_come_when_handlers_become_slow(2 * TOGETHER);
+}
+
+static pgqrs_result nothing_to_do(const pgqrs_message *message, void *user)
+{
+    (void)message;
+    (void)user;
+    return PGQRS_OK;
+}
+
+/* Handlers that do nothing allocate nothing: what is allocated on their threads is an exchange's. */
+static void *count_on_other_threads(void *pointer, size_t old_size, size_t new_size, void *user)
+{
+    if (new_size && !pthread_equal(pthread_self(), P.test))
+        count_up(&P.checks);
+    return test_resize(pointer, old_size, new_size, user);
+}
+
+/* Quick handlers do not wake the thread that called pgqrs_work for each exchange: they make it themselves. */
+static void quick_handlers_make_the_next_exchange(void)
+{
+    pgqrs_store_desc desc = threaded_desc();
+    begin_threads();
+    put_batch(T.queue, 1000, 0, NULL);
+    desc.allocator.resize = count_on_other_threads;
+    threads_admin();
+    close_store(T.store);
+    T.store = open_store(&desc);
+    OK(work(nothing_to_do, (pgqrs_work_desc){.threads = 2, .batch = 4, .until_empty = true}));
+    YES(P.checks > 0);
+    NUMBERS(0, 0, 0, 1000, 0);
 }
 
 /* --- leases */
@@ -636,7 +688,8 @@ enum { TRICKLE = 400 };
 
 static void count_claims(const pgqrs_event *event, void *user)
 {
-    *(int *)user += event->type == PGQRS_EVENT_CLAIMED;
+    if (event->type == PGQRS_EVENT_CLAIMED)
+        count_up((int *)user);
 }
 
 /* Messages that follow each other within a millisecond do not cost a claim each. */
@@ -893,6 +946,38 @@ static void operator_ends_the_pool(pgqrs_result (*command)(pgqrs_store *store, i
 static void interrupt_ends_the_pool(void)
 {
     operator_ends_the_pool(pgqrs_worker_interrupt, PGQRS_ERR_WORKER_INTERRUPTED);
+}
+
+/* Quick, but for the one that waits until the operator has spoken. */
+static pgqrs_result wait_at_the_gate_once(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    if (enter(message) == 200)
+        wait_at_gate();
+    return leave(PGQRS_OK);
+}
+
+/* Whoever claims learns it, and tells the thread that called pgqrs_work. */
+static void interrupt_ends_a_pool_of_quick_handlers(void)
+{
+    loop_thread loop = {.handler = wait_at_the_gate_once,
+                        .desc = {.threads = 2, .batch = 4, .name = unique("me"), .heartbeat_ms = 600000}};
+    int64_t worker_id;
+    begin_threads();
+    put_batch(T.queue, 2000, 0, NULL);
+    threads_admin();
+    start_loop(&loop);
+    YES(reach(&P.calls, 201));
+    pthread_mutex_lock(&P.lock);
+    worker_id = P.worker_id;
+    pthread_mutex_unlock(&P.lock);
+    OK_ON(P.admin, pgqrs_worker_interrupt(P.admin, worker_id));
+    open_gate();
+    RESULT(PGQRS_ERR_WORKER_INTERRUPTED, end_of_loop(&loop));
+    check_error(&loop.error, PGQRS_ERR_WORKER_INTERRUPTED, "pgqrs_work", __FILE__, __LINE__);
+    BETWEEN(201, 210, P.calls);
+    check_given_back(P.calls, 2000 - P.calls);
+    EQ(PGQRS_WORKER_STOPPED, must_look_worker(P.worker_id)->state);
 }
 
 static void suspended_pool_waits_for_resume(void)
@@ -1215,16 +1300,6 @@ static void step_on_thread(pgqrs_run *r, const char *name)
         pgqrs_step_done(r, NULL);
 }
 
-static int count_up(int *what)
-{
-    int value;
-    pthread_mutex_lock(&P.lock);
-    value = ++*what;
-    changed();
-    pthread_mutex_unlock(&P.lock);
-    return value;
-}
-
 enum { TRIES, QUESTIONS, AFTERS };
 
 /* The input says what happens. */
@@ -1498,11 +1573,21 @@ static void *lock_the_file(void *argument)
     return NULL;
 }
 
+/* The same, but quick. */
+static pgqrs_result at_once(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    if (enter(message) >= BEFORE_TROUBLE)
+        reach(&trouble_of_test.killed, 1);
+    return leave(PGQRS_OK);
+}
+
 /* The pool outlives what happens to its store; afterwards everything goes on and nothing is lost. */
-static void pool_outlives_trouble(void *(*trouble)(void *))
+static void pool_outlives_trouble(void *(*trouble)(void *), pgqrs_handler handler, int32_t batch)
 {
     enum { many = 400 };
-    loop_thread loop = {.handler = a_little_later, .desc = {.threads = 4, .heartbeat_ms = 600000}}; /* it does not wait for a heartbeat to go on */
+    /* it does not wait for a heartbeat to go on */
+    loop_thread loop = {.handler = handler, .desc = {.threads = 4, .batch = batch, .heartbeat_ms = 600000}};
     int64_t ids[many], began_ms;
     int i;
     memset(&trouble_of_test, 0, sizeof(trouble_of_test));
@@ -1536,12 +1621,22 @@ static void pool_outlives_trouble(void *(*trouble)(void *))
 
 static void pool_outlives_killed_connections(void)
 {
-    pool_outlives_trouble(kill_connections);
+    pool_outlives_trouble(kill_connections, a_little_later, 0);
+}
+
+static void pool_of_quick_handlers_outlives_killed_connections(void)
+{
+    pool_outlives_trouble(kill_connections, at_once, 4);
 }
 
 static void pool_outlives_a_locked_file(void)
 {
-    pool_outlives_trouble(lock_the_file);
+    pool_outlives_trouble(lock_the_file, a_little_later, 0);
+}
+
+static void pool_of_quick_handlers_outlives_a_locked_file(void)
+{
+    pool_outlives_trouble(lock_the_file, at_once, 4);
 }
 
 /* A pool with nothing to do meets a store that cannot be written to: it tries again soon, not with the next heartbeat. */
@@ -2115,6 +2210,8 @@ static const test_case thread_cases[] = {
     CASE_ON(messages_in_quick_succession_are_taken_together, PLAIN, ON_POSTGRES),
     CASE_ON(slow_handlers_get_no_more_than_their_threads, PLAIN, ON_SHARED),
     CASE(all_threads_come_when_handlers_become_slow, PLAIN),
+    CASE(all_threads_come_when_one_stood_in, PLAIN),
+    CASE_ON(quick_handlers_make_the_next_exchange, PLAIN, ON_SHARED),
     CASE_ON(lease_of_a_long_handler_is_renewed, PLAIN, ON_SHARED),
     CASE_ON(lost_lease_reaches_the_handler, PLAIN, ON_SHARED),
     CASE_ON(late_verdict_of_a_thread_is_refused, PLAIN, ON_SHARED),
@@ -2122,6 +2219,7 @@ static const test_case thread_cases[] = {
     CASE_ON(what_waits_for_a_thread_too_long_goes_to_others, PLAIN, ON_SHARED),
     CASE(stop_from_another_thread_ends_the_pool, PLAIN),
     CASE(stop_in_a_signal_handler_ends_the_pool, PLAIN),
+    CASE_ON(interrupt_ends_a_pool_of_quick_handlers, PLAIN, ON_SHARED),
     CASE_ON(interrupt_ends_the_pool, PLAIN, ON_SHARED),
     CASE_ON(suspended_pool_waits_for_resume, PLAIN, ON_SHARED),
     CASE_ON(shutdown_ends_the_pool, PLAIN, ON_SHARED),
@@ -2138,7 +2236,9 @@ static const test_case thread_cases[] = {
     CASE_ON(transactional_steps_on_threads_commit_once, FRESH, ON_SHARED),
     CASE_ON(transactional_step_left_on_a_thread_writes_nothing, FRESH, ON_SHARED),
     CASE_ON(pool_outlives_killed_connections, PLAIN, ON_POSTGRES),
+    CASE_ON(pool_of_quick_handlers_outlives_killed_connections, PLAIN, ON_POSTGRES),
     CASE_ON(pool_outlives_a_locked_file, PLAIN, ON_SQLITE_FILE),
+    CASE_ON(pool_of_quick_handlers_outlives_a_locked_file, PLAIN, ON_SQLITE_FILE),
     CASE_ON(idle_pool_tries_again_soon, PLAIN, ON_SQLITE_FILE),
     CASE(producer_stores_each_message_of_every_thread_once, PLAIN),
     CASE_ON(producer_shares_commits, PLAIN, ON_SHARED),
