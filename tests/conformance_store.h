@@ -93,6 +93,10 @@ static void open_never_shows_a_password(void)
         "postgresql://root:hunter2secret@host:notaport/jobs",
         "postgresql://root:hunter2secret@host/jobs?nosuchoption=1",
         "postgres://root:hunter2%zzsecret@host/jobs",
+        "postgres://root:x: hunter2secret/x@host/jobs",
+        "postgres://root:x: 28P01: hunter2secret/x@host/jobs",
+        "postgres://root:x\"hunter2secret\"x/x@host/jobs",
+        "postgres://root:x%22%3A%20hunter2secret/x@host/jobs",
     };
     char message[PGQRS_ERROR_MESSAGE_SIZE];
     pgqrs_store_desc desc = test_desc();
