@@ -3116,8 +3116,9 @@ static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
     while (end > 0 && pgqrsi_dsn_blank(dsn[end - 1]))
         end--;
     start = end;
-    while (start > 0 && (pgqrsi_is_letter(dsn[start - 1]) || pgqrsi_is_digit(dsn[start - 1]) ||
-                         (dsn[start - 1] != '\0' && strchr("_.-%+", dsn[start - 1]))))
+    while (start > 0 && end - start <= 3 * sizeof key &&
+           (pgqrsi_is_letter(dsn[start - 1]) || pgqrsi_is_digit(dsn[start - 1]) ||
+            (dsn[start - 1] != '\0' && strchr("_.-%+", dsn[start - 1]))))
         start--;
     for (size_t at = start; at < end; at++) {
         char c = dsn[at];
@@ -21439,8 +21440,11 @@ static pgqrsi_field pgqrsi_config_find(const char *section, const char *key, siz
 static pgqrs_result pgqrsi_config_unknown(pgqrsi_config_loader *loader, const char *section, const char *key,
                                           size_t size)
 {
-    char place[320], shown[64];
-    pgqrsi_text_show(key, size, shown, sizeof shown);
+    char place[320], name[65], shown[64]; /* a longer name ends in dots */
+    if (size > sizeof name - 1) size = sizeof name - 1;
+    memcpy(name, key, size);
+    name[size] = '\0';
+    pgqrsi_dsn_redact(name, shown, sizeof shown); /* a DSN in the wrong place is taken for a name */
     pgqrsi_config_place(loader, section, shown, NULL, place, sizeof place);
     return pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG, "%s is not a setting of this version", place);
 }

@@ -168,7 +168,7 @@ static void fuzz_put_secret(fuzz_spelling *spelling, bool uri, bool quoted)
 
 static void fuzz_spell_uri(fuzz_spelling *spelling, const char *name)
 {
-    bool user = fuzz_next(spelling) & 1;
+    bool user = fuzz_next(spelling) & 1, path = fuzz_next(spelling) & 1;
     fuzz_put(spelling, fuzz_next(spelling) & 1 ? "postgres://" : "postgresql://");
     if (user) {
         fuzz_put_escaped(spelling, "user", "us:er@/");
@@ -177,14 +177,15 @@ static void fuzz_spell_uri(fuzz_spelling *spelling, const char *name)
         fuzz_put(spelling, "@");
     }
     fuzz_put(spelling, fuzz_next(spelling) & 1 ? "h1:1,[::1]:2" : "h");
-    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "/a@b:c=d" : "");
+    fuzz_put(spelling, path ? "/a@b:c=d" : "");
     if (user)
         return;
-    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "?application_name=@:&" : "?");
+    /* Without a path an @ would be the end of a user's name. */
+    fuzz_put(spelling, !(fuzz_next(spelling) & 1) ? "?" : path ? "?application_name=@:&" : "?application_name=:&");
     fuzz_put_escaped(spelling, "paswordl", name);
     fuzz_put(spelling, "=");
     fuzz_put_secret(spelling, true, false);
-    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "&host=@:" : "");
+    fuzz_put(spelling, !(fuzz_next(spelling) & 1) ? "" : path ? "&host=@:" : "&host=/:");
 }
 
 static void fuzz_spell_words(fuzz_spelling *spelling, const char *name)
@@ -223,6 +224,8 @@ static void fuzz_spelt(const uint8_t *data, size_t size)
     for (PQconninfoOption *option = options; option && option->keyword; option++)
         known = known || (fuzz_is_secret(option) && strncmp(option->val, FUZZ_SHOWN, 2) == 0);
     PQconninfoFree(options);
+    if (!known)
+        fprintf(stderr, "%s\n", spelling.dsn);
     FUZZ_CHECK(known);
     fuzz_redact(spelling.dsn, shown, sizeof shown);
     FUZZ_CHECK(!strstr(shown, FUZZ_SHOWN) && strstr(shown, "***"));

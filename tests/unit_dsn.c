@@ -70,6 +70,9 @@ static void test_redacted(void **state)
     assert_string_equal(shown, "(none)");
 }
 
+/* 32 letters of a parameter's name. */
+#define LONG "%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61"
+
 /* In each, everything secret is made of capitals Q and Z; whatever the buffer, none may be seen. */
 static void test_password_is_never_visible(void **state)
 {
@@ -129,6 +132,8 @@ static void test_password_is_never_visible(void **state)
         "postgres://h/db?secret_key=QZ",
         "postgres://h/db?api-key=QZ#QZ",
         "postgres://h/db?aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapwx=QZ",
+        "postgres://h/db?pw" LONG LONG "=QZ",
+        "postgres://h/db?pw" LONG LONG LONG LONG "=QZ",
         "host=h password=QZ user=ada",
         "host=h password = QZ user=ada",
         "host=h password\n=QZ user=ada",
