@@ -11253,7 +11253,7 @@ static bool pgqrsi_pg_is_sqlstate(const char *text)
 
 /* libpq has no function for the SQLSTATE of a refused connection; in verbose form the text carries it: "FATAL:  28P01: ". Of
  * other texts only the end of the first line is taken, and what stands in quotes is left out and not looked into, because a
- * misspelt DSN can put half a password where the host or the port is expected. */
+ * misspelt DSN can put half a password where a name is expected. */
 static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out, size_t size)
 {
     size_t length = strcspn(text, "\n"), from = 0, used = 0;
@@ -11278,24 +11278,43 @@ static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out,
     out[used] = '\0';
 }
 
-/* A quote in a host's name, a port or the like: which quotes of a message are libpq's, then? */
-static bool pgqrsi_pg_dial_quotes(PGconn *connection)
+/* Ports as libpq wants them: numbers, or nothing for the usual one, with commas between. */
+static bool pgqrsi_pg_ports(const char *text)
+{
+    for (;; text++) {
+        size_t digits = strspn(text, "0123456789");
+        long port = digits > 0 && digits <= 5 ? strtol(text, NULL, 10) : 0;
+        if (digits > 0 && (port < 1 || port > 65535)) return false;
+        text += digits;
+        if (*text != ',') return *text == '\0';
+    }
+}
+
+/* Is the host or the port none, maybe half a password? libpq repeats it then, in quotes of the user's language. */
+static bool pgqrsi_pg_dial_odd(PGconn *connection)
 {
     PQconninfoOption *options = PQconninfo(connection);
-    bool quotes = !options;
-    for (const PQconninfoOption *option = options; option && option->keyword; option++)
-        quotes = quotes || (option->dispchar[0] != '*' && option->val && strchr(option->val, '"'));
+    bool odd = connection && !options;
+    for (const PQconninfoOption *option = options; option && option->keyword; option++) {
+        const char *value = option->val;
+        if (!value || !*value) continue;
+        if (strcmp(option->keyword, "port") == 0)
+            odd = odd || !pgqrsi_pg_ports(value);
+        else if (strncmp(option->keyword, "host", 4) == 0) /* sockets may have an @: in front, or in their directory */
+            odd = odd || strchr(value, '"') || strstr(value, ": ") || (value[0] != '/' && strchr(value + 1, '@'));
+    }
     PQconninfoFree(options);
-    return quotes;
+    return odd;
 }
 
 static pgqrs_result pgqrsi_pg_dial_failed(pgqrsi_pg *pg, PGconn *connection)
 {
     char sqlstate[6], dsn[160], reason[160];
-    pgqrsi_pg_dial_reason(PQerrorMessage(connection), sqlstate, reason, sizeof reason);
+    const char *text = pgqrsi_pg_dial_odd(connection)
+                           ? "the DSN has a wrong host or port; in a password write / as %2F, @ as %40 and so on"
+                           : PQerrorMessage(connection);
+    pgqrsi_pg_dial_reason(text, sqlstate, reason, sizeof reason);
     pgqrsi_dsn_redact(pg->dsn, dsn, sizeof dsn);
-    if (!sqlstate[0] && pgqrsi_pg_dial_quotes(connection))
-        snprintf(reason, sizeof reason, "there is a quote in the DSN outside of its password");
     pgqrs_result code = sqlstate[0] ? pgqrsi_pg_code(sqlstate) : PGQRS_ERR_CONNECTION;
     if (code == PGQRS_ERR_ACCESS_DENIED)
         return pgqrs_backend_fail(pg->store, code, 0, sqlstate, "%s refuses the user: %s", dsn, reason);
