@@ -11294,7 +11294,7 @@ static bool pgqrsi_pg_ports(const char *text)
 static bool pgqrsi_pg_dial_odd(PGconn *connection)
 {
     PQconninfoOption *options = PQconninfo(connection);
-    bool odd = connection && !options;
+    bool odd = !options;
     for (const PQconninfoOption *option = options; option && option->keyword; option++) {
         const char *value = option->val;
         if (!value || !*value) continue;
