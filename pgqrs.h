@@ -3159,7 +3159,7 @@ static size_t pgqrsi_dsn_no_port(const char *dsn, size_t from, size_t length)
     bool bracket = false; /* inside of an IPv6 address */
     for (size_t at = from; at < length && !strchr("/?#", dsn[at]); at++) {
         if (dsn[at] == '[')
-            bracket = true;
+            bracket = strchr(dsn + at, ']') != NULL;
         else if (dsn[at] == ']')
             bracket = false;
         size_t colon = bracket ? 0 : pgqrsi_dsn_says(dsn, at, ':');
@@ -11300,7 +11300,7 @@ static bool pgqrsi_pg_dial_odd(PGconn *connection)
         if (!value || !*value) continue;
         if (strcmp(option->keyword, "port") == 0)
             odd = odd || !pgqrsi_pg_ports(value);
-        else if (strncmp(option->keyword, "host", 4) == 0) /* sockets may have an @: in front, or in their directory */
+        else if (strncmp(option->keyword, "host", 4) == 0) /* a socket may have an @ */
             odd = odd || strchr(value, '"') || strstr(value, ": ") || (value[0] != '/' && strchr(value + 1, '@'));
     }
     PQconninfoFree(options);

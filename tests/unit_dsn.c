@@ -105,6 +105,7 @@ static void test_password_is_never_visible(void **state)
         "postgres://ada%3AQZ@h:QZ/db",
         "postgres://ada@h:QZ/db",
         "postgres://ada@[::1]:QZ/db",
+        "postgres://[ada:QZ/db",
         "postgres:ada:QZ@h/db",
         "postgres:QZ@h",
         "postgres:QZ",
