@@ -3092,8 +3092,9 @@ static size_t pgqrsi_dsn_scheme(const char *dsn)
 /* Redaction errs on the side of hiding. A DSN that is shown is often one that could not be understood, so there is no
  * grammar to rely on; what is hidden is
  *   - between the first colon after the scheme and the last @,
- *   - without an @: what stands where a port should, but is no number,
+ *   - behind the @, or without one: what stands where a port should, but is no number, and all that follows it,
  *   - the value of the first parameter that sounds secret, and all that follows it.
+ * A colon and an equals sign count in their percent-encoded form too: who encodes a password may have encoded too much.
  */
 
 static int pgqrsi_hex_digit(char c)
@@ -3103,10 +3104,18 @@ static int pgqrsi_hex_digit(char c)
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
+/* Bytes at dsn[at] that say `c`: 1, or 3 in percent-encoded form; 0: something else stands there. */
+static size_t pgqrsi_dsn_says(const char *dsn, size_t at, char c)
+{
+    if (dsn[at] == c) return 1;
+    if (dsn[at] != '%' || pgqrsi_hex_digit(dsn[at + 1]) < 0 || pgqrsi_hex_digit(dsn[at + 2]) < 0) return 0;
+    return pgqrsi_hex_digit(dsn[at + 1]) * 16 + pgqrsi_hex_digit(dsn[at + 2]) == c ? 3 : 0;
+}
+
 /* key[0..size) is lower case. */
 static bool pgqrsi_sounds_secret(const char *key, size_t size)
 {
-    static const char *const words[] = {"pass", "pwd", "secret", "token", "key", "cred", "auth", "signature"};
+    static const char *const words[] = {"pass", "pw", "secret", "token", "key", "cred", "auth", "signature"};
     for (size_t word = 0; word < sizeof words / sizeof words[0]; word++) {
         size_t length = strlen(words[word]);
         for (size_t at = 0; at + length <= size; at++)
@@ -3115,17 +3124,24 @@ static bool pgqrsi_sounds_secret(const char *key, size_t size)
     return false;
 }
 
+/* May this stand between a parameter's name and the equals sign? libpq asks isspace(), which in some locales takes bytes from
+ * 0x80 too; quotes are what JSON and YAML have there. */
+static bool pgqrsi_dsn_blank(char c)
+{
+    return (unsigned char)c <= ' ' || (unsigned char)c >= 0x7F || c == '"' || c == '\'';
+}
+
 /* Does the parameter name right before dsn[end], the equals sign, sound secret? Names may be percent-encoded. */
 static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
 {
     char key[64];
     size_t used = 0, start;
-    /* What libpq skips there, line ends included. */
-    while (end > 0 && dsn[end - 1] != '\0' && strchr(" \t\n\v\f\r", dsn[end - 1]))
+    while (end > 0 && pgqrsi_dsn_blank(dsn[end - 1]))
         end--;
     start = end;
-    while (start > 0 && (pgqrsi_is_letter(dsn[start - 1]) || pgqrsi_is_digit(dsn[start - 1]) ||
-                         (dsn[start - 1] != '\0' && strchr("_.-%+", dsn[start - 1]))))
+    while (start > 0 && end - start <= 3 * sizeof key &&
+           (pgqrsi_is_letter(dsn[start - 1]) || pgqrsi_is_digit(dsn[start - 1]) ||
+            (dsn[start - 1] != '\0' && strchr("_.-%+", dsn[start - 1]))))
         start--;
     for (size_t at = start; at < end; at++) {
         char c = dsn[at];
@@ -3139,34 +3155,38 @@ static bool pgqrsi_dsn_secret_key(const char *dsn, size_t end)
     return pgqrsi_sounds_secret(key, used);
 }
 
-/* Where the value of the first secret parameter starts; `length` when there is none. */
+/* Where the value of the first secret parameter starts; `length` when there is none. Without a scheme it may be a list of
+ * "name: value", with one that could be a host and its port. */
 static size_t pgqrsi_dsn_secret_value(const char *dsn, size_t length)
 {
-    for (size_t at = 0; at < length; at++)
-        if (dsn[at] == '=' && pgqrsi_dsn_secret_key(dsn, at)) return at + 1;
+    bool colons = pgqrsi_dsn_scheme(dsn) == 0;
+    for (size_t at = 0; at < length; at++) {
+        size_t sign = pgqrsi_dsn_says(dsn, at, '=');
+        if (sign == 0 && colons) sign = pgqrsi_dsn_says(dsn, at, ':');
+        if (sign > 0 && pgqrsi_dsn_secret_key(dsn, at)) return at + sign;
+    }
     return length;
 }
 
-/* The colon at `at` is followed by digits only, up to the end of what may be a port. */
+/* From `at` on there are digits only, up to the end of what may be a port. */
 static bool pgqrsi_dsn_port(const char *dsn, size_t at)
 {
-    at++;
     while (pgqrsi_is_digit(dsn[at]))
         at++;
     return dsn[at] == '\0' || strchr(",/?#", dsn[at]) != NULL;
 }
 
-/* Without an @: the first colon that does not stand before a port; `length` when there is none. */
+/* What follows the first colon that does not stand before a port; `length` when there is none. */
 static size_t pgqrsi_dsn_no_port(const char *dsn, size_t from, size_t length)
 {
     bool bracket = false; /* inside of an IPv6 address */
     for (size_t at = from; at < length && !strchr("/?#", dsn[at]); at++) {
         if (dsn[at] == '[')
-            bracket = true;
+            bracket = strchr(dsn + at, ']') != NULL;
         else if (dsn[at] == ']')
             bracket = false;
-        else if (dsn[at] == ':' && !bracket && !pgqrsi_dsn_port(dsn, at))
-            return at;
+        size_t colon = bracket ? 0 : pgqrsi_dsn_says(dsn, at, ':');
+        if (colon > 0 && !pgqrsi_dsn_port(dsn, at + colon)) return at + colon;
     }
     return length;
 }
@@ -3180,30 +3200,22 @@ static bool pgqrsi_dsn_is_file(const char *dsn, size_t scheme)
  * parameter's value or the end. */
 static void pgqrsi_dsn_userinfo(const char *dsn, size_t length, size_t secret, size_t *from, size_t *until)
 {
-    size_t scheme = pgqrsi_dsn_scheme(dsn), start = 0, last_at = length, colon;
-    bool hidden_at = false; /* an @ behind the start of the secret parameter: was it the end of the userinfo? */
+    size_t scheme = pgqrsi_dsn_scheme(dsn), start = 0, end = 0, at, colon = 0, port;
     if (scheme > 0) start = strncmp(dsn + scheme, "://", 3) == 0 ? scheme + 3 : scheme;
-    for (size_t at = start; at < length; at++) {
-        if (dsn[at] == '@' && at < secret)
-            last_at = at;
-        else if (dsn[at] == '@')
-            hidden_at = true;
-    }
+    for (at = start; at < length; at++) /* an @ behind the start of the secret: was it the end of the userinfo? */
+        if (dsn[at] == '@') end = at < secret ? at : length;
     *from = *until = secret;
-    if (hidden_at || last_at < length) {
-        colon = start;
-        while (colon < secret && dsn[colon] != ':')
-            colon++;
-        if (colon < secret && (hidden_at || colon < last_at)) {
-            *from = colon + 1;
-            *until = hidden_at ? length : last_at;
-        }
-    } else if (!(scheme > 0 && pgqrsi_dsn_is_file(dsn, scheme))) {
-        colon = pgqrsi_dsn_no_port(dsn, start, secret);
-        if (colon < secret) {
-            *from = colon + 1;
-            *until = length;
-        }
+    for (at = start; at < end && at < secret && colon == 0; at++)
+        colon = pgqrsi_dsn_says(dsn, at, ':');
+    if (colon > 0) {
+        *from = at - 1 + colon;
+        *until = end;
+    }
+    if (end == length || (scheme > 0 && pgqrsi_dsn_is_file(dsn, scheme))) return;
+    port = pgqrsi_dsn_no_port(dsn, end > 0 ? end + 1 : start, secret);
+    if (port < secret) {
+        if (colon == 0) *from = port;
+        *until = length;
     }
 }
 
@@ -11336,15 +11348,16 @@ static bool pgqrsi_pg_is_sqlstate(const char *text)
 }
 
 /* libpq has no function for the SQLSTATE of a refused connection; in verbose form the text carries it: "FATAL:  28P01: ". Of
- * other texts only the end of the first line is taken, and what stands in quotes is left out, because a misspelt DSN can put half
- * a password where the host or the port is expected. */
+ * other texts only the end of the first line is taken, and what stands in quotes is left out and not looked into, because a
+ * misspelt DSN can put half a password where a name is expected. */
 static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out, size_t size)
 {
     size_t length = strcspn(text, "\n"), from = 0, used = 0;
     bool quoted = false;
     sqlstate[0] = '\0';
     for (size_t i = 0; i + 1 < length && !sqlstate[0]; i++) {
-        if (text[i] != ':' || text[i + 1] != ' ') continue;
+        quoted = quoted != (text[i] == '"');
+        if (quoted || text[i] != ':' || text[i + 1] != ' ') continue;
         from = i + 2 + (text[i + 2] == ' ');
         if (pgqrsi_pg_is_sqlstate(text + from)) {
             memcpy(sqlstate, text + from, 5);
@@ -11352,6 +11365,7 @@ static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out,
             from += 7;
         }
     }
+    quoted = false; /* no piece starts in quotes */
     for (; from < length && used + 1 < size; from++) {
         bool quote = text[from] == '"' && !sqlstate[0];
         if (quote || !quoted) out[used++] = text[from];
@@ -11360,10 +11374,42 @@ static void pgqrsi_pg_dial_reason(const char *text, char sqlstate[6], char *out,
     out[used] = '\0';
 }
 
-static pgqrs_result pgqrsi_pg_dial_failed(pgqrsi_pg *pg, const PGconn *connection)
+/* Ports as libpq wants them: numbers, or nothing for the usual one, with commas between. */
+static bool pgqrsi_pg_ports(const char *text)
+{
+    for (;; text++) {
+        size_t digits = strspn(text, "0123456789");
+        long port = digits > 0 && digits <= 5 ? strtol(text, NULL, 10) : 0;
+        if (digits > 0 && (port < 1 || port > 65535)) return false;
+        text += digits;
+        if (*text != ',') return *text == '\0';
+    }
+}
+
+/* Is the host or the port none, maybe half a password? libpq repeats it then, in quotes of the user's language. */
+static bool pgqrsi_pg_dial_odd(PGconn *connection)
+{
+    PQconninfoOption *options = PQconninfo(connection);
+    bool odd = !options;
+    for (const PQconninfoOption *option = options; option && option->keyword; option++) {
+        const char *value = option->val;
+        if (!value || !*value) continue;
+        if (strcmp(option->keyword, "port") == 0)
+            odd = odd || !pgqrsi_pg_ports(value);
+        else if (strncmp(option->keyword, "host", 4) == 0) /* a socket may have an @ */
+            odd = odd || strchr(value, '"') || strstr(value, ": ") || (value[0] != '/' && strchr(value + 1, '@'));
+    }
+    PQconninfoFree(options);
+    return odd;
+}
+
+static pgqrs_result pgqrsi_pg_dial_failed(pgqrsi_pg *pg, PGconn *connection)
 {
     char sqlstate[6], dsn[160], reason[160];
-    pgqrsi_pg_dial_reason(PQerrorMessage(connection), sqlstate, reason, sizeof reason);
+    const char *text = pgqrsi_pg_dial_odd(connection)
+                           ? "the DSN has a wrong host or port; in a password write / as %2F, @ as %40 and so on"
+                           : PQerrorMessage(connection);
+    pgqrsi_pg_dial_reason(text, sqlstate, reason, sizeof reason);
     pgqrsi_dsn_redact(pg->dsn, dsn, sizeof dsn);
     pgqrs_result code = sqlstate[0] ? pgqrsi_pg_code(sqlstate) : PGQRS_ERR_CONNECTION;
     if (code == PGQRS_ERR_ACCESS_DENIED)
@@ -21516,8 +21562,11 @@ static pgqrsi_field pgqrsi_config_find(const char *section, const char *key, siz
 static pgqrs_result pgqrsi_config_unknown(pgqrsi_config_loader *loader, const char *section, const char *key,
                                           size_t size)
 {
-    char place[320], shown[64];
-    pgqrsi_text_show(key, size, shown, sizeof shown);
+    char place[320], name[65], shown[64]; /* a longer name ends in dots */
+    if (size > sizeof name - 1) size = sizeof name - 1;
+    memcpy(name, key, size);
+    name[size] = '\0';
+    pgqrsi_dsn_redact(name, shown, sizeof shown); /* a DSN in the wrong place is taken for a name */
     pgqrsi_config_place(loader, section, shown, NULL, place, sizeof place);
     return pgqrsi_error_set(loader->err, PGQRS_ERR_BAD_CONFIG, "%s is not a setting of this version", place);
 }

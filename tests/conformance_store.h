@@ -80,6 +80,18 @@ static void open_names_the_scheme_it_does_not_know(void)
     YES(strstr(message, "mysql") != NULL);
 }
 
+static void open_hides_the_password(const char *dsn)
+{
+    char message[PGQRS_ERROR_MESSAGE_SIZE];
+    pgqrs_store_desc desc = test_desc();
+    desc.retry_limit = -1;
+    desc.connect_timeout_ms = 1000;
+    pgqrs_result result = open_fails_desc(dsn, &desc, message, sizeof(message));
+    if (strstr(message, "hunter2") || strstr(message, "secret"))
+        fail_at(__FILE__, __LINE__, "the password of %s is shown: %s", dsn, message);
+    YES(result == PGQRS_ERR_BAD_DSN || result == PGQRS_ERR_CONNECTION);
+}
+
 static void open_never_shows_a_password(void)
 {
     static const char *const dsns[] = {
@@ -93,19 +105,26 @@ static void open_never_shows_a_password(void)
         "postgresql://root:hunter2secret@host:notaport/jobs",
         "postgresql://root:hunter2secret@host/jobs?nosuchoption=1",
         "postgres://root:hunter2%zzsecret@host/jobs",
+        "postgres://root:x: hunter2secret/x@host/jobs",
+        "postgres://root:x: 28P01: hunter2secret/x@host/jobs",
+        "postgres://root:x\"hunter2secret\"x/x@host/jobs",
+        "postgres://root:x%22%3A%20hunter2secret/x@host/jobs",
+        "postgres://root:hunter2secret/x@host/jobs",
+        "postgres://root:1,hunter2secret/x@host/jobs",
+        "postgres://root:x@hunter2secret@nosuch.invalid/jobs",
+        "postgres://root:x@%22: hunter2secret@nosuch.invalid/jobs",
     };
-    char message[PGQRS_ERROR_MESSAGE_SIZE];
-    pgqrs_store_desc desc = test_desc();
+    /* libpq's quotes are others in other languages, where its translations are installed. */
+    static const char *const languages[] = {"C", "de", "fr"};
     size_t i;
     snprintf(run.password, sizeof(run.password), "hunter2");
-    desc.retry_limit = -1;
-    desc.connect_timeout_ms = 1000;
-    for (i = 0; i < COUNT_OF(dsns); i++) {
-        pgqrs_result result = open_fails_desc(dsns[i], &desc, message, sizeof(message));
-        if (strstr(message, "hunter2") || strstr(message, "secret"))
-            fail_at(__FILE__, __LINE__, "the password of %s is shown: %s", dsns[i], message);
-        YES(result == PGQRS_ERR_BAD_DSN || result == PGQRS_ERR_CONNECTION);
+    for (i = 0; i < COUNT_OF(dsns) * COUNT_OF(languages); i++) {
+        setenv("LANGUAGE", languages[i / COUNT_OF(dsns)], 1);
+        setlocale(LC_ALL, i < COUNT_OF(dsns) ? "C" : "C.UTF-8");
+        open_hides_the_password(dsns[i % COUNT_OF(dsns)]);
     }
+    unsetenv("LANGUAGE");
+    setlocale(LC_ALL, "C");
     if (T.leak)
         fail_at(__FILE__, __LINE__, "the log shows %s", T.leak);
     remember_password(run.dsn);

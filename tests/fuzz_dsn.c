@@ -101,6 +101,134 @@ static void fuzz_three_lines(char *text)
     fuzz_built("%s:%s@%s", text, secret, after);
     fuzz_built("postgres://%s?password=%s&%s", text, secret, after);
     fuzz_built("host=h %s password = %s %s", text, secret, after);
+    fuzz_built("host=h %s password: %s %s", text, secret, after);
+    fuzz_built("postgres://h/%s?options=-c%%20a.password%%3D%s %s", text, secret, after);
+}
+
+/* A DSN that libpq understands, spelt as the input has it: what may stand there, percent-encoded, between quotes, behind a
+ * backslash. The secret's marks stay plain. */
+typedef struct fuzz_spelling {
+    const uint8_t *data;
+    size_t size, at, used;
+    char dsn[1024];
+} fuzz_spelling;
+
+static uint8_t fuzz_next(fuzz_spelling *spelling)
+{
+    return spelling->at < spelling->size ? spelling->data[spelling->at++] : 0;
+}
+
+static void fuzz_put(fuzz_spelling *spelling, const char *text)
+{
+    size_t size = strlen(text);
+    FUZZ_CHECK(spelling->used + size < sizeof spelling->dsn);
+    memcpy(spelling->dsn + spelling->used, text, size + 1);
+    spelling->used += size;
+}
+
+static void fuzz_put_blanks(fuzz_spelling *spelling)
+{
+    for (uint8_t count = fuzz_next(spelling) & 7; count > 0; count--) {
+        char blank[] = {" \t\n\v\f\r"[fuzz_next(spelling) % 6], '\0'};
+        fuzz_put(spelling, blank);
+    }
+}
+
+static void fuzz_put_escaped(fuzz_spelling *spelling, const char *plain, const char *text)
+{
+    for (; *text; text++) {
+        char piece[8];
+        uint8_t how = fuzz_next(spelling);
+        if (strchr(plain, *text) && (how & 1) == 0)
+            snprintf(piece, sizeof piece, "%c", *text);
+        else
+            snprintf(piece, sizeof piece, how & 2 ? "%%%02x" : "%%%02X", (unsigned char)*text);
+        fuzz_put(spelling, piece);
+    }
+}
+
+/* Something of the input between QZ and QZ; each byte as `uri` or as a list of words has it. */
+static void fuzz_put_secret(fuzz_spelling *spelling, bool uri, bool quoted)
+{
+    fuzz_put(spelling, FUZZ_SHOWN);
+    for (uint8_t count = fuzz_next(spelling) & 15; count > 0; count--) {
+        char byte[] = {(char)fuzz_next(spelling), '\0'};
+        if (byte[0] == '\0' || byte[0] == 'Q' || byte[0] == 'Z')
+            continue;
+        if (uri) {
+            fuzz_put_escaped(spelling, "abcxyz019!$'()*+,;\"\\[]{}<>|^` \n\xff", byte);
+            continue;
+        }
+        if (strchr("'\\", byte[0]) || (!quoted && strchr(" \t\n\v\f\r", byte[0])))
+            fuzz_put(spelling, "\\");
+        fuzz_put(spelling, byte);
+    }
+    fuzz_put(spelling, FUZZ_SHOWN);
+}
+
+static void fuzz_spell_uri(fuzz_spelling *spelling, const char *name)
+{
+    bool user = fuzz_next(spelling) & 1, path = fuzz_next(spelling) & 1;
+    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "postgres://" : "postgresql://");
+    if (user) {
+        fuzz_put_escaped(spelling, "user", "us:er@/");
+        fuzz_put(spelling, ":");
+        fuzz_put_secret(spelling, true, false);
+        fuzz_put(spelling, "@");
+    }
+    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "h1:1,[::1]:2" : "h");
+    fuzz_put(spelling, path ? "/a@b:c=d" : "");
+    if (user)
+        return;
+    /* Without a path an @ would be the end of a user's name. */
+    fuzz_put(spelling, !(fuzz_next(spelling) & 1) ? "?" : path ? "?application_name=@:&" : "?application_name=:&");
+    fuzz_put_escaped(spelling, "paswordl", name);
+    fuzz_put(spelling, "=");
+    fuzz_put_secret(spelling, true, false);
+    fuzz_put(spelling, !(fuzz_next(spelling) & 1) ? "" : path ? "&host=@:" : "&host=/:");
+}
+
+static void fuzz_spell_words(fuzz_spelling *spelling, const char *name)
+{
+    bool quoted = fuzz_next(spelling) & 1;
+    fuzz_put_blanks(spelling);
+    fuzz_put(spelling, fuzz_next(spelling) & 1 ? "host='a:b@c'" : "user = a\\ password=x dbname=' = \\' password='");
+    fuzz_put(spelling, " ");
+    fuzz_put_blanks(spelling);
+    fuzz_put(spelling, name);
+    fuzz_put_blanks(spelling);
+    fuzz_put(spelling, "=");
+    fuzz_put_blanks(spelling);
+    fuzz_put(spelling, quoted ? "'" : "");
+    fuzz_put_secret(spelling, false, quoted);
+    fuzz_put(spelling, quoted ? "'" : "");
+    fuzz_put_blanks(spelling);
+    fuzz_put(spelling, fuzz_next(spelling) & 1 ? " user=@:" : "");
+}
+
+static void fuzz_spelt(const uint8_t *data, size_t size)
+{
+    static char shown[4096];
+    fuzz_spelling spelling;
+    memset(&spelling, 0, sizeof spelling);
+    spelling.data = data;
+    spelling.size = size;
+    uint8_t form = fuzz_next(&spelling);
+    const char *name = form & 1 ? "password" : "sslpassword";
+    if (form & 2)
+        fuzz_spell_uri(&spelling, name);
+    else
+        fuzz_spell_words(&spelling, name);
+    bool known = false;
+    PQconninfoOption *options = PQconninfoParse(spelling.dsn, NULL);
+    for (PQconninfoOption *option = options; option && option->keyword; option++)
+        known = known || (fuzz_is_secret(option) && strncmp(option->val, FUZZ_SHOWN, 2) == 0);
+    PQconninfoFree(options);
+    if (!known)
+        fprintf(stderr, "%s\n", spelling.dsn);
+    FUZZ_CHECK(known);
+    fuzz_redact(spelling.dsn, shown, sizeof shown);
+    FUZZ_CHECK(!strstr(shown, FUZZ_SHOWN) && strstr(shown, "***"));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -116,6 +244,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!fuzz_as_libpq(dsn, shown) && !pgqrsi_dsn_is_file(dsn, pgqrsi_dsn_scheme(dsn)))
         fuzz_open(dsn, NULL);
     fuzz_three_lines(dsn);
+    fuzz_spelt(data, size);
     free(dsn);
     return 0;
 }

@@ -145,16 +145,21 @@ static void fuzz_reason(const char *text)
     }
 }
 
-/* The same with a secret in quotes: "could not translate host name "..." to address". */
+/* The same with a secret in quotes, in front of the reason or with none. */
 static void fuzz_secret_host(const char *text)
 {
+    static const char *const formats[] = {"could not translate host name \"%sQZ%s\" to address: unknown",
+                                          "invalid integer value \"%sQZ%s\" for connection option \"port\"",
+                                          "invalid port number: \"%sQZ%s\""};
     static char message[8192];
     char sqlstate[6], out[160];
     if (strpbrk(text, "\"\n") || strlen(text) > 2000)
         return;
-    snprintf(message, sizeof message, "could not translate host name \"%sQZ%s\" to address: %s", text, text, "unknown");
-    pgqrsi_pg_dial_reason(message, sqlstate, out, sizeof out);
-    FUZZ_CHECK(sqlstate[0] || !strstr(out, "QZ"));
+    for (int i = 0; i < 3; i++) {
+        snprintf(message, sizeof message, formats[i], text, text);
+        pgqrsi_pg_dial_reason(message, sqlstate, out, sizeof out);
+        FUZZ_CHECK(!sqlstate[0] && !strstr(out, "QZ"));
+    }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -280,6 +280,7 @@ static void test_variable_values(void **state)
         {"PGQRS_VALIDATION_CONFIG", "{\"forbidden_keys\":[\"a\"],\"required_keys\":[\"a\"]}", "'a'"},
         {"PGQRS_VALIDATION_CONFIG", "{\"max_depth\":5}", "'max_depth' is not a setting"},
         {"PGQRS_VALIDATION_CONFIG", "{\"dsn\":\"x\"}", "'dsn' is not a setting"},
+        {"PGQRS_VALIDATION_CONFIG", "{\"postgres://ada:secret@h/jobs\":1}", "'postgres://ada:***@h/jobs' is not a setting"},
         {"PGQRS_VALIDATION_CONFIG", "{\"max_object_depth\":5,\"max_object_depth\":6}", "is there twice"},
     };
     pgqrs_config_desc desc;

@@ -52,6 +52,11 @@ static void test_redacted(void **state)
         {"jobs.db", "jobs.db"},
         {"", ""},
         {"mysql://h/jobs", "mysql://h/jobs"},
+        {"postgres://ada@h1:5432,h2:5433/jobs?options=-c%20a=b", "postgres://ada@h1:5432,h2:5433/jobs?options=-c%20a=b"},
+        {"postgres://key-auth:5432/token", "postgres://key-auth:5432/token"},
+        {"postgres://%2Frun%2Fpg:5432/C%3A", "postgres://%2Frun%2Fpg:5432/C%3A"},
+        {"postgres://ada%3asecret@h/jobs?options=-c%20a.token%3dx", "postgres://ada%3a***@h/jobs?options=-c%20a.token%3d***"},
+        {"postgres://ada:secret@h:secret/jobs", "postgres://ada:***"},
         {"postgres://ada@h/jo\nbs", "postgres://ada@h/jo?bs"},
         {"postgres://ada@h/\xff", "postgres://ada@h/?"},
     };
@@ -64,6 +69,9 @@ static void test_redacted(void **state)
     pgqrsi_dsn_redact(NULL, shown, sizeof shown);
     assert_string_equal(shown, "(none)");
 }
+
+/* 32 letters of a parameter's name. */
+#define LONG "%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61%61"
 
 /* In each, everything secret is made of capitals Q and Z; whatever the buffer, none may be seen. */
 static void test_password_is_never_visible(void **state)
@@ -91,6 +99,13 @@ static void test_password_is_never_visible(void **state)
         "postgres://ada:5432QZ/db",
         "postgres://ada:QZ@",
         "postgres://ada:QZ@h1:1,h2:2/db?x=a@b",
+        "postgres://ada%3AQZ@h/db",
+        "postgres://ada%3aQZ%40h/db",
+        "postgres://ada%3AQZ",
+        "postgres://ada%3AQZ@h:QZ/db",
+        "postgres://ada@h:QZ/db",
+        "postgres://ada@[::1]:QZ/db",
+        "postgres://[ada:QZ/db",
         "postgres:ada:QZ@h/db",
         "postgres:QZ@h",
         "postgres:QZ",
@@ -107,6 +122,10 @@ static void test_password_is_never_visible(void **state)
         "postgres://h/db?PassWord=QZ&sslmode=QZ",
         "postgres://h/db?pass%77ord=QZ",
         "postgres://h/db?%70%41SSWORD=QZ",
+        "postgres://h/db?password%3DQZ",
+        "postgres://h/db?pass%77ord%3dQZ",
+        "postgres://h/db?pw=QZ",
+        "postgres://h/db?options=-c%20a.password%3DQZ",
         "postgres://h/db?password=QZ@QZ",
         "postgres://ada@h/db?password=QZ@QZ&x=QZ",
         "postgres://ada:QZ@h/db?password=QZ@QZ",
@@ -114,10 +133,18 @@ static void test_password_is_never_visible(void **state)
         "postgres://h/db?secret_key=QZ",
         "postgres://h/db?api-key=QZ#QZ",
         "postgres://h/db?aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaapwx=QZ",
+        "postgres://h/db?pw" LONG LONG "=QZ",
+        "postgres://h/db?pw" LONG LONG LONG LONG "=QZ",
         "host=h password=QZ user=ada",
         "host=h password = QZ user=ada",
         "host=h password\n=QZ user=ada",
         "host=h password \r\n\t\v\f = QZ user=ada",
+        "host=h password\xa0=QZ user=ada",
+        "host=h password\xc2\xa0= QZ user=ada",
+        "host=/run/pg password: QZ",
+        "host=/run/pg password:5432QZ",
+        "{\"dbname\": \"/jobs\", \"password\" : \"QZ\"}",
+        "{'host': '/run/pg', 'password': 'QZ@h'}",
         "host=h password='QZ QZ' user=ada",
         "host=h password='QZ\\'QZ",
         "password=QZ",
