@@ -441,9 +441,11 @@
     }
     @end
 
-    On such a store nothing is retried or
-    reconnected. On Postgres an error of the database spoils the transaction, as always; errors found before (bad JSON, bad
-    arguments) do not.
+    From the settlement to the COMMIT the other messages of the same claim cannot be settled or renewed: keep that short, and call nothing
+    of the worker's in between, pgqrs_message_extend least of all.
+
+    On such a store nothing is retried or reconnected. On Postgres an error of the database spoils the transaction, as always; errors
+    found before (bad JSON, bad arguments) do not.
 
 
     15  ERRORS
