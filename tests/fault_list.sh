@@ -11,7 +11,7 @@ header=${1:-$here/../pgqrs.h}
 no_store="result_name result_text result_kind version log_stderr validation_strict last_error store_settings store_backend store_pooled free stop
 state_name settlement_for worker_fd worker_next_ms worker_stop worker_stopping worker_self worker_state_name retry_delay_ms run_id
 run_workflow run_input run_attempt run_store run_status run_error run_pgconn run_sqlite3 run_quote run_unquote run_state_name
-run_wait_name step_state_name step_kind_name reason_name message_wanted"
+run_wait_name step_state_name step_kind_name reason_name message_wanted message_settled"
 # Made to fail elsewhere: fault_memory and fault_connection have cases of their own for borrowed connections and uninstalling; close
 # cannot fail.
 elsewhere="open_pgconn open_sqlite3 close uninstall"
