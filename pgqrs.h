@@ -7608,7 +7608,8 @@ static bool pgqrsi_pool_is_worth_waking(const pgqrsi_pool *pool)
 /* A lane that finds this may make the exchange that the coordinator would be woken for. With the mutex held. */
 static bool pgqrsi_pool_has_stand_in(const pgqrsi_pool *pool)
 {
-    return pool->may_stand_in && pool->sleeping && !pool->stood_in && !pool->asks;
+    bool plain = pool->may_stand_in && pool->sleeping && !pool->stood_in && !pool->asks;
+    return plain && !pgqrsi_worker_stopping(pool->worker);
 }
 
 /* Hands the job over. True: the verdict points to texts of the lane's run, and has been waited for. With the mutex held. */

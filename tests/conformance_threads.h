@@ -980,6 +980,24 @@ static void interrupt_ends_a_pool_of_quick_handlers(void)
     EQ(PGQRS_WORKER_STOPPED, must_look_worker(P.worker_id)->state);
 }
 
+static pgqrs_result stop_at_the_200th(const pgqrs_message *message, void *user)
+{
+    (void)user;
+    if (enter(message) == 199)
+        pgqrs_stop(P.loop);
+    return leave(PGQRS_OK);
+}
+
+/* From then on no thread takes anything: what is in hand, with a claim that was under way, is all that may be handled. */
+static void stop_in_a_quick_handler_takes_no_more(void)
+{
+    begin_threads();
+    put_batch(T.queue, 2000, 0, NULL);
+    OK(work(stop_at_the_200th, (pgqrs_work_desc){.threads = 1, .batch = 4}));
+    BETWEEN(200, 200 + 4, P.calls);
+    check_given_back(P.calls, 2000 - P.calls);
+}
+
 static void suspended_pool_waits_for_resume(void)
 {
     loop_thread loop = {.handler = count_it, .desc = {.threads = 4, .name = unique("me")}};
@@ -2220,6 +2238,7 @@ static const test_case thread_cases[] = {
     CASE(stop_from_another_thread_ends_the_pool, PLAIN),
     CASE(stop_in_a_signal_handler_ends_the_pool, PLAIN),
     CASE_ON(interrupt_ends_a_pool_of_quick_handlers, PLAIN, ON_SHARED),
+    CASE(stop_in_a_quick_handler_takes_no_more, PLAIN),
     CASE_ON(interrupt_ends_the_pool, PLAIN, ON_SHARED),
     CASE_ON(suspended_pool_waits_for_resume, PLAIN, ON_SHARED),
     CASE_ON(shutdown_ends_the_pool, PLAIN, ON_SHARED),

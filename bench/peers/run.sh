@@ -133,6 +133,7 @@ can() {
     postgres-pgqrs.h-single-million) ;;
     postgres-pgqrs.h-single-*) return 1 ;; # only the backlog is another one
     postgres-pgqrs.h-pool-drain) [[ $cell = *x[15]0 ]] ;;
+    postgres-pgqrs.h-pool-million) ;;
     postgres-pgqrs.h-pool-*) return 1 ;; # pgqrs.h has a pool where there are handlers
     sqlite-*-workflow) return 1 ;;
     postgres-pgqrs.h-workflow | postgres-dbos-workflow) ;;
@@ -665,10 +666,10 @@ chaos() {
 run_turn() {
     local s commands=() consumer pool=
     s=$(seconds_each)
+    [ "$peer" != pgqrs.h-pool ] || pool=" pool=1"
     case $scenario in
     drain)
         # The cell: consumers x batch.
-        [ "$peer" != pgqrs.h-pool ] || pool=" pool=1"
         for consumer in $(seq "${cell%x*}"); do commands+=("fetch batch=${cell#*x} seconds=$s$pool"); done
         turn "$(backlog)" "$s" "${commands[@]}"
         ;;
@@ -683,7 +684,7 @@ run_turn() {
         esac
         steady "$s" "$cell"
         ;;
-    million) turn 1000000 "$s" "fetch batch=10 seconds=$s" ;;
+    million) turn 1000000 "$s" "fetch batch=10 seconds=$s$pool" ;;
     idle)
         s=$(pick 18 8)
         if [ "$peer" = nobody ]; then nobody_turn $((s - 4)) || record '{"error":"it could not be measured"}'; else turn 0 "$s" "handle concurrency=4 seconds=$s"; fi
