@@ -2232,6 +2232,7 @@ typedef struct pgqrs_backend_verdict {
 typedef struct pgqrs_backend_claim {
     const char *queue;
     size_t limit;
+    size_t enough;           /* so many will do, though there are more, where those would cost another commit; 0: limit */
     int64_t lease_us;        /* 0: the queue's */
     pgqrs_worker_ref worker; /* {0, 0}: nobody */
     bool heartbeat;          /* also store a heartbeat of the worker */
@@ -8063,6 +8064,7 @@ static void pgqrsi_pool_claim_fill(pgqrsi_pool *pool, pgqrs_backend_claim *claim
     memset(claim, 0, sizeof *claim);
     claim->queue = worker->queue;
     claim->limit = wanted;
+    claim->enough = (wanted + 1) / 2; /* the lanes come again soon */
     claim->lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
     claim->worker = worker->self;
     claim->heartbeat = pgqrsi_worker_beat_due(worker);
@@ -10921,6 +10923,7 @@ typedef struct pgqrsi_pg_queue {
     bool splits;       /* and after such a rest comes the next row of many, by experience */
     int64_t shared_us; /* until then it takes others to be taking from the same rows; monotonic, */
     int64_t short_us;  /* but until then not, because the rows are no multiple of what is wanted */
+    int shortness;     /* how often lately a row had less than that */
     int level_count;
     pgqrsi_pg_level levels[PGQRSI_PG_LEVELS];
 } pgqrsi_pg_queue;
@@ -13939,6 +13942,7 @@ typedef struct pgqrsi_pg_work {
     bool blind;                                      /* it found nothing, and does not say why; */
     bool missed;                                     /* a row that it knew, or expected, was not there as it was */
     bool cut_lean;                                   /* it found all it was to look for */
+    bool enough;                                     /* less than the limit, but that will do */
     bool allowed;                                    /* the queue is not paused, and the worker may claim */
     PGresult *claims[PGQRSI_PG_CLAIM_ROUNDS];
     pgqrsi_pg_claimed claimed[PGQRSI_PG_CLAIM_ROUNDS];
@@ -14521,6 +14525,27 @@ static void pgqrsi_pg_took_rest(pgqrsi_pg_queue *slot, bool took)
     slot->left = 0;
 }
 
+#define PGQRSI_PG_SHORT_US (10 * PGQRSI_US_PER_S)
+#define PGQRSI_PG_SHORT_MOST 8 /* more of these claims than of full ones */
+
+/* Whether a row that several consumers take from had all that was wanted, or will do. Where rows are so small that most claims fall
+ * short, whole rows are the better way. */
+static bool pgqrsi_pg_has_enough(pgqrsi_pg_work *work, int64_t total)
+{
+    pgqrsi_pg_queue *slot = work->slot;
+    const pgqrs_backend_claim *claim = work->exchange->claim;
+    bool full = total == (int64_t)claim->limit;
+    if (full && slot->shortness > 0) slot->shortness--;
+    if (full) return true;
+    bool small = ++slot->shortness > PGQRSI_PG_SHORT_MOST;
+    work->enough = !small && claim->enough && total >= (int64_t)claim->enough;
+    if (!small) return work->enough;
+    slot->shortness = 0;
+    slot->shared_us = 0;
+    slot->short_us = pgqrs_backend_monotonic() + PGQRSI_PG_SHORT_US;
+    return false;
+}
+
 /* One lease for all of them. What was expected and was not there is not expected again. */
 static void pgqrsi_pg_take_lean_lease(pgqrsi_pg_work *work, const PGresult *r)
 {
@@ -14546,11 +14571,9 @@ static void pgqrsi_pg_take_lean_lease(pgqrsi_pg_work *work, const PGresult *r)
     work->last.lease = pgqrsi_pg_get_int64(r, 0, 6);
     work->last.lease_until_us = pgqrsi_pg_get_int64(r, 0, 7);
     work->last.total = total;
-    if (total == limit) return;
+    if (work->lean == PGQRSI_PG_CLAIM_FRONT ? pgqrsi_pg_has_enough(work, total) : total == limit) return;
     slot->rows_limit = 0;
     if (work->lean == PGQRSI_PG_CLAIM_ROWS) return;
-    slot->shared_us = 0;
-    slot->short_us = pgqrs_backend_monotonic() + 10 * PGQRSI_US_PER_S;
     work->last.seen = work->last.guess = 1; /* the general statement takes what is missing from the next row */
 }
 
@@ -15030,7 +15053,7 @@ static pgqrs_result pgqrsi_pg_exchange_run(pgqrsi_pg_work *work)
     result = pgqrsi_pg_more_rounds(work);
     if (result) return result;
     work->slot->idle = work->got == 0;
-    work->slot->scarce = work->got < claim->limit;
+    work->slot->scarce = work->got < claim->limit && !work->enough;
     work->slot->got = work->got;
     if (claim->paused || claim->refused) claim->next_due_us = -1;
     claim->seen_all = pgqrsi_pg_alone(work->pg) && work->slot->scarce && work->looked && !work->due &&
@@ -15068,7 +15091,7 @@ static void pgqrsi_pg_work_start(pgqrsi_pg_work *work, pgqrsi_pg *pg, pgqrs_back
     work->spare = NULL;
     work->run_count = 0;
     work->start = work->near = work->looked = work->due = work->allowed = false;
-    work->blind = work->missed = work->cut_lean = false;
+    work->blind = work->missed = work->cut_lean = work->enough = false;
     work->lean = 0;
     for (size_t i = 0; i < exchange->verdict_count; i++)
         work->run_count += exchange->verdicts[i].run != NULL;

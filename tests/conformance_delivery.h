@@ -1588,6 +1588,87 @@ static void message_taken_from_under_its_holder_is_lost_to_him_alone(void)
     STATE("archived", ids[2]);
 }
 
+/* --- Two stores that take by turns from messages that were enqueued together: straight at the backend */
+
+enum { TURNS_MESSAGES = 600 };
+
+typedef struct by_turns {
+    size_t left, claims, full, full_lately;
+} by_turns;
+
+/* How many, each of them for the first time. */
+static size_t claim_straight(pgqrs_store *store, size_t limit, size_t enough, const int64_t *ids, char *taken)
+{
+    pgqrs_backend_claim claim;
+    pgqrs_backend_exchange exchange;
+    size_t i, j, count;
+    memset(&claim, 0, sizeof(claim));
+    memset(&exchange, 0, sizeof(exchange));
+    claim.queue = T.queue;
+    claim.limit = limit;
+    claim.enough = enough;
+    exchange.now_us = T.now_us;
+    exchange.claim = &claim;
+    EQ(PGQRS_OK, store->backend->exchange(store->self, &exchange));
+    count = claim.messages ? claim.messages->count : 0;
+    for (i = 0; i < count; i++) {
+        for (j = 0; j < TURNS_MESSAGES && ids[j] != claim.messages->items[i].id;)
+            j++;
+        BETWEEN(0, TURNS_MESSAGES - 1, j);
+        NO(taken[j]);
+        taken[j] = 1;
+    }
+    pgqrs_free(claim.messages);
+    return count;
+}
+
+/* The second half was enqueued in batches of so many. Takes all there is. None gets less than is enough, nor more than the limit. */
+static by_turns take_by_turns(size_t batch, size_t limit, size_t enough)
+{
+    by_turns turns = {TURNS_MESSAGES, 0, 0, 0};
+    pgqrs_store *stores[2];
+    int64_t ids[TURNS_MESSAGES];
+    char taken[TURNS_MESSAGES] = {0};
+    size_t i, got, least = enough ? enough : limit;
+    stores[0] = T.store;
+    stores[1] = another_store();
+    for (i = 0; i < TURNS_MESSAGES; i += got) {
+        got = i < TURNS_MESSAGES / 2 ? 50 : batch;
+        put_batch(T.queue, got, 0, ids + i);
+    }
+    while (turns.left > 0) {
+        got = claim_straight(stores[turns.claims++ % 2], limit, enough, ids, taken);
+        BETWEEN(least < turns.left ? least : turns.left, limit, got);
+        turns.left -= got;
+        turns.full += got == limit;
+        turns.full_lately += got == limit && turns.left < TURNS_MESSAGES / 4;
+    }
+    EQ(0, claim_straight(T.store, limit, enough, ids, taken));
+    return turns;
+}
+
+static void claims_by_turns_are_full(void)
+{
+    by_turns turns = take_by_turns(50, 20, 0);
+    EQ(TURNS_MESSAGES / 20, turns.full);
+    EQ(turns.claims, turns.full);
+}
+
+/* The end of a batch is not filled up from the next one, which would take another commit. */
+static void claims_by_turns_need_not_be_full(void)
+{
+    by_turns turns = take_by_turns(50, 20, 10);
+    YES(turns.full >= TURNS_MESSAGES / 50);
+    if (on(ON_SERVER))
+        YES(turns.claims > TURNS_MESSAGES / 20);
+}
+
+/* Where no batch has as many as are wanted, more is taken than one batch. */
+static void claims_by_turns_of_small_batches_are_full(void)
+{
+    YES(take_by_turns(10, 20, 10).full_lately > 0);
+}
+
 /* The store that settles has not seen that the message has a key. */
 static void archive_by_another_store_frees_the_key(void)
 {
@@ -1815,5 +1896,8 @@ static const test_case delivery_cases[] = {
     CASE(next_claim_splits_a_batch, PLAIN),
     CASE(next_claim_sees_that_the_queue_is_gone, PLAIN),
     CASE(message_taken_from_under_its_holder_is_lost_to_him_alone, PLAIN),
+    CASE(claims_by_turns_are_full, TWO),
+    CASE(claims_by_turns_need_not_be_full, TWO),
+    CASE(claims_by_turns_of_small_batches_are_full, TWO),
     CASE(archive_by_another_store_frees_the_key, TWO),
 };

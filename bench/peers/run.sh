@@ -48,7 +48,7 @@ quick=${QUICK:-}
 [ "$quick" != 0 ] || quick=
 postgres_peers="pgqrs.h pgqrs.h-single pgqrs.h-pool graphile-worker pg-boss river procrastinate pgqrs-rust pgqrs-python dbos"
 sqlite_peers="pgqrs.h litequeue huey"
-all_scenarios="drain enqueue handlers steady pinned million idle wakeup workflow chaos"
+all_scenarios="drain enqueue handlers steady million idle wakeup workflow chaos pinned"
 peers=${PEERS:-}
 scenarios=${SCENARIOS:-$all_scenarios}
 backends=${BACKENDS:-postgres sqlite}
