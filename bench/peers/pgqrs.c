@@ -410,7 +410,8 @@ int main(int argc, char **argv)
         void (*run)(char **argv);
     } commands[] = {{"fill", fill}, {"produce", produce}, {"fetch", fetch}, {"handle", handle}, {"workflow", workflow}};
     bench_dsn = getenv("PEERS_URL");
-    if (argc < 2 || !bench_dsn) bench_die("usage", "PEERS_URL=DSN pgqrs COMMAND [KEY=VALUE...]");
+    if (argc < 2 || !bench_dsn || !strstr(bench_dsn, "://"))
+        bench_die("usage", "PEERS_URL=postgres://... or sqlite://... pgqrs COMMAND [KEY=VALUE...]");
     if (strcmp(argv[1], "setup") == 0) return setup(), 0;
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argv), 0;
