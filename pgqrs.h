@@ -374,8 +374,11 @@
         poll(fds, 2, (int)pgqrs_worker_next_ms(worker));
         if (fds[1].revents)
             serve_my_socket();
-        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK)
+        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK) {
             fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+            if (pgqrs_last_error(store)->kind != PGQRS_KIND_RETRY)
+                break; // shut down by an operator, the queue removed: what would end pgqrs_work, too
+        }
     }
     pgqrs_worker_close(worker);
     @end
@@ -568,7 +571,8 @@
     interrupted is done again: what is there already is left alone. The command-line tool has it as `pgqrs copy`.
 
     A worker whose heartbeat is old can be reclaimed (pgqrs_worker_reclaim), which frees its messages before their leases end;
-    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves. In a bucket a worker
+    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves. But the row of a worker
+    that was killed stays, and counts among live_workers, until it is reclaimed; pgqrs_worker_purge removes it then. In a bucket a worker
     that holds no message writes its heartbeat seldom, and counts as alive for longer (idle_heartbeat_ms in pgqrs_s3.h).
 
 
@@ -2112,7 +2116,7 @@ typedef struct pgqrs_queue_metrics {
     int64_t oldest_ready_ms;         /* age of the oldest deliverable message, since it was enqueued; 0: none */
     int64_t oldest_unfinished_at_us; /* 0: none */
     int64_t newest_at_us;            /* 0: none */
-    int64_t live_workers;            /* registered for it and not stopped */
+    int64_t live_workers;            /* registered for it and not stopped; those killed and not reclaimed, too */
 } pgqrs_queue_metrics;
 
 typedef struct pgqrs_metrics {
