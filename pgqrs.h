@@ -123,11 +123,12 @@
         printf("invoice 17 is already queued as message %lld\n", (long long)receipt.id);
     @end
 
-    The payload is JSON in UTF-8, checked before anything is sent: well-formed, at most 1 MiB, at most 64 levels deep; more
-    rules (forbidden and required keys, string lengths, a rate limit) are in pgqrs_validation and off by default. The text is
-    stored and returned byte for byte. pgqrs_enqueue_many stores all or nothing, in one commit, and is 10 to 30 times cheaper per
-    message. A deduplication key is unique in its queue while its message is unfinished; after that it is free again.
-    A message with an expiry that nobody has started by then is archived as "expired"; once started it does not expire.
+    The payload is JSON in UTF-8 (a plain text in quotes: "\"hello\""), checked before anything is sent: well-formed, at most 1
+    MiB, at most 64 levels deep; more rules (forbidden and required keys, string lengths, a rate limit) are in pgqrs_validation and
+    off by default. The text is stored and returned byte for byte. pgqrs_enqueue_many stores all or nothing, in one commit, and is
+    10 to 30 times cheaper per message. A deduplication key is unique in its queue while its message is unfinished; after that it
+    is free again. A message with an expiry that nobody has started by then is archived as "expired"; once started it does not
+    expire.
 
 
     6  DEQUEUE, SETTLE
@@ -1457,8 +1458,9 @@ typedef struct pgqrs_work_desc {
     int64_t max_messages; /* [0: no limit] end after handling so many */
     bool until_empty; /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
                              waited for (some 15 s for a message that fails 5 times), as are runs whose step is to be tried
-                             or asked again; other delayed messages, sleeping runs and events are not. A store error that
-                             passes is tried again three times in a row, then it ends the loop */
+                             or asked again; other delayed messages, what others hold or held when they were killed,
+                             sleeping runs and events are not. A store error that passes is tried again three times in a
+                             row, then it ends the loop */
     /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
      * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; for quick handlers
      * their own threads take and settle, one at a time. `batch` [32 for each thread, at least 512; runs: 2 for each] is how many are
@@ -1471,8 +1473,9 @@ typedef struct pgqrs_work_desc {
 } pgqrs_work_desc;
 
 /* Works on a queue until told to stop (pgqrs_stop, a shutdown or interrupt of the worker, max_messages, until_empty) or
- * until the store cannot be used any more. A failing handler never ends it; a passing store error is waited out. PGQRS_OK, or
- * what ended it: an operator's shutdown is PGQRS_ERR_WORKER_STOPPED, an interrupt PGQRS_ERR_WORKER_INTERRUPTED. */
+ * until the store cannot be used any more. A failing handler never ends it; a passing store error is waited out, but not before
+ * the worker is registered. PGQRS_OK, or what ended it: an operator's shutdown is PGQRS_ERR_WORKER_STOPPED, an interrupt
+ * PGQRS_ERR_WORKER_INTERRUPTED. */
 PGQRS_API pgqrs_result pgqrs_work(pgqrs_store *store, const char *queue, pgqrs_handler handler, void *user,
                                   const pgqrs_work_desc *desc);
 PGQRS_API pgqrs_result pgqrs_work_batch(pgqrs_store *store, const char *queue, pgqrs_batch_handler handler, void *user,

@@ -61,6 +61,8 @@
  *     accepts a condition and ignores it is found out before the first commit, and refused (PGQRS_ERR_UNSUPPORTED).
  *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that. A
  *     bucket that is not there is PGQRS_ERR_BAD_DSN. Both end a worker; a network that is away (PGQRS_ERR_CONNECTION) is waited for.
+ *     To have back what was deleted: the last version that a machine knew is in its cache directory, and may be uploaded after
+ *     sqlite3 BUCKET-.../image "VACUUM INTO 'rescued.sqlite'" has made a SQLite file of it.
  *
  * What it costs
  *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, or of 20 to 390 KB with a batch of fifty, and now
@@ -68,9 +70,10 @@
  *     writes it (10 ms of processor time for 10 MB), so keep it small: delete instead of archive, or give queues a retention (the file
  *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is
  *     answered "not modified"; so is a question.
- *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms, and no PUT
- *     but two an hour each (idle_heartbeat_ms), which say that they live. A round trip is the unit of time: pgqrs_enqueue_many,
- *     batches, pools of threads and producers put many operations into one.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms (without
+ *     inotify, which is Linux', one every poll_ms, which should be as long there), and no PUT but two an hour each
+ *     (idle_heartbeat_ms), which say that they live. A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of
+ *     threads and producers put many operations into one.
  *
  * Several processes, several threads, several machines
  *     Stores on one machine share commits through the cache directory: while one is on its way, the others carry out their
@@ -187,7 +190,7 @@ typedef struct pgqrs_s3_desc {
      * programs of an object want the same. Its name is free after stale_ms all the same: another one of that name takes over from it,
      * which ends it (PGQRS_ERR_WORKER_STOPPED). -1: as heartbeat_ms */
     int64_t idle_heartbeat_ms;
-    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often */
+    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often; without inotify: every poll_ms */
     int64_t max_object_bytes; /* [268435456] larger objects are refused (PGQRS_ERR_FULL); at most 1 GiB */
     int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
