@@ -6,9 +6,10 @@
         #define PGQRS_IMPLEMENTATION
         #include "pgqrs.h"              Postgres; link with -lpq, compile with -I"$(pg_config --includedir)"
         #include "pgqrs_sqlite.h"       SQLite;   link with -lsqlite3
+        #include "pgqrs_s3.h"           a bucket; link with -lsqlite3, and lend it HTTP, see there
 
-    in one source file, and include the same headers without the define everywhere else. One of the two is enough:
-    pgqrs_sqlite.h alone needs neither libpq nor its headers. Both together work in any order; the DSN picks.
+    in one source file, and include the same headers without the define everywhere else. One of them is enough:
+    pgqrs_sqlite.h alone needs neither libpq nor its headers. Several together work in any order; the DSN picks.
 
     CONTENTS
         1  What it is                      9  Workflows                         17  Operations: looking and mending
@@ -32,8 +33,8 @@
     On top of that are workflows (chapter 9): functions made of named steps. What a step gave is stored, and a run whose process
     dies is continued by another one after the last step that was done, an hour or a month later.
 
-    pgqrs_sqlite.h keeps everything in one file, pgqrs.h in a Postgres schema. Moving from one to the other is a change of
-    the DSN.
+    pgqrs_sqlite.h keeps everything in one file, pgqrs.h in a Postgres schema, pgqrs_s3.h in a bucket. Moving from one to the
+    other is a change of the DSN.
 
 
     2  A FIRST PROGRAM
@@ -122,11 +123,12 @@
         printf("invoice 17 is already queued as message %lld\n", (long long)receipt.id);
     @end
 
-    The payload is JSON in UTF-8, checked before anything is sent: well-formed, at most 1 MiB, at most 64 levels deep; more
-    rules (forbidden and required keys, string lengths, a rate limit) are in pgqrs_validation and off by default. The text is
-    stored and returned byte for byte. pgqrs_enqueue_many stores all or nothing, in one commit, and is 10 to 30 times cheaper per
-    message. A deduplication key is unique in its queue while its message is unfinished; after that it is free again.
-    A message with an expiry that nobody has started by then is archived as "expired"; once started it does not expire.
+    The payload is JSON in UTF-8 (a plain text in quotes: "\"hello\""), checked before anything is sent: well-formed, at most 1
+    MiB, at most 64 levels deep; more rules (forbidden and required keys, string lengths, a rate limit) are in pgqrs_validation and
+    off by default. The text is stored and returned byte for byte. pgqrs_enqueue_many stores all or nothing, in one commit, and is
+    10 to 30 times cheaper per message. A deduplication key is unique in its queue while its message is unfinished; after that it
+    is free again. A message with an expiry that nobody has started by then is archived as "expired"; once started it does not
+    expire.
 
 
     6  DEQUEUE, SETTLE
@@ -188,8 +190,8 @@
 
     pgqrs_work takes messages, calls the handler, carries out the verdicts, and waits when there is nothing. It ends when told
     to (pgqrs_stop, an operator's interrupt or shutdown, max_messages, until_empty) or when the store cannot be used any more. A
-    handler that fails never ends it, and a database that is away for a while is waited for. A handler says with its return
-    value whether it worked, or something more precise:
+    handler that fails never ends it, and a database that is away for a while is waited for (not with until_empty). A handler says
+    with its return value whether it worked, or something more precise:
 
     @example handler
     static pgqrs_result handle(const pgqrs_message *message, void *user)
@@ -373,8 +375,11 @@
         poll(fds, 2, (int)pgqrs_worker_next_ms(worker));
         if (fds[1].revents)
             serve_my_socket();
-        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK)
+        if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK) {
             fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
+            if (pgqrs_last_error(store)->kind != PGQRS_KIND_RETRY)
+                break; // shut down by an operator, the queue removed: what would end pgqrs_work, too
+        }
     }
     pgqrs_worker_close(worker);
     @end
@@ -391,7 +396,8 @@
     on Postgres, where it is woken for nearly everything, only every fourth poll_ms, and when it has found nothing for some time
     every twelfth, but at least every 3 seconds. The rest is there: what comes in a transaction that was open before the consumer
     lay down, leases that others take meanwhile and let end, a dead connection. Behind a transaction pooler nothing wakes it, and it
-    looks every poll_ms. Whoever waits in pgqrs_run_result is woken in the same ways by the end of the run.
+    looks every poll_ms. In a bucket it is woken by commits of its own machine, and asks for those of others every idle_ms (pgqrs_s3.h).
+    Whoever waits in pgqrs_run_result is woken in the same ways by the end of the run.
 
     Messages that come one by one in quick succession are taken together by a pool of threads (chapter 16): once several claims have
     followed each other within 3 ms, the next one waits until 2 ms after the one before, as long as it finds more than one then.
@@ -507,11 +513,12 @@
         exit(1); // a handler hangs: its message is delivered again when its lease ends
     @end
 
-    The thread that calls pgqrs_work alone talks to the database: it takes messages ahead for the others, settles what they have
-    finished in groups, renews leases while handlers run, sends the heartbeats. So handlers that take one message at a time get the
-    commits of a batch, and may take longer than a lease. Ahead is bounded: at most `batch` are taken and not settled, at most as
-    many as the threads get done within settle_ms, and what no thread had time for within a second goes back to others. Several
-    threads finish messages in another order than they were enqueued in.
+    The thread that calls pgqrs_work talks to the database for all: it takes messages ahead for the others, settles what they have
+    finished in groups, renews leases while handlers run, sends the heartbeats. (Where handlers are quick, one of theirs takes and
+    settles in its place.) So handlers that take one message at a time get the commits of a batch, and may take longer than a
+    lease. Ahead is bounded: at most `batch` are taken and not settled, at most as many as the threads get done within settle_ms,
+    and what no thread had time for within a second goes back to others. Several threads finish messages in another order than they
+    were enqueued in.
 
     A process that stands still longer than a lease (a suspended machine, a debugger) may begin what it took ahead before it notices
     that others have it; what it says about it is refused. Taking less ahead (a small batch) makes that rarer.
@@ -551,11 +558,13 @@
         printf("%s\n", why.text);
     @end
 
-    In SQL: SELECT * FROM pgqrs_message_view WHERE id = 4711 shows state, attempts, holder, times and the last failure of every
-    message. pgqrs_message_list, _get, _count look at any state, page by page (after_id); pgqrs_queue_pause stops deliveries while
-    you look; pgqrs_message_replay, _delete, _update and pgqrs_worker_release mend. pgqrs_metrics_get counts each message in exactly one
-    of ready, delayed, leased, archived, dead. Archived messages are kept until a purge, or until they are older than the
-    queue's retention_ms; workers see to that bit by bit, pgqrs_maintain does it by hand. pgqrs_verify checks that the tables are whole.
+    What is stuck at all? A queue whose oldest_ready_ms grows (pgqrs_metrics_get): it is paused, or its workers are gone or stale
+    (pgqrs_worker_stats_get), or all of them are at work: SELECT * FROM pgqrs_message_view WHERE queue = 'invoices' AND state =
+    'leased'. That view shows state, attempts, holder, times and the last failure of every message. pgqrs_message_list, _get,
+    _count look at any state, page by page (after_id); pgqrs_queue_pause stops deliveries while you look; pgqrs_message_replay,
+    _delete, _update and pgqrs_worker_release mend. pgqrs_metrics_get counts each message in exactly one of ready, delayed, leased,
+    archived, dead. Archived messages are kept until a purge, or until they are older than the queue's retention_ms; workers see to
+    that bit by bit, pgqrs_maintain does it by hand. pgqrs_verify checks that the tables are whole.
 
     What is in one store can be moved to another, of another backend too, as it is: pgqrs_message_list and pgqrs_run_list with
     their companions read it, pgqrs_message_import and pgqrs_run_import store it under the same ids, with states, attempts, times,
@@ -563,7 +572,8 @@
     interrupted is done again: what is there already is left alone. The command-line tool has it as `pgqrs copy`.
 
     A worker whose heartbeat is old can be reclaimed (pgqrs_worker_reclaim), which frees its messages before their leases end;
-    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves. In a bucket a worker
+    it finds out at its next claim and registers anew. Nothing depends on reclaiming: leases end by themselves. But the row of a worker
+    that was killed stays, and counts among live_workers, until it is reclaimed; pgqrs_worker_purge removes it then. In a bucket a worker
     that holds no message writes its heartbeat seldom, and counts as alive for longer (idle_heartbeat_ms in pgqrs_s3.h).
 
 
@@ -609,7 +619,7 @@
     Four tables keep four things apart, so that nothing large is ever rewritten: pgqrs_messages (what was said: written once,
     and the archive), pgqrs_ready (what may be taken: narrow rows, one for each run of consecutive messages), pgqrs_leases (who
     holds what until when: one row per claim), pgqrs_done (what became of it: one row per settled claim). Beside them: delayed,
-    dead, failures, dedup, queues, workers; and for workflows: workflows, runs, steps, run_values,
+    dead, failures, dedup, queues, workers, sleepers, meta; and for workflows: workflows, runs, steps, run_values,
     run_events.
 
     Connections that the library opens are tuned for its own statements (generic plans, no sequential scans). Behind a
@@ -814,7 +824,7 @@ typedef enum pgqrs_error_kind {
 typedef struct pgqrs_error {
     pgqrs_result code;
     pgqrs_error_kind kind;
-    int native_code;        /* SQLite's extended result code, errno, or 0 */
+    int native_code;        /* SQLite's extended result code, errno, the HTTP status (S3), or 0 */
     char sqlstate[6];       /* Postgres: five characters, else "" */
     int64_t index;          /* the failing item of a batch, -1 when not a batch */
     int64_t retry_after_ms; /* PGQRS_ERR_RATE_LIMITED: wait this long; otherwise 0 */
@@ -858,7 +868,7 @@ typedef struct pgqrs_logger {
 } pgqrs_logger;
 PGQRS_API void pgqrs_log_stderr(pgqrs_log_level level, const char *text, void *user);
 
-/* Time: microseconds since 1970-01-01 UTC. By default the database server's clock decides (Postgres), or this
+/* Time: microseconds since 1970-01-01 UTC. By default the server's clock decides (Postgres, S3), or this
  * machine's (SQLite). With a clock of your own, its time is used for every decision: tests move time with it. A clock that
  * stands still wants a sleeper that puts it forward, or waits for a due time never end. */
 typedef struct pgqrs_clock {
@@ -971,12 +981,12 @@ typedef struct pgqrs_store_desc {
     pgqrs_observer observer;
     pgqrs_validation validation;
     int64_t connect_timeout_ms;     /* [30000] for connecting, and for waiting on a locked SQLite file */
-    int32_t retry_limit;            /* [5] how often a safe call is tried again after a passing error; -1: never */
+    int32_t retry_limit;            /* [5] Postgres: a safe call is tried again so often after a passing error; -1: never */
     int64_t default_lease_ms;       /* [30000] lease of queues created through this store */
     int32_t default_max_attempts;   /* [5] the same for max_attempts */
     int32_t default_batch;          /* [16] messages a worker takes at once */
     int64_t heartbeat_ms;           /* [5000] between the heartbeats of a worker */
-    int64_t poll_ms;                /* [250] a waiting consumer looks this often even when nobody wakes it */
+    int64_t poll_ms;                /* [250] a waiting consumer looks this often, or more seldom: chapter 12 */
     pgqrs_switch pooler;            /* [auto] Postgres: is there a transaction pooler between? on: no session state */
     pgqrs_switch sqlite_wal;        /* [on] SQLite: write-ahead log; off: rollback journal */
     pgqrs_switch sqlite_create;     /* [on] SQLite: makes a file that is missing; off: that is PGQRS_ERR_BAD_DSN */
@@ -1002,7 +1012,7 @@ PGQRS_API pgqrs_store *pgqrs_open_sqlite3(struct sqlite3 *database, const pgqrs_
 PGQRS_API void pgqrs_close(pgqrs_store *store);
 
 /* The detail of the last failed call on this store; code PGQRS_OK when the last call succeeded. Never NULL, valid
- * until the next call on the store. */
+ * until the next call on the store. PGQRS_ERR_WRONG_THREAD has none: that call left alone what belongs to the other. */
 PGQRS_API const pgqrs_error *pgqrs_last_error(const pgqrs_store *store);
 
 /* The settings in force, every default filled in; valid as long as the store. */
@@ -1022,8 +1032,8 @@ PGQRS_API pgqrs_result pgqrs_store_now(pgqrs_store *store, int64_t *now_us);
  * has set its out pointer to NULL (unless the store itself was NULL or in use by another call). */
 PGQRS_API void pgqrs_free(void *result);
 
-/* Ends the waiting call that runs on this store (a dequeue with wait_ms, pgqrs_work, pgqrs_worker_poll), or the next
- * one if none runs: it returns PGQRS_OK as soon as the message in hand is settled. The only function besides
+/* Ends the waiting call that runs on this store (a dequeue with wait_ms, pgqrs_work, pgqrs_worker_poll, pgqrs_run_result), or
+ * the next one if none runs: it returns PGQRS_OK as soon as the message in hand is settled. The only function besides
  * pgqrs_worker_stop that is safe from signal handlers and other threads while the store is in use. */
 PGQRS_API void pgqrs_stop(pgqrs_store *store);
 
@@ -1052,7 +1062,7 @@ typedef struct pgqrs_queue_desc {
     int64_t lease_ms;          /* [store's default_lease_ms, 30000] */
     int32_t max_attempts;      /* [store's default_max_attempts, 5] tries before the dead letters */
     int64_t backoff_ms;        /* [1000] delay after the first failed try; doubles with each try, ±25 % jitter */
-    int64_t backoff_max_ms;    /* [60000] the most it grows to */
+    int64_t backoff_max_ms;    /* [60000, or backoff_ms if that is more] the most it grows to */
     int64_t retention_ms;      /* [0: keep] archived messages older than this are removed by workers, bit by bit */
     int64_t dead_retention_ms; /* [0: keep] the same for dead letters */
     bool paused;               /* [false] nothing is delivered until pgqrs_queue_resume */
@@ -1143,7 +1153,8 @@ PGQRS_API pgqrs_result pgqrs_enqueue(pgqrs_store *store, const char *queue, cons
                                      const pgqrs_enqueue_desc *desc, pgqrs_receipt *receipt);
 
 /* Stores all of them in one commit, or none: on failure pgqrs_last_error(store)->index names the culprit. Order within
- * the batch is delivery order. receipts may be NULL, else it has room for count. count 0 is fine. */
+ * the batch is delivery order. receipts may be NULL, else it has room for count. count 0 is fine. Of items with the same
+ * dedup_key the first is stored, the others are its duplicates. */
 PGQRS_API pgqrs_result pgqrs_enqueue_many(pgqrs_store *store, const char *queue, const pgqrs_enqueue_item *items,
                                           size_t count, pgqrs_receipt *receipts);
 
@@ -1425,7 +1436,8 @@ PGQRS_API pgqrs_result pgqrs_message_reject(const pgqrs_message *message, const 
 /* Settled by the handler itself, with a store of its own, as in chapter 14: the loop leaves it alone, whatever the handler returns. If it
  * was not settled after all, it is delivered again when the lease or the worker ends. */
 PGQRS_API pgqrs_result pgqrs_message_settled(const pgqrs_message *message);
-/* Keeps the lease (and the worker's heartbeat) alive for at least lease_ms more; at once, not at the end of the handler.
+/* Keeps the lease (and the worker's heartbeat) alive for at least lease_ms more (0: the loop's lease_ms); at once, not at the end
+ * of the handler.
  * PGQRS_ERR_LEASE_LOST: stop working on it, somebody else will. */
 PGQRS_API pgqrs_result pgqrs_message_extend(const pgqrs_message *message, int64_t lease_ms);
 /* False: a long handler may as well give up, because its worker is told to stop or the lease has ended. */
@@ -1436,17 +1448,19 @@ typedef struct pgqrs_work_desc {
     const char *name; /* [host-pid-random, and its row goes when the loop ends] a name of your own stays listed, and is
                              refused (PGQRS_ERR_WORKER_ACTIVE) for stale_ms after a crash */
     int32_t batch; /* [the store's default_batch, 16; workflows: 1] at most so many messages taken at once. Handlers of
-                             single messages start with 1 and take more while a batch is done within settle_ms */
+                             single messages start with 1 and take more while a batch is done well within settle_ms */
     int64_t lease_ms;  /* [the queue's] */
     int64_t settle_ms; /* [50] finished messages are settled after this time at the latest, usually with the next claim;
-                             a crash in between delivers them again. -1: after every message */
+                             a crash in between delivers them again. -1, and workflows: after every message */
     int64_t heartbeat_ms; /* [the store's heartbeat_ms, 5000] */
     int64_t poll_ms;      /* [the store's poll_ms, 250] */
     int64_t stale_ms;     /* [60000] a worker of the same name whose heartbeat is older is taken over */
     int64_t max_messages; /* [0: no limit] end after handling so many */
     bool until_empty; /* [false] end when nothing is deliverable now; messages that this loop itself sent to a retry are
-                             waited for (up to 15 s for a message that fails 5 times), as are runs whose step is to be tried
-                             or asked again; other delayed messages, sleeping runs and events are not */
+                             waited for (some 15 s for a message that fails 5 times), as are runs whose step is to be tried
+                             or asked again; other delayed messages, what others hold or held when they were killed,
+                             sleeping runs and events are not. A store error that passes is tried again three times in a
+                             row, then it ends the loop */
     /* Handlers, or runs, on a pool of so many threads (needs PGQRS_THREADS, up to 256; not with batch handlers, not with
      * pgqrs_worker_open). The thread that called takes messages for them, settles in groups and renews leases; for quick handlers
      * their own threads take and settle, one at a time. `batch` [32 for each thread, at least 512; runs: 2 for each] is how many are
@@ -1459,7 +1473,9 @@ typedef struct pgqrs_work_desc {
 } pgqrs_work_desc;
 
 /* Works on a queue until told to stop (pgqrs_stop, a shutdown or interrupt of the worker, max_messages, until_empty) or
- * until the store cannot be used any more. A failing handler never ends it; a passing store error is waited out. */
+ * until the store cannot be used any more. A failing handler never ends it; a passing store error is waited out, but not before
+ * the worker is registered. PGQRS_OK, or what ended it: an operator's shutdown is PGQRS_ERR_WORKER_STOPPED, an interrupt
+ * PGQRS_ERR_WORKER_INTERRUPTED. */
 PGQRS_API pgqrs_result pgqrs_work(pgqrs_store *store, const char *queue, pgqrs_handler handler, void *user,
                                   const pgqrs_work_desc *desc);
 PGQRS_API pgqrs_result pgqrs_work_batch(pgqrs_store *store, const char *queue, pgqrs_batch_handler handler, void *user,
@@ -1628,8 +1644,8 @@ typedef struct pgqrs_workflow_desc {
     const char *queue;        /* [the workflow's name] made when it is not there. Workflows that one worker serves
                                     together share a queue */
     pgqrs_retry_policy retry; /* of its steps, and of the run as a whole */
-    int64_t lease_ms;         /* [the store's default_lease_ms, 30000] of the queue, when it is made here: the longest a
-                                    step may take, unless it has a timeout_ms of its own */
+    int64_t lease_ms;         /* [the store's default_lease_ms, 30000] of the queue, when it is made here: a step has nearly
+                                    all of it, half of it at least, unless it has a timeout_ms of its own */
     int32_t max_attempts; /* [the store's default_max_attempts, 5] of the queue, when it is made here: how often a run
                                     may lose its worker (a crash, a lease that ended) before it is an error, code "DEAD" */
     int64_t timeout_ms;   /* [0: none] a run not ended so long after its trigger fails when a worker next
@@ -1977,9 +1993,10 @@ typedef struct pgqrs_run_events {
 PGQRS_API pgqrs_result pgqrs_run_get(pgqrs_store *store, int64_t run_id, pgqrs_run_info **out);
 
 /* Waits until the run has ended, at most timeout_ms (0: just looks; PGQRS_FOREVER: until pgqrs_stop). Success: PGQRS_OK and *out. Failed:
- * PGQRS_ERR_RUN_FAILED, cancelled: PGQRS_ERR_RUN_CANCELLED, and pgqrs_last_error says why; not ended in time: PGQRS_ERR_TIMEOUT; *out
- * is NULL then. Woken by the run's end on Postgres and, for one SQLite file, between processes and threads; elsewhere it looks
- * every poll_ms. Not from a workflow's function with the store that runs it: it would wait for itself. */
+ * PGQRS_ERR_RUN_FAILED, cancelled: PGQRS_ERR_RUN_CANCELLED, and pgqrs_last_error says why; not ended in time, or by pgqrs_stop:
+ * PGQRS_ERR_TIMEOUT; *out is NULL then. Woken by the run's end on Postgres and, for one SQLite file or one machine's stores of a
+ * bucket, between processes and threads; elsewhere it looks every poll_ms, in a bucket every idle_ms. Not from a workflow's function
+ * with the store that runs it: it would wait for itself. */
 PGQRS_API pgqrs_result pgqrs_run_result(pgqrs_store *store, int64_t run_id, int64_t timeout_ms, pgqrs_run_info **out);
 
 /* Which runs. Zero means no restriction, or the default in brackets. */
@@ -2102,7 +2119,7 @@ typedef struct pgqrs_queue_metrics {
     int64_t oldest_ready_ms;         /* age of the oldest deliverable message, since it was enqueued; 0: none */
     int64_t oldest_unfinished_at_us; /* 0: none */
     int64_t newest_at_us;            /* 0: none */
-    int64_t live_workers;            /* registered for it and not stopped */
+    int64_t live_workers;            /* registered for it and not stopped; those killed and not reclaimed, too */
 } pgqrs_queue_metrics;
 
 typedef struct pgqrs_metrics {

@@ -18,11 +18,12 @@
  *     pgqrs_close(store);
  *     http_curl_destroy(curl);
  *
- * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and
- * endpoint come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
- * AWS_REGION (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL). They need to read and write the object and its parts
- * (s3:GetObject, s3:PutObject, and s3:DeleteObject for KEY.d/: without it old parts stay), and to list the bucket (s3:ListBucket),
- * without which S3 says "denied" where it means "not there".
+ * From there on it is a store like any other: pgqrs_install, pgqrs_enqueue, pgqrs_work, workflows. Credentials, region and endpoint
+ * come from pgqrs_s3_desc, or from the usual variables AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION
+ * (AWS_DEFAULT_REGION), AWS_ENDPOINT_URL_S3 (AWS_ENDPOINT_URL); not from ~/.aws, nor from the role of a machine. A store keeps what
+ * it was opened with: once a session token has expired (PGQRS_ERR_ACCESS_DENIED) open another. The key needs to read and write the
+ * object and its parts (s3:GetObject, s3:PutObject, and s3:DeleteObject for KEY.d/: without it old parts stay), and to list the
+ * bucket (s3:ListBucket), without which S3 says "denied" where it means "not there".
  *
  * What is in the bucket
  *     One object: a SQLite file, which sqlite3 opens as it is, followed by some bytes that SQLite ignores (who committed last). It
@@ -58,7 +59,10 @@
  *     PGQRS_ERR_OUTCOME_UNKNOWN. So the store must honour conditions on PUT: Ceph does (tested); AWS S3, Cloudflare R2 and
  *     MinIO from its release of 2025-09-07 on by their documentation (an older MinIO makes a deleted object again). A store that
  *     accepts a condition and ignores it is found out before the first commit, and refused (PGQRS_ERR_UNSUPPORTED).
- *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that.
+ *     An object that was deleted is an error, PGQRS_ERR_OBJECT_GONE, and never made again by itself; pgqrs_s3_bootstrap does that. A
+ *     bucket that is not there is PGQRS_ERR_BAD_DSN. Both end a worker; a network that is away (PGQRS_ERR_CONNECTION) is waited for.
+ *     To have back what was deleted: the last version that a machine knew is in its cache directory, and may be uploaded after
+ *     sqlite3 BUCKET-.../image "VACUUM INTO 'rescued.sqlite'" has made a SQLite file of it.
  *
  * What it costs
  *     A commit is one PUT: of the whole object up to split_bytes; then of 6 to 14 KB, or of 20 to 390 KB with a batch of fifty, and now
@@ -66,9 +70,10 @@
  *     writes it (10 ms of processor time for 10 MB), so keep it small: delete instead of archive, or give queues a retention (the file
  *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is
  *     answered "not modified"; so is a question.
- *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms, and no PUT
- *     but two an hour each (idle_heartbeat_ms), which say that it lives. A round trip is the unit of time: pgqrs_enqueue_many,
- *     batches, pools of threads and producers put many operations into one.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms (without
+ *     inotify, which is Linux', one every poll_ms, which should be as long there), and no PUT but two an hour each
+ *     (idle_heartbeat_ms), which say that they live. A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of
+ *     threads and producers put many operations into one.
  *
  * Several processes, several threads, several machines
  *     Stores on one machine share commits through the cache directory: while one is on its way, the others carry out their
@@ -91,11 +96,12 @@
  *     on this machine wait meanwhile. When another machine commits meanwhile the step is rolled back and the run goes again.
  *
  * Local mode (pgqrs_s3_desc.mode = PGQRS_S3_LOCAL)
- *     The store is a SQLite file in the cache directory, for any number of processes of one machine, and no call waits for the
- *     network. pgqrs_s3_sync uploads what was changed since the last time, pgqrs_s3_snapshot fetches what others have uploaded, and
- *     pgqrs_s3_state_get tells which of them there is to do. What was not synced is as durable as this machine's disk. When both sides
- *     were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on locally, or throw the local changes away with
- *     pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in the cache is used again after a restart.
+ *     The store is a SQLite file in the cache directory (BUCKET-...-local/local.sqlite), for any number of processes of one
+ *     machine, and no call waits for the network. pgqrs_s3_sync uploads what was changed since the last time, pgqrs_s3_snapshot
+ *     fetches what others have uploaded, and pgqrs_s3_state_get tells which of them there is to do. What was not synced is as
+ *     durable as this machine's disk. When both sides were changed sync is PGQRS_ERR_OBJECT_CHANGED and nothing is touched: go on
+ *     locally, or throw the local changes away with pgqrs_s3_snapshot(store, true), and do again what they were. A file that was in
+ *     the cache is used again after a restart.
  *     A file that is damaged or was emptied is not uploaded: sync is PGQRS_ERR_DATABASE then, and a snapshot that discards it helps.
  *     An upload whose reply was lost, or whose process ended before it came, is recognised by the next sync. Durable and local
  *     stores of one object have separate caches.
@@ -147,8 +153,9 @@ PGQRS_API bool pgqrs_http_reply_body(pgqrs_http_reply *reply, const void *data, 
 
 /* exchange: sends the request once and reads the reply. Back: the HTTP status of a complete reply; 0 when none came (timeout, reset,
  * cut off), so that nobody knows what happened; negative when certainly nothing was sent (no such host, connection refused). It never
- * repeats a request, follows no redirects, and keeps connections open if it can. It is called on the thread that called the store,
- * one call at a time per store; several stores on several threads want one each, or a function that is safe for that. */
+ * repeats a request, follows no redirects, and keeps connections open if it can. It is called on the thread that called the store
+ * (with a pool or a producer: on any of their threads), one call at a time per store; several stores on several threads want one
+ * each, or a function that is safe for that. */
 typedef struct pgqrs_http {
     int (*exchange)(void *user, const pgqrs_http_request *request, pgqrs_http_reply *reply);
     void *user;
@@ -174,21 +181,23 @@ typedef struct pgqrs_s3_desc {
     const char *session_token;  /* [AWS_SESSION_TOKEN, if any] */
     const char *cache_dir;      /* [$XDG_CACHE_HOME/pgqrs, $HOME/.cache/pgqrs] made when missing */
     int64_t request_timeout_ms; /* [10000] of one HTTP exchange */
-    /* [30000] of one call: then PGQRS_ERR_CONNECTION or PGQRS_ERR_OUTCOME_UNKNOWN. pgqrs_open takes pgqrs_store_desc.connect_timeout_ms
-     * when that is less, and gives up after a second when no connection can be made at all */
+    /* [30000] of one call: then PGQRS_ERR_CONNECTION, PGQRS_ERR_BUSY (others were faster, or the store asks for fewer requests) or
+     * PGQRS_ERR_OUTCOME_UNKNOWN. pgqrs_open takes pgqrs_store_desc.connect_timeout_ms when that is less, and gives up after a second
+     * when no connection can be made at all */
     int64_t deadline_ms;
     int64_t heartbeat_ms; /* [20000] a heartbeat that nothing else goes along with is stored this often; -1: each one */
     /* [1800000] and this often by a worker that holds no message. Such a worker is stale after twice this time at the earliest, so all
      * programs of an object want the same. Its name is free after stale_ms all the same: another one of that name takes over from it,
      * which ends it (PGQRS_ERR_WORKER_STOPPED). -1: as heartbeat_ms */
     int64_t idle_heartbeat_ms;
-    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often */
-    int64_t max_object_bytes; /* [268435456] larger objects are refused */
+    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often; without inotify: every poll_ms */
+    int64_t max_object_bytes; /* [268435456] larger objects are refused (PGQRS_ERR_FULL); at most 1 GiB */
     int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
 
 /* Makes the object, with empty tables, where there is none, also where one was deleted; PGQRS_ERR_OBJECT_EXISTS where there is one.
- * pgqrs_install is the everyday way: it makes the object or brings it up to date, and refuses only what was deleted. */
+ * pgqrs_install is the everyday way: it makes the object or brings it up to date, and refuses only what was deleted. In local mode
+ * PGQRS_ERR_UNSUPPORTED: there pgqrs_install and pgqrs_s3_sync make it. */
 PGQRS_API pgqrs_result pgqrs_s3_bootstrap(pgqrs_store *store);
 
 typedef enum pgqrs_s3_state {

@@ -20,7 +20,8 @@
  * PGQRS_OFF), its directory is not.
  *
  * Durability
- *     What a call acknowledged survives a crash of the program and of the machine. The store keeps the write-ahead log
+ *     What a call acknowledged survives a crash of the program and of the machine; a call during which the disk failed is
+ *     PGQRS_ERR_OUTCOME_UNKNOWN. The store keeps the write-ahead log
  *     (journal_mode=WAL) and waits for the disk once per commit. store_desc.sqlite_wal = PGQRS_OFF selects the rollback
  *     journal with synchronous=FULL instead, for file systems without shared memory; it is slower.
  *

@@ -63,7 +63,7 @@ static const char manual_head[] =
     ".SH NAME\npgqrs \\- queues, messages, workers and workflows from a shell\n"
     ".SH SYNOPSIS\n.B pgqrs\n.I command\n.RI [ option ...]\n.RI [ argument ...]\n"
     ".SH DESCRIPTION\n"
-    "A durable queue and workflow engine keeps its state in a database: a file of SQLite or a schema of Postgres. This "
+    "A durable queue and workflow engine keeps its state in a file of SQLite, a schema of Postgres or an object in a bucket. This "
     "tool looks into it, "
     "sends and takes messages, mends what went wrong, and runs a command for each message of a queue.\n"
     ".PP\nThe store is named by a DSN. The command line wins over the environment, the environment over the "

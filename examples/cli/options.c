@@ -239,7 +239,7 @@ static void help_overview(FILE *file, const char *words)
         "    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY       the credentials; AWS_SESSION_TOKEN with temporary ones\n"
         "    AWS_REGION [us-east-1]                         or AWS_DEFAULT_REGION\n"
         "    AWS_ENDPOINT_URL_S3 [AWS of that region]       or AWS_ENDPOINT_URL: http://HOST:PORT, https://HOST\n"
-        "    PGQRS_S3_MODE [durable]                        local: a local file that is synced\n"
+        "    PGQRS_S3_MODE [durable]                        local: a local file, which a program of yours syncs\n"
         "    PGQRS_S3_CACHE_DIR [~/.cache/pgqrs]            where the last known version is kept, or the local file\n",
         file);
     fputs("\nTo begin:\n"
