@@ -2466,7 +2466,8 @@ typedef struct pgqrs_backend {
     pgqrs_result (*extend)(void *self, const pgqrs_backend_extend *request);
 
     /* Waiting. begin: from now on an enqueue to the queue makes wait_fd readable, for about for_us; the engine claims once
-     * more after it, so nothing slips through. fd: -1 when there is none. end: no more waiting; swallow what is pending. */
+     * more after it, so nothing slips through. fd: -1 when there is none. end: no more waiting; swallow what is pending.
+     * Without PGQRS_CAN_WAKE begin only tells that the claims until the end are of somebody who looks every poll_ms. */
     pgqrs_result (*wait_begin)(void *self, int64_t now_us, const char *queue, int64_t for_us);
     int (*wait_fd)(void *self);
     void (*wait_end)(void *self);
@@ -4437,7 +4438,7 @@ typedef struct pgqrsi_wait {
     int64_t end_us;      /* by pgqrsi_elapsed_us */
     int64_t real_end_us; /* by the monotonic clock, in case a clock hook stands still while we really sleep */
     int64_t armed_at_us; /* 0: not armed */
-    int64_t told_us;     /* monotonic; when the backend was last told that somebody lies here */
+    int64_t told_us;     /* monotonic; when the backend was last told that somebody lies here; 0: not since the end */
     size_t probe;
     size_t quiet; /* looks in a row that found nothing */
     bool seldom;  /* the last claim saw all there is, and whatever comes wakes us */
@@ -4466,11 +4467,9 @@ static void pgqrsi_wait_open(pgqrsi_wait *wait, pgqrs_store *store, const char *
 
 static void pgqrsi_wait_close(pgqrsi_wait *wait)
 {
-    if (wait->armed_at_us) {
-        wait->store->backend->wait_end(wait->store->self);
-        wait->store->swallowed++;
-    }
-    wait->armed_at_us = 0;
+    if (wait->told_us) wait->store->backend->wait_end(wait->store->self);
+    if (wait->armed_at_us) wait->store->swallowed++;
+    wait->armed_at_us = wait->told_us = 0;
 }
 
 static bool pgqrsi_wait_stopped(const pgqrsi_wait *wait)
@@ -4495,18 +4494,20 @@ static bool pgqrsi_wait_can_arm(const pgqrsi_wait *wait)
 }
 
 /* The first time: lie down. Later: swallow what woke us, and stay down. Either way the queue must be looked at again before
- * sleeping, because what is swallowed here may have been the news of the next message. */
+ * sleeping, because what is swallowed here may have been the news of the next message. A backend that cannot wake anybody is
+ * told, too: whoever only looks again and again may be answered at less cost. */
 static pgqrs_result pgqrsi_wait_arm(pgqrsi_wait *wait)
 {
     pgqrs_store *store = wait->store;
-    if (!pgqrsi_wait_can_arm(wait)) return PGQRS_OK;
+    if (!wait->queue && !wait->run_id) return PGQRS_OK;
     if (pgqrsi_readable(store->backend->wait_fd(store->self))) store->swallowed++;
     const pgqrs_backend *backend = store->backend;
     int64_t now_us = pgqrsi_now(store);
     pgqrs_result result = wait->run_id ? backend->run_wait_begin(store->self, now_us, wait->run_id, PGQRSI_WAIT_ARM_US)
                                        : backend->wait_begin(store->self, now_us, wait->queue, PGQRSI_WAIT_ARM_US);
     int64_t monotonic_us = pgqrsi_monotonic_us();
-    if (!result && (!wait->armed_at_us || monotonic_us - wait->told_us > PGQRSI_WAIT_ARM_US / 2)) {
+    if (!result && pgqrsi_wait_can_arm(wait) &&
+        (!wait->armed_at_us || monotonic_us - wait->told_us > PGQRSI_WAIT_ARM_US / 2)) {
         wait->armed_at_us = monotonic_us; /* or again, after a time in which nobody would have woken us */
         wait->probe = 0;
     }

@@ -70,17 +70,17 @@
  *     writes it (10 ms of processor time for 10 MB), so keep it small: delete instead of archive, or give queues a retention (the file
  *     shrinks when most of it was removed), and keep large payloads elsewhere. A call that finds nothing to change is one GET that is
  *     answered "not modified"; so is a question.
- *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms (without
- *     inotify, which is Linux', one every poll_ms, which should be as long there), and no PUT but two an hour each
- *     (idle_heartbeat_ms), which say that they live. A round trip is the unit of time: pgqrs_enqueue_many, batches, pools of
- *     threads and producers put many operations into one.
+ *     Idle workers cost these GETs, which the stores of one machine share, ever fewer of them down to one every idle_ms, and no PUT
+ *     but two an hour each (idle_heartbeat_ms), which say that they live. A round trip is the unit of time: pgqrs_enqueue_many,
+ *     batches, pools of threads and producers put many operations into one.
  *
  * Several processes, several threads, several machines
  *     Stores on one machine share commits through the cache directory: while one is on its way, the others carry out their
  *     calls on what it will have made, and the next one is for all of them. They see each other's commits there without a GET;
- *     waiting consumers are woken by them (Linux). What a process that was killed had begun may still be carried out by the
- *     others, until deadline_ms and two seconds after it began. For one that was stopped they wait two seconds, and go on without it; for
- *     one that was stopped in a transaction of its own they wait until connect_timeout_ms is over (PGQRS_ERR_BUSY).
+ *     waiting consumers are woken by them (Linux; elsewhere they look there every poll_ms). What a process that was killed had
+ *     begun may still be carried out by the others, until deadline_ms and two seconds after it began. For one that was stopped they
+ *     wait two seconds, and go on without it; for one that was stopped in a transaction of its own they wait until
+ *     connect_timeout_ms is over (PGQRS_ERR_BUSY).
  *     Stores on different machines compete; whoever loses goes again. So that nobody loses for long, a machine makes a
  *     pause after a commit of its own: 0.7 round trips for each other machine that commits, and two every four seconds for
  *     those that may want to. A machine is a cache directory, which has a number for it.
@@ -190,7 +190,7 @@ typedef struct pgqrs_s3_desc {
      * programs of an object want the same. Its name is free after stale_ms all the same: another one of that name takes over from it,
      * which ends it (PGQRS_ERR_WORKER_STOPPED). -1: as heartbeat_ms */
     int64_t idle_heartbeat_ms;
-    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often; without inotify: every poll_ms */
+    int64_t idle_ms;          /* [2000] a waiting consumer asks the store at least this often */
     int64_t max_object_bytes; /* [268435456] larger objects are refused (PGQRS_ERR_FULL); at most 1 GiB */
     int64_t split_bytes;      /* [262144, unless the object says never] what is larger is kept in parts; -1: never */
 } pgqrs_s3_desc;
@@ -1555,8 +1555,9 @@ typedef struct pgqrsi_s3 {
     pgqrsi_s3_staged tip; /* its image; the next stage follows `after`, and has these writers before us */
 
     bool spanning;
-    bool waiting;
-    int64_t quiet_us; /* a waiting consumer asks the store no sooner than this after the last time */
+    char waiting_queue[256]; /* for messages of this queue (empty: of none), */
+    int64_t waiting_run_id;  /* or for the end of this run */
+    int64_t quiet_us;        /* whoever waits asks the store no sooner than this after the last time */
     int64_t pace_us;  /* between commits, when the store says that we are too fast */
     int64_t put_at_us;
     bool joined;       /* nobody on this machine had committed for long before our last commit */
@@ -4777,6 +4778,7 @@ typedef struct pgqrsi_s3_op {
     bool fresh;   /* we know a version that was the newest since the call began */
     bool discard; /* what this changes is not worth a commit */
     bool relaxed; /* nobody minds when the answer is a little old */
+    bool waits;   /* one look of many: nobody minds as long as idle_ms is kept */
     bool beat;    /* what this changes is a heartbeat, which does not mean that there is something to do */
     int64_t begin_us; /* monotonic */
     int64_t given_us;
@@ -4818,10 +4820,11 @@ static bool pgqrsi_s3_end(pgqrsi_s3_op *op, pgqrs_result result)
     return false;
 }
 
-/* A waiting consumer that has just looked may go by what it knows. */
-static bool pgqrsi_s3_is_quiet(const pgqrsi_s3 *self)
+/* Whoever waits, and has just looked, may go by what is known. */
+static bool pgqrsi_s3_is_quiet(const pgqrsi_s3_op *op)
 {
-    return self->waiting && self->verified_at_us > 0 &&
+    const pgqrsi_s3 *self = op->self;
+    return op->waits && self->verified_at_us > 0 &&
            pgqrs_backend_monotonic() - self->verified_at_us < self->quiet_us;
 }
 
@@ -4835,7 +4838,7 @@ static pgqrs_result pgqrsi_s3_op_look(pgqrsi_s3_op *op, bool *moved)
     if (!*moved) pgqrsi_s3_vouch(self);
     if (*moved)
         self->quiet_us = 0;
-    else if (self->waiting)
+    else if (op->waits)
         self->quiet_us = self->quiet_us < 100000 ? 100000 : self->quiet_us * 3 / 2;
     if (self->quiet_us > self->idle_us) self->quiet_us = self->idle_us;
     return PGQRS_OK;
@@ -4896,7 +4899,7 @@ static pgqrs_result pgqrsi_s3_prepare(pgqrsi_s3_op *op, bool lock)
         self->verified_at_us = 0;
     }
     if (!op->fresh && (self->unsure || self->presence == PGQRSI_S3_UNKNOWN ||
-                       (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(self)) ||
+                       (op->kind == PGQRSI_S3_READ && !pgqrsi_s3_is_quiet(op)) ||
                        (lock && (self->verified_at_us == 0 ||
                                  pgqrs_backend_monotonic() - self->verified_at_us > PGQRSI_S3_VERIFY_US))))
         result = pgqrsi_s3_op_look(op, &moved);
@@ -4935,7 +4938,7 @@ static bool pgqrsi_s3_answer(pgqrsi_s3_op *op)
     bool moved = false;
     pgqrs_error detail = *pgqrs_last_error(self->store);
     pgqrs_result answer = op->result, result;
-    if (op->fresh || !pgqrsi_s3_is_answer(answer) || (answer == PGQRS_OK && (op->relaxed || pgqrsi_s3_is_quiet(self))))
+    if (op->fresh || !pgqrsi_s3_is_answer(answer) || (answer == PGQRS_OK && (op->relaxed || pgqrsi_s3_is_quiet(op))))
         return pgqrsi_s3_end(op, answer);
     result = pgqrsi_s3_op_look(op, &moved);
     if (result != PGQRS_OK) return pgqrsi_s3_end(op, result);
@@ -5393,6 +5396,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
     bool first = true, beat = claim && claim->heartbeat && claim->worker.id;
     pgqrsi_s3_op op =
         pgqrsi_s3_begin(self, exchange->verdict_count ? PGQRSI_S3_WRITE : PGQRSI_S3_CLAIM, exchange->now_us);
+    op.waits = claim && exchange->verdict_count == 0 && strcmp(claim->queue, self->waiting_queue) == 0;
     while (pgqrsi_s3_again(&op)) {
         pgqrsi_s3_forget_claim(claim, first);
         first = false;
@@ -5415,15 +5419,18 @@ static pgqrs_result pgqrsi_s3_wait_begin(void *context, int64_t now_us, const ch
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
     if (self->local) return pgqrs_sqlite_backend()->wait_begin(self->inner, now_us, queue, for_us);
-    self->waiting = true;
+    snprintf(self->waiting_queue, sizeof(self->waiting_queue), "%s", queue);
     pgqrsi_s3_drain(self);
     return PGQRS_OK;
 }
 
 static pgqrs_result pgqrsi_s3_run_wait_begin(void *context, int64_t now_us, int64_t run_id, int64_t for_us)
 {
-    (void)run_id;
-    return pgqrsi_s3_wait_begin(context, now_us, NULL, for_us);
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    if (self->local) return pgqrs_sqlite_backend()->run_wait_begin(self->inner, now_us, run_id, for_us);
+    self->waiting_run_id = run_id;
+    pgqrsi_s3_drain(self);
+    return PGQRS_OK;
 }
 
 static int pgqrsi_s3_wait_fd(void *context)
@@ -5436,7 +5443,8 @@ static void pgqrsi_s3_wait_end(void *context)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
     if (self->local) pgqrs_sqlite_backend()->wait_end(self->inner);
-    self->waiting = false;
+    self->waiting_queue[0] = '\0';
+    self->waiting_run_id = 0;
     pgqrsi_s3_drain(self);
 }
 
@@ -5507,6 +5515,7 @@ static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_
     bool mere = change->to == 0 && change->beat && change->worker.epoch;
     pgqrsi_s3_op op = pgqrsi_s3_begin(self, mere ? PGQRSI_S3_CLAIM : PGQRSI_S3_WRITE, change->now_us);
     op.beat = mere;
+    op.waits = mere && self->waiting_queue[0];
     while (pgqrsi_s3_again(&op)) {
         change->now_us = op.now_us;
         op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);
@@ -5657,11 +5666,18 @@ static pgqrs_result pgqrsi_s3_run_write(void *context, pgqrs_backend_run_write *
 static pgqrs_result pgqrsi_s3_run_list(void *context, int64_t now_us, int64_t id_or_0, const pgqrs_run_filter *filter,
                                        pgqrs_runs **out)
 {
+    pgqrsi_s3 *self = (pgqrsi_s3 *)context;
+    pgqrsi_s3_op op = pgqrsi_s3_begin(self, PGQRSI_S3_READ, now_us);
+    op.waits = id_or_0 != 0 && id_or_0 == self->waiting_run_id;
     *out = NULL;
-    {
-        PGQRSI_S3_OPERATION(context, PGQRSI_S3_READ, now_us, PGQRSI_S3_FREE(out),
-                            run_list(self->inner, op.now_us, id_or_0, filter, out));
+    while (pgqrsi_s3_again(&op)) {
+        PGQRSI_S3_FREE(out);
+        op.result = pgqrs_sqlite_backend()->run_list(self->inner, op.now_us, id_or_0, filter, out);
     }
+    if (op.result != PGQRS_OK) {
+        PGQRSI_S3_FREE(out);
+    }
+    return op.result;
 }
 
 static pgqrs_result pgqrsi_s3_run_count(void *context, int64_t now_us, const pgqrs_run_filter *filter, int64_t *count)

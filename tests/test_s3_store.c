@@ -17,6 +17,16 @@ static int pretending_statfs(const char *path, struct statfs *out)
     return result;
 }
 #define statfs(path, out) pretending_statfs(path, out)
+#include <errno.h>
+#include <sys/inotify.h>
+static int pretended_no_inotify;
+static int pretending_inotify(int flags)
+{
+    if (!pretended_no_inotify) return inotify_init1(flags);
+    errno = EMFILE;
+    return -1;
+}
+#define inotify_init1(flags) pretending_inotify(flags)
 #endif
 #include "support.h"
 
@@ -1110,8 +1120,7 @@ static int64_t count_idle(pgqrs_worker *const workers[2], int64_t *gets, int64_t
     return took_ms;
 }
 
-/* A heartbeat is no reason to ask more often, and what one store has asked the others of its machine need not. */
-static void idle_workers_ask_together_and_ever_less(void)
+static void count_idle_workers(void)
 {
     pgqrs_store_desc desc = real_time_desc();
     static pgqrs_s3_desc s3;
@@ -1138,8 +1147,61 @@ static void idle_workers_ask_together_and_ever_less(void)
     took_ms = count_idle(workers, &gets, &puts);
     BETWEEN(4, 2 + 2 * took_ms / 400, puts);
     BETWEEN(0, 1 + took_ms / 300, gets); /* idle_ms */
+    put();
+    OK(pgqrs_worker_poll(workers[1], 2000, NULL));
+    EQ(1, handled);
     for (int i = 0; i < 2; i++)
         OK(pgqrs_worker_close(workers[i]));
+}
+
+/* A heartbeat is no reason to ask more often, and what one store has asked the others of its machine need not. */
+static void idle_workers_ask_together_and_ever_less(void)
+{
+    count_idle_workers();
+}
+
+#if defined(__linux__)
+/* As on other systems, and where all that a user may have of them are taken. */
+static void idle_workers_that_nobody_wakes_ask_ever_less(void)
+{
+    pretended_no_inotify = 1;
+    count_idle_workers();
+    pretended_no_inotify = 0;
+}
+#endif
+
+/* Only what waits may go by what it knew a while ago: the same store answers questions, and takes from other queues, as ever. */
+static void questions_beside_an_idle_worker_are_not_spared(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    static pgqrs_s3_desc s3;
+    pgqrs_worker *worker;
+    pgqrs_store *other = store_elsewhere();
+    pgqrs_message *taken = NULL;
+    int handled = 0;
+    int64_t count = -1;
+    s3 = *desc.s3;
+    s3.idle_ms = 600000;
+    desc.s3 = &s3;
+    desc.poll_ms = 1;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    OK(pgqrs_queue_create(T.store, "aside", NULL));
+    OK(pgqrs_queue_create(T.store, "beside", NULL));
+    worker = pgqrs_worker_open(T.store, T.queue, count_it, NULL, &handled, NULL);
+    assert_non_null(worker);
+    for (int i = 0; i < 30; i++)
+        OK(pgqrs_worker_poll(worker, 30, NULL));
+    OK_ON(other, pgqrs_enqueue(other, "aside", "1", NULL, NULL));
+    OK(pgqrs_message_count(T.store, &(pgqrs_message_filter){.queue = "aside"}, &count));
+    EQ(1, count);
+    OK(pgqrs_worker_poll(worker, 100, NULL));
+    OK_ON(other, pgqrs_enqueue(other, "beside", "1", NULL, NULL));
+    OK(pgqrs_dequeue(T.store, "beside", NULL, &taken));
+    assert_non_null(taken);
+    pgqrs_free(taken);
+    OK(pgqrs_worker_close(worker));
+    close_store(other);
 }
 
 static int64_t reclaimed_now(int64_t older_than_ms)
@@ -2346,6 +2408,8 @@ static const test_case s3_cases[] = {
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
+    CASE(idle_workers_that_nobody_wakes_ask_ever_less, PLAIN),
+    CASE(questions_beside_an_idle_worker_are_not_spared, PLAIN),
     CASE(idle_worker_writes_nothing_and_is_missed_in_the_end, PLAIN),
     CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
     CASE(damaged_cache_is_no_harm, PLAIN),
