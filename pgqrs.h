@@ -3821,6 +3821,15 @@ static bool pgqrsi_inspect(pgqrs_json_event event, const char *text, size_t size
     return inspection->refused == PGQRS_OK;
 }
 
+/* Begins like none of JSON's values but its three words: somebody gave a text as it is. */
+static bool pgqrsi_looks_plain(const char *payload, size_t size)
+{
+    size_t first = 0;
+    while (first < size && payload[first] && strchr(" \t\r\n", payload[first]))
+        first++;
+    return first < size && payload[first] > ' ' && payload[first] < 0x7F && !strchr("{[\"-0123456789", payload[first]);
+}
+
 /* Line and column count from 1, the column in characters, the byte from 0. */
 static pgqrs_result pgqrsi_malformed(const char *payload, size_t size, size_t offset, pgqrs_error *err)
 {
@@ -3835,8 +3844,9 @@ static pgqrs_result pgqrsi_malformed(const char *payload, size_t size, size_t of
         }
     }
     return pgqrsi_error_set(err, PGQRS_ERR_JSON,
-                            "payload: not well-formed JSON in UTF-8 at line %zu, column %zu (byte %zu%s)", line, column,
-                            offset, offset == size ? ": it ends too early" : "");
+                            "payload: not well-formed JSON in UTF-8 at line %zu, column %zu (byte %zu%s)%s", line, column,
+                            offset, offset == size ? ": it ends too early" : "",
+                            pgqrsi_looks_plain(payload, size) ? "; a plain text needs double quotes around it" : "");
 }
 
 static pgqrs_result pgqrsi_inspect_payload(pgqrsi_inspection *inspection, const pgqrs_store_desc *settings,
@@ -6331,7 +6341,6 @@ static pgqrs_result pgqrsi_run_check_json(const pgqrs_run *run, const char *json
 static const char *pgqrsi_run_take_json(pgqrs_run *run, const char *what, const char *step, const char *json)
 {
     pgqrs_error detail;
-    char text[PGQRSI_REASON_MAX + 1];
     const char *given = json ? json : "null";
     size_t size = strlen(given);
     pgqrs_result result = pgqrsi_run_check_json(run, given, size, &detail);
@@ -6341,9 +6350,7 @@ static const char *pgqrsi_run_take_json(pgqrs_run *run, const char *what, const 
     }
     if (result) {
         pgqrsi_error_rename(&detail, what);
-        snprintf(text, sizeof text, "%s%s", detail.message,
-                 result == PGQRS_ERR_JSON ? "; a plain text is JSON in quotes: \"\\\"like this\\\"\"" : "");
-        pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, step, "BAD_JSON", text);
+        pgqrsi_run_fail_for_good(run, PGQRS_ERR_RUN_FAILED, step, "BAD_JSON", detail.message);
         return NULL;
     }
     char *copy = pgqrsi_result_text(run->loaded, given, (int64_t)size);
@@ -9446,7 +9453,8 @@ static void pgqrsi_explain_ready(const pgqrsi_facts *facts, pgqrs_explanation *o
             id, m->queue);
     else if (m->lease_until_us)
         pgqrsi_say(out, PGQRS_WHY_LEASE_OVER, 0,
-                   "the lease on message %lld ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes it back",
+                   "message %lld was held until its lease ran out %.1f s ago (attempt %d); the next claim on \"%s\" takes "
+                   "it back",
                    id, pgqrsi_seconds(m->lease_until_us, facts->now_us), (int)m->attempt, m->queue);
     else
         pgqrsi_say(out, PGQRS_WHY_NEXT, 0,

@@ -161,6 +161,15 @@ static void enqueue_names_the_byte_where_the_json_went_wrong(void)
     FAILS_NAMING(ERR_JSON, "17", pgqrs_enqueue(T.store, T.queue, "[1,2,3,4,5,6,7,8,]", NULL, NULL));
 }
 
+static void enqueue_says_what_a_plain_text_lacks(void)
+{
+    FAILS_NAMING(ERR_JSON, "quotes", pgqrs_enqueue(T.store, T.queue, "hello", NULL, NULL));
+    FAILS_NAMING(ERR_JSON, "quotes", pgqrs_enqueue(T.store, T.queue, " \n'hello'", NULL, NULL));
+    FAILS_NAMING(ERR_JSON, "quotes", pgqrs_enqueue(T.store, T.queue, "true story", NULL, NULL));
+    FAILS(ERR_JSON, pgqrs_enqueue(T.store, T.queue, "{hello}", NULL, NULL));
+    NO(strstr(last_message(T.store), "quotes") != NULL);
+}
+
 static void enqueue_refuses_a_nul_inside(void)
 {
     pgqrs_enqueue_desc desc = {.payload_size = 5};
@@ -928,6 +937,7 @@ static const test_case enqueue_cases[] = {
     CASE(enqueue_takes_large_unicode, PLAIN),
     CASE(enqueue_refuses_malformed_json_with_the_position, PLAIN),
     CASE(enqueue_names_the_byte_where_the_json_went_wrong, PLAIN),
+    CASE(enqueue_says_what_a_plain_text_lacks, PLAIN),
     CASE(enqueue_refuses_a_nul_inside, PLAIN),
     CASE(enqueue_limits_the_depth, PLAIN),
     CASE(enqueue_counts_a_scalar_as_a_level, PLAIN),

@@ -807,6 +807,7 @@ static void check_why(pgqrs_reason want, int64_t until_us, int64_t id, const cha
         fail_at(file, line, "the reason is %d, expected %d: %s", (int)why.reason, (int)want, why.text);
     check_int(until_us, why.until_us, "until_us", file, line);
     check_error_text(why.text, "pgqrs_run_explain", file, line);
+    check_text_names(why.text, "run ", "pgqrs_run_explain", file, line);
     YES(strcmp("unknown", pgqrs_reason_name(why.reason)) != 0);
 }
 #define WHY(reason, until_us, id) check_why(PGQRS_WHY_##reason, until_us, id, __FILE__, __LINE__)

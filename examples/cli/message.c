@@ -91,8 +91,8 @@ static exit_code send_one(cli *c, const char *payload)
     pgqrs_enqueue_desc desc = enqueue_desc(c);
     if (!*payload) return cli_fail(USAGE, "the payload is empty: give JSON, for example '{\"to\":\"ada\"}'");
     pgqrs_result result = pgqrs_enqueue(c->store, c->operands[0], payload, &desc, &receipt);
-    if (result == PGQRS_ERR_JSON)
-        return cli_fail(FAILED, "%s; a text is JSON in double quotes: '\"hello\"'",
+    if (result == PGQRS_ERR_JSON) /* which a shell takes off */
+        return cli_fail(FAILED, "%s; JSON is best in single quotes: '{\"to\":\"ada\"}', or '\"hello\"'",
                         pgqrs_last_error(c->store)->message);
     return result == PGQRS_OK ? show_sent(c, &receipt) : cli_store_failed(c);
 }
