@@ -1170,6 +1170,28 @@ static void idle_workers_that_nobody_wakes_ask_ever_less(void)
 }
 #endif
 
+/* The same for whoever waits for the end of a run. */
+static void waiting_for_a_run_asks_ever_less(void)
+{
+    pgqrs_store_desc desc = real_time_desc();
+    static pgqrs_s3_desc s3;
+    pgqrs_run_info *info = NULL;
+    int64_t id, begin_ms, took_ms;
+    s3 = *desc.s3;
+    s3.idle_ms = 300;
+    desc.s3 = &s3;
+    desc.poll_ms = 10;
+    close_store(T.store);
+    T.store = open_store(&desc);
+    define();
+    id = trigger();
+    control("counters=0");
+    begin_ms = monotonic_ms();
+    FAILS(ERR_TIMEOUT, pgqrs_run_result(T.store, id, 2000, &info));
+    took_ms = monotonic_ms() - begin_ms;
+    BETWEEN(1, 6 + took_ms / 300, counted("requests.GET")); /* after 0, 100, 150, 225 ms at first */
+}
+
 /* Only what waits may go by what it knew a while ago: the same store answers questions, and takes from other queues, as ever. */
 static void questions_beside_an_idle_worker_are_not_spared(void)
 {
@@ -2409,6 +2431,7 @@ static const test_case s3_cases[] = {
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
     CASE(idle_workers_that_nobody_wakes_ask_ever_less, PLAIN),
+    CASE(waiting_for_a_run_asks_ever_less, PLAIN),
     CASE(questions_beside_an_idle_worker_are_not_spared, PLAIN),
     CASE(idle_worker_writes_nothing_and_is_missed_in_the_end, PLAIN),
     CASE(what_came_back_during_a_slow_commit_is_waited_for, PLAIN),
