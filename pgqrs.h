@@ -11435,13 +11435,22 @@ static bool pgqrsi_pg_dial_odd(PGconn *connection)
     return odd;
 }
 
+/* Of "ada:12/rest@host/db" libpq takes "rest@host/db" for the database, and the server repeats it. */
+static bool pgqrsi_pg_database_odd(const char *dsn)
+{
+    const char *uri = strstr(dsn, "://");
+    const char *path = uri ? strchr(uri + 3, '/') : NULL;
+    return path && memchr(path, '@', strcspn(path, "?"));
+}
+
 static pgqrs_result pgqrsi_pg_dial_failed(pgqrsi_pg *pg, PGconn *connection)
 {
     char sqlstate[6], dsn[160], reason[160];
-    const char *text = pgqrsi_pg_dial_odd(connection)
-                           ? "the DSN has a wrong host or port; in a password write / as %2F, @ as %40 and so on"
-                           : PQerrorMessage(connection);
-    pgqrsi_pg_dial_reason(text, sqlstate, reason, sizeof reason);
+    bool odd = pgqrsi_pg_dial_odd(connection);
+    pgqrsi_pg_dial_reason(odd ? "" : PQerrorMessage(connection), sqlstate, reason, sizeof reason);
+    if (odd || pgqrsi_pg_database_odd(pg->dsn))
+        snprintf(reason, sizeof reason, "%s",
+                 "the DSN has a wrong host, port or database; in a password write / as %2F, @ as %40 and so on");
     pgqrsi_dsn_redact(pg->dsn, dsn, sizeof dsn);
     pgqrs_result code = sqlstate[0] ? pgqrsi_pg_code(sqlstate) : PGQRS_ERR_CONNECTION;
     if (code == PGQRS_ERR_ACCESS_DENIED)

@@ -140,6 +140,30 @@ static void open_refuses_a_server_that_is_not_there(void)
     YES(strstr(message, "127.0.0.1") != NULL);
 }
 
+/* "ada:12/rest@host/db": a password with a slash, of which libpq takes the first half for a port and the rest for a database. */
+static void open_never_shows_half_a_password(void)
+{
+    char text[1300], dsn[1400];
+    pgqrs_error err;
+    pgqrs_store *store;
+    char *user, *password, *host, *database;
+    snprintf(text, sizeof(text), "%s", run.dsn);
+    user = strstr(text, "://") + 3;
+    password = strchr(user, ':');
+    host = strchr(user, '@');
+    database = strchr(host, '/');
+    *password++ = *host++ = *database++ = '\0';
+    setenv("PGUSER", user, 1);
+    setenv("PGPASSWORD", password, 1);
+    snprintf(dsn, sizeof(dsn), "postgresql://%s/QZ@somewhere/%s", host, database);
+    store = pgqrs_open(dsn, NULL, &err);
+    unsetenv("PGUSER");
+    unsetenv("PGPASSWORD");
+    assert_null(store);
+    NO(strstr(err.message, "QZ") != NULL);
+    YES(strstr(err.message, "%2F") != NULL);
+}
+
 static void open_refuses_a_wrong_password(void)
 {
     char dsn[1200], message[PGQRS_ERROR_MESSAGE_SIZE];
@@ -1443,6 +1467,7 @@ static const test_case store_cases[] = {
     CASE(open_names_the_scheme_it_does_not_know, NO_STORE),
     CASE(open_never_shows_a_password, NO_STORE),
     CASE(open_refuses_a_server_that_is_not_there, NO_STORE),
+    CASE_ON(open_never_shows_half_a_password, NO_STORE, ON_SERVER),
     CASE_ON(open_refuses_a_wrong_password, NO_STORE, ON_SERVER),
     CASE_ON(open_refuses_a_directory_that_is_not_there, NO_STORE, ON_SQLITE_FILE),
     CASE_ON(open_refuses_a_file_that_is_no_database, NO_STORE, ON_SQLITE_FILE),
