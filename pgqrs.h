@@ -15693,10 +15693,11 @@ static pgqrs_result pgqrsi_pg_run_send(void *self, int64_t now_us, int64_t run_i
 
 /* --- waiting ------------------------------------------------------------------------------------------------------ */
 
+/* What comes while we do not listen is somebody else's: a connection that was lent may listen for its owner. */
 static void pgqrsi_pg_swallow(pgqrsi_pg *pg)
 {
     PGnotify *notice;
-    if (!pg->connection || PQconsumeInput(pg->connection) != 1) return;
+    if (!pg->connection || !pg->listening || PQconsumeInput(pg->connection) != 1) return;
     while ((notice = PQnotifies(pg->connection)) != NULL)
         PQfreemem(notice);
 }
