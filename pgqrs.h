@@ -5844,7 +5844,7 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
     pgqrsi_wait whole;
     pgqrsi_wait_open(&whole, store, NULL, NULL, 0, timeout_ms);
     bool again = !pgqrsi_worker_stopping(worker) && !pgqrsi_worker_all_done(worker);
-    pgqrs_result result = worker->wait.armed_at_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
+    pgqrs_result result = worker->wait.told_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
     while (again && !result) {
         again = false;
         result = pgqrsi_worker_turn(worker);
@@ -5854,7 +5854,7 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
             result = pgqrsi_worker_rest(worker, pgqrsi_min(left_ms, pgqrsi_worker_beat_left_ms(worker) + 1), &again);
     }
     if (!result) result = pgqrsi_worker_flush(worker);
-    if (!result && !worker->held && !worker->wait.armed_at_us) result = pgqrsi_wait_arm(&worker->wait);
+    if (!result && !worker->held && !worker->wait.told_us) result = pgqrsi_wait_arm(&worker->wait);
     if (pgqrsi_worker_all_done(worker)) /* pgqrs_worker_stopping tells the event loop */
         PGQRSI_FLAG_SET(worker->stop, 1);
     pgqrsi_stop_take(store);
