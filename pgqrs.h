@@ -376,8 +376,9 @@
         if (fds[1].revents)
             serve_my_socket();
         if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK) {
-            fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
-            if (pgqrs_last_error(store)->kind != PGQRS_KIND_RETRY)
+            const pgqrs_error *why = pgqrs_last_error(store);
+            fprintf(stderr, "%s\n", why->message);
+            if (why->kind != PGQRS_KIND_RETRY && why->code != PGQRS_ERR_OUTCOME_UNKNOWN)
                 break; // shut down by an operator, the queue removed: what would end pgqrs_work, too
         }
     }
