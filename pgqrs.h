@@ -376,8 +376,9 @@
         if (fds[1].revents)
             serve_my_socket();
         if (pgqrs_worker_poll(worker, 0, NULL) != PGQRS_OK) {
-            fprintf(stderr, "%s\n", pgqrs_last_error(store)->message);
-            if (pgqrs_last_error(store)->kind != PGQRS_KIND_RETRY)
+            const pgqrs_error *why = pgqrs_last_error(store);
+            fprintf(stderr, "%s\n", why->message);
+            if (why->kind != PGQRS_KIND_RETRY && why->code != PGQRS_ERR_OUTCOME_UNKNOWN)
                 break; // shut down by an operator, the queue removed: what would end pgqrs_work, too
         }
     }
@@ -5844,7 +5845,7 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
     pgqrsi_wait whole;
     pgqrsi_wait_open(&whole, store, NULL, NULL, 0, timeout_ms);
     bool again = !pgqrsi_worker_stopping(worker) && !pgqrsi_worker_all_done(worker);
-    pgqrs_result result = worker->wait.armed_at_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
+    pgqrs_result result = worker->wait.told_us ? pgqrsi_wait_arm(&worker->wait) : PGQRS_OK;
     while (again && !result) {
         again = false;
         result = pgqrsi_worker_turn(worker);
@@ -5854,7 +5855,7 @@ static pgqrs_result pgqrsi_worker_poll(pgqrs_worker *worker, int64_t timeout_ms)
             result = pgqrsi_worker_rest(worker, pgqrsi_min(left_ms, pgqrsi_worker_beat_left_ms(worker) + 1), &again);
     }
     if (!result) result = pgqrsi_worker_flush(worker);
-    if (!result && !worker->held && !worker->wait.armed_at_us) result = pgqrsi_wait_arm(&worker->wait);
+    if (!result && !worker->held && !worker->wait.told_us) result = pgqrsi_wait_arm(&worker->wait);
     if (pgqrsi_worker_all_done(worker)) /* pgqrs_worker_stopping tells the event loop */
         PGQRSI_FLAG_SET(worker->stop, 1);
     pgqrsi_stop_take(store);
@@ -15702,10 +15703,11 @@ static pgqrs_result pgqrsi_pg_run_send(void *self, int64_t now_us, int64_t run_i
 
 /* --- waiting ------------------------------------------------------------------------------------------------------ */
 
+/* What comes while we do not listen is somebody else's: a connection that was lent may listen for its owner. */
 static void pgqrsi_pg_swallow(pgqrsi_pg *pg)
 {
     PGnotify *notice;
-    if (!pg->connection || PQconsumeInput(pg->connection) != 1) return;
+    if (!pg->connection || !pg->listening || PQconsumeInput(pg->connection) != 1) return;
     while ((notice = PQnotifies(pg->connection)) != NULL)
         PQfreemem(notice);
 }

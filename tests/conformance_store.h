@@ -1059,6 +1059,36 @@ static void borrowed_connection_stays_open(void)
     NUMBERS(1, 0, 0, 0, 0);
 }
 
+static pgqrs_result handle_nothing(const pgqrs_message *message, void *user)
+{
+    (void)message;
+    (void)user;
+    return PGQRS_ERR_INTERNAL;
+}
+
+/* What the program itself listens for on its connection is none of a waiting consumer's business. */
+static void borrowed_connection_keeps_its_notifications(void)
+{
+    pgqrs_store *store = borrow_store();
+    pgqrs_message *message = NULL;
+    size_t handled = 0;
+    my_exec("LISTEN mine");
+    my_exec("NOTIFY mine, 'first'");
+    OK_ON(store, pgqrs_dequeue(store, T.queue, &(pgqrs_dequeue_desc){.wait_ms = 600}, &message));
+    YES(message == NULL);
+    my_exec("NOTIFY mine, 'second'");
+    pgqrs_worker *worker = pgqrs_worker_open(store, T.queue, handle_nothing, NULL, NULL, NULL);
+    assert_non_null(worker);
+    OK_ON(store, pgqrs_worker_poll(worker, 600, &handled));
+    OK_ON(store, pgqrs_worker_close(worker));
+    for (int i = 0; i < 2; i++) {
+        PGnotify *notice = PQnotifies(mine.connection);
+        assert_non_null(notice);
+        SAME(i ? "second" : "first", notice->extra);
+        PQfreemem(notice);
+    }
+}
+
 static void transactional_enqueue_commits_with_the_caller(void)
 {
     pgqrs_store *store = borrow_store();
@@ -1510,6 +1540,7 @@ static const test_case store_cases[] = {
     CASE_ON(install_by_four_processes_at_once, NO_STORE | FRESH, ON_SHARED),
     CASE_ON(borrowed_connection_does_everything, TWO, ON_LENT),
     CASE_ON(borrowed_connection_stays_open, TWO, ON_LENT),
+    CASE_ON(borrowed_connection_keeps_its_notifications, TWO, ON_POSTGRES),
     CASE_ON(transactional_enqueue_commits_with_the_caller, TWO | FRESH, ON_LENT),
     CASE_ON(transactional_enqueue_rolls_back_with_the_caller, TWO, ON_LENT),
     CASE_ON(transactional_settle_follows_the_caller, TWO, ON_LENT),

@@ -1053,6 +1053,11 @@ static bool send_reply(const s3_link *link, const s3_request *request, s3_reply 
         out.size = 0;
         s3_put(&out, "\001\002 this is no reply \r\n\r\n");
     }
+    pthread_mutex_lock(&server.mutex); /* whoever has the reply finds it counted */
+    server.statuses[reply->status]++;
+    if (request->method_at >= 0)
+        server.bytes_out[request->method_at] += (int64_t)(out.size + (has_body ? size : 0));
+    pthread_mutex_unlock(&server.mutex);
     if (out.failed || fault == FAULT_CUT_HEAD || fault == FAULT_GARBAGE) {
         send_all(link->socket, out.data, out.size);
         sent = false;
@@ -1065,11 +1070,6 @@ static bool send_reply(const s3_link *link, const s3_request *request, s3_reply 
     } else {
         sent = send_all(link->socket, out.data, out.size) && send_all(link->socket, body, size);
     }
-    pthread_mutex_lock(&server.mutex);
-    server.statuses[reply->status]++;
-    if (request->method_at >= 0)
-        server.bytes_out[request->method_at] += (int64_t)(out.size + (has_body ? size : 0));
-    pthread_mutex_unlock(&server.mutex);
     s3_free(&out);
     return sent && !reply->broken && !request->wants_close;
 }

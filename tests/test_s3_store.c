@@ -1120,7 +1120,7 @@ static int64_t count_idle(pgqrs_worker *const workers[2], int64_t *gets, int64_t
     return took_ms;
 }
 
-static void count_idle_workers(void)
+static void count_idle_workers(bool in_one_store)
 {
     pgqrs_store_desc desc = real_time_desc();
     static pgqrs_s3_desc s3;
@@ -1136,10 +1136,12 @@ static void count_idle_workers(void)
     desc.poll_ms = 10;
     close_store(T.store);
     for (int i = 0; i < 2; i++) {
-        pgqrs_store *store = open_store(&desc);
+        pgqrs_store *store = i && in_one_store ? T.store : open_store(&desc);
         if (i == 0)
             T.store = store;
-        workers[i] = pgqrs_worker_open(store, T.queue, count_it, NULL, &handled, NULL);
+        if (in_one_store)
+            OK(pgqrs_queue_create(T.store, "beside", NULL));
+        workers[i] = pgqrs_worker_open(store, i == 0 && in_one_store ? "beside" : T.queue, count_it, NULL, &handled, NULL);
         assert_non_null(workers[i]);
     }
     for (int i = 0; i < 30; i++)
@@ -1157,7 +1159,13 @@ static void count_idle_workers(void)
 /* A heartbeat is no reason to ask more often, and what one store has asked the others of its machine need not. */
 static void idle_workers_ask_together_and_ever_less(void)
 {
-    count_idle_workers();
+    count_idle_workers(false);
+}
+
+/* One program's loop around two queues. */
+static void idle_workers_of_one_store_ask_ever_less(void)
+{
+    count_idle_workers(true);
 }
 
 #if defined(__linux__)
@@ -1165,7 +1173,14 @@ static void idle_workers_ask_together_and_ever_less(void)
 static void idle_workers_that_nobody_wakes_ask_ever_less(void)
 {
     pretended_no_inotify = 1;
-    count_idle_workers();
+    count_idle_workers(false);
+    pretended_no_inotify = 0;
+}
+
+static void idle_workers_of_one_store_that_nobody_wakes_ask_ever_less(void)
+{
+    pretended_no_inotify = 1;
+    count_idle_workers(true);
     pretended_no_inotify = 0;
 }
 #endif
@@ -2430,7 +2445,11 @@ static const test_case s3_cases[] = {
     CASE(commit_is_one_request, PLAIN),
     CASE(idle_worker_is_cheap, PLAIN),
     CASE(idle_workers_ask_together_and_ever_less, PLAIN),
+    CASE(idle_workers_of_one_store_ask_ever_less, PLAIN),
+#if defined(__linux__)
     CASE(idle_workers_that_nobody_wakes_ask_ever_less, PLAIN),
+    CASE(idle_workers_of_one_store_that_nobody_wakes_ask_ever_less, PLAIN),
+#endif
     CASE(waiting_for_a_run_asks_ever_less, PLAIN),
     CASE(questions_beside_an_idle_worker_are_not_spared, PLAIN),
     CASE(idle_worker_writes_nothing_and_is_missed_in_the_end, PLAIN),
