@@ -2254,6 +2254,7 @@ typedef struct pgqrs_backend_claim {
     int64_t lease_us;        /* 0: the queue's */
     pgqrs_worker_ref worker; /* {0, 0}: nobody */
     bool heartbeat;          /* also store a heartbeat of the worker */
+    bool waits;              /* between wait_begin and wait_end: one look of many, which may go by what was known lately */
     /* NULL, or `limit` places, all NULL: for each message taken that is a run, what run_load would give may be put there when that
      * saves a round trip. Result objects, the engine's from then on; it loads those that stay NULL */
     struct pgqrs_backend_run **runs;
@@ -2468,7 +2469,7 @@ typedef struct pgqrs_backend {
 
     /* Waiting. begin: from now on an enqueue to the queue makes wait_fd readable, for about for_us; the engine claims once
      * more after it, so nothing slips through. fd: -1 when there is none. end: no more waiting; swallow what is pending.
-     * Without PGQRS_CAN_WAKE begin only tells that the claims until the end are of somebody who looks every poll_ms. */
+     * Without PGQRS_CAN_WAKE they only tell when somebody begins to look every poll_ms, and ends. */
     pgqrs_result (*wait_begin)(void *self, int64_t now_us, const char *queue, int64_t for_us);
     int (*wait_fd)(void *self);
     void (*wait_end)(void *self);
@@ -4692,6 +4693,7 @@ static pgqrs_result pgqrsi_claim(pgqrs_store *store, pgqrs_backend_claim *claim,
     pgqrs_result result = PGQRS_OK;
     pgqrsi_wait_open(&wait, store, claim->queue, NULL, store->settings.poll_ms, wait_ms);
     while (again) {
+        claim->waits = wait.told_us != 0;
         result = pgqrsi_exchange(store, NULL, 0, claim);
         if (!result) result = pgqrsi_claim_refused(store, claim);
         if (result || claim->messages || wait_ms == 0) break;
@@ -5419,6 +5421,7 @@ static pgqrs_result pgqrsi_worker_claim(pgqrs_worker *worker)
     claim.lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
     claim.worker = worker->self;
     claim.heartbeat = pgqrsi_worker_beat_due(worker);
+    claim.waits = worker->wait.told_us != 0;
     if (worker->runs) pgqrsi_runs_claim(worker, &claim);
     worker->swallowed = store->swallowed;
     bool told = pgqrsi_wait_is_down(&worker->wait);
@@ -8094,6 +8097,7 @@ static void pgqrsi_pool_claim_fill(pgqrsi_pool *pool, pgqrs_backend_claim *claim
     claim->lease_us = worker->lease_ms * PGQRSI_US_PER_MS;
     claim->worker = worker->self;
     claim->heartbeat = pgqrsi_worker_beat_due(worker);
+    claim->waits = worker->wait.told_us != 0;
     claim->runs = worker->runs ? pool->loads : NULL;
     worker->swallowed = worker->store->swallowed;
 }

@@ -1555,9 +1555,8 @@ typedef struct pgqrsi_s3 {
     pgqrsi_s3_staged tip; /* its image; the next stage follows `after`, and has these writers before us */
 
     bool spanning;
-    char waiting_queue[256]; /* for messages of this queue (empty: of none), */
-    int64_t waiting_run_id;  /* or for the end of this run */
-    int64_t quiet_us;        /* whoever waits asks the store no sooner than this after the last time */
+    int64_t waiting_run_id; /* somebody waits for its end; 0: nobody */
+    int64_t quiet_us;       /* whoever waits asks the store no sooner than this after the last time */
     int64_t pace_us;  /* between commits, when the store says that we are too fast */
     int64_t put_at_us;
     bool joined;       /* nobody on this machine had committed for long before our last commit */
@@ -5396,7 +5395,7 @@ static pgqrs_result pgqrsi_s3_exchange(void *context, pgqrs_backend_exchange *ex
     bool first = true, beat = claim && claim->heartbeat && claim->worker.id;
     pgqrsi_s3_op op =
         pgqrsi_s3_begin(self, exchange->verdict_count ? PGQRSI_S3_WRITE : PGQRSI_S3_CLAIM, exchange->now_us);
-    op.waits = claim && exchange->verdict_count == 0 && strcmp(claim->queue, self->waiting_queue) == 0;
+    op.waits = claim && claim->waits && exchange->verdict_count == 0;
     while (pgqrsi_s3_again(&op)) {
         pgqrsi_s3_forget_claim(claim, first);
         first = false;
@@ -5419,7 +5418,6 @@ static pgqrs_result pgqrsi_s3_wait_begin(void *context, int64_t now_us, const ch
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
     if (self->local) return pgqrs_sqlite_backend()->wait_begin(self->inner, now_us, queue, for_us);
-    snprintf(self->waiting_queue, sizeof(self->waiting_queue), "%s", queue);
     pgqrsi_s3_drain(self);
     return PGQRS_OK;
 }
@@ -5443,7 +5441,6 @@ static void pgqrsi_s3_wait_end(void *context)
 {
     pgqrsi_s3 *self = (pgqrsi_s3 *)context;
     if (self->local) pgqrs_sqlite_backend()->wait_end(self->inner);
-    self->waiting_queue[0] = '\0';
     self->waiting_run_id = 0;
     pgqrsi_s3_drain(self);
 }
@@ -5515,7 +5512,6 @@ static pgqrs_result pgqrsi_s3_worker_change(void *context, pgqrs_backend_worker_
     bool mere = change->to == 0 && change->beat && change->worker.epoch;
     pgqrsi_s3_op op = pgqrsi_s3_begin(self, mere ? PGQRSI_S3_CLAIM : PGQRSI_S3_WRITE, change->now_us);
     op.beat = mere;
-    op.waits = mere && self->waiting_queue[0];
     while (pgqrsi_s3_again(&op)) {
         change->now_us = op.now_us;
         op.discard = mere && !pgqrsi_s3_beat_is_due(self, change->worker, op.now_us);

@@ -1185,19 +1185,25 @@ static void idle_workers_of_one_store_that_nobody_wakes_ask_ever_less(void)
 }
 #endif
 
-/* The same for whoever waits for the end of a run. */
-static void waiting_for_a_run_asks_ever_less(void)
+/* Ours is opened anew, in real time. */
+static void open_with_idle_ms(int64_t idle_ms, int64_t poll_ms)
 {
     pgqrs_store_desc desc = real_time_desc();
     static pgqrs_s3_desc s3;
-    pgqrs_run_info *info = NULL;
-    int64_t id, begin_ms, took_ms;
     s3 = *desc.s3;
-    s3.idle_ms = 300;
+    s3.idle_ms = idle_ms;
     desc.s3 = &s3;
-    desc.poll_ms = 10;
+    desc.poll_ms = poll_ms;
     close_store(T.store);
     T.store = open_store(&desc);
+}
+
+/* The same for whoever waits for the end of a run. */
+static void waiting_for_a_run_asks_ever_less(void)
+{
+    pgqrs_run_info *info = NULL;
+    int64_t id, begin_ms, took_ms;
+    open_with_idle_ms(300, 10);
     define();
     id = trigger();
     control("counters=0");
@@ -1207,24 +1213,24 @@ static void waiting_for_a_run_asks_ever_less(void)
     BETWEEN(1, 6 + took_ms / 300, counted("requests.GET")); /* after 0, 100, 150, 225 ms at first */
 }
 
-/* Only what waits may go by what it knew a while ago: the same store answers questions, and takes from other queues, as ever. */
+static void dequeue_from_elsewhere(pgqrs_store *other, const char *queue)
+{
+    pgqrs_message *taken = NULL;
+    OK_ON(other, pgqrs_enqueue(other, queue, "1", NULL, NULL));
+    OK(pgqrs_dequeue(T.store, queue, NULL, &taken));
+    assert_non_null(taken);
+    pgqrs_free(taken);
+}
+
+/* Only what waits may go by what it knew a while ago: the same store answers questions, and takes messages, as ever. */
 static void questions_beside_an_idle_worker_are_not_spared(void)
 {
-    pgqrs_store_desc desc = real_time_desc();
-    static pgqrs_s3_desc s3;
     pgqrs_worker *worker;
     pgqrs_store *other = store_elsewhere();
-    pgqrs_message *taken = NULL;
     int handled = 0;
     int64_t count = -1;
-    s3 = *desc.s3;
-    s3.idle_ms = 600000;
-    desc.s3 = &s3;
-    desc.poll_ms = 1;
-    close_store(T.store);
-    T.store = open_store(&desc);
+    open_with_idle_ms(600000, 1);
     OK(pgqrs_queue_create(T.store, "aside", NULL));
-    OK(pgqrs_queue_create(T.store, "beside", NULL));
     worker = pgqrs_worker_open(T.store, T.queue, count_it, NULL, &handled, NULL);
     assert_non_null(worker);
     for (int i = 0; i < 30; i++)
@@ -1233,10 +1239,9 @@ static void questions_beside_an_idle_worker_are_not_spared(void)
     OK(pgqrs_message_count(T.store, &(pgqrs_message_filter){.queue = "aside"}, &count));
     EQ(1, count);
     OK(pgqrs_worker_poll(worker, 100, NULL));
-    OK_ON(other, pgqrs_enqueue(other, "beside", "1", NULL, NULL));
-    OK(pgqrs_dequeue(T.store, "beside", NULL, &taken));
-    assert_non_null(taken);
-    pgqrs_free(taken);
+    dequeue_from_elsewhere(other, "aside");
+    OK(pgqrs_worker_poll(worker, 100, NULL));
+    dequeue_from_elsewhere(other, T.queue);
     OK(pgqrs_worker_close(worker));
     close_store(other);
 }
