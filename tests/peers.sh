@@ -229,6 +229,8 @@ interrupted() {
         [ ! -e "$kept" ] || [ "$(turns_of "$kept")" = 0 ] || break
         sleep 0.1
     done
+    # In the middle of the next turn, while it waits for the driver: a trap in the middle of a $(...) is a syntax error to bash 5.2.
+    sleep 0.6
     # The shell between has it as its only child.
     kill -TERM "$(cat "/proc/$runner/task/$runner/children")" || return 1
     wait "$runner" || status=$?
